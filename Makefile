@@ -1,0 +1,6 @@
+.PHONY: build test
+build:
+	@mkdir -p bin
+	go build ./...
+test:
+	go vet ./...

@@ -1,0 +1,52 @@
+// Package cgroups turns a quota spec into a control group and keeps it: its
+// limits, usage, events, freeze and kill, on cgroup v2, v1 and hybrid hosts.
+// The hierarchies themselves are driven by github.com/containerd/cgroups.
+//
+// Sources: the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/*.rst.
+package cgroups
+
+// Limits is the quota of one plugin in the words of cgroup v2. A zero value
+// (nil pointer) leaves the kernel's default. Sizes are bytes.
+type Limits struct {
+	MemoryMax     *int64  `json:"memory.max,omitempty"`
+	MemoryHigh    *int64  `json:"memory.high,omitempty"`
+	MemorySwapMax *int64  `json:"memory.swap.max,omitempty"`
+	PidsMax       *int64  `json:"pids.max,omitempty"`
+	CPUMax        *CPUMax `json:"cpu.max,omitempty"`
+	// CPUWeight is 1 to 10000; the kernel's default is 100.
+	CPUWeight *uint64 `json:"cpu.weight,omitempty"`
+	// Cpuset is a list such as "0-1,3".
+	Cpuset string `json:"cpuset.cpus,omitempty"`
+}
+
+// CPUMax allows Quota microseconds of cpu time in every Period microseconds.
+type CPUMax struct {
+	Quota  int64  `json:"quota"`
+	Period uint64 `json:"period"`
+}
+
+// Usage is what a group has used. Figures that the host cannot give are -1.
+type Usage struct {
+	MemoryCurrent int64 `json:"memory.current"`
+	MemoryPeak    int64 `json:"memory.peak"`
+	PidsCurrent   int64 `json:"pids.current"`
+	CPUUsec       int64 `json:"cpu.usage_usec"`
+}
+
+// EventKind says which limit was hit.
+type EventKind string
+
+// The events of a group.
+const (
+	EventOOMKill EventKind = "oom_kill" // memory.max: the kernel killed a process
+	EventPidsMax EventKind = "pids.max" // a fork was refused
+	EventEmpty   EventKind = "empty"    // the last process has gone
+)
+
+// Event is one limit hit. Count is how often since the group was made.
+type Event struct {
+	Kind  EventKind
+	Count int64
+	// Limit and Peak are the figures of the limit that was hit, -1 if unknown.
+	Limit, Peak int64
+}

@@ -1,0 +1,46 @@
+// Package ipc is the only door in a plugin's wall: JSON-RPC 2.0, symmetric,
+// over a unix socket or stdio, in three framings. It is written for a hostile
+// peer: every size is checked before anything is allocated, every queue is
+// bounded, and breaking the protocol ends the connection with a named cause.
+// PROTOCOL.md is the specification.
+package ipc
+
+import "time"
+
+// Protocol fixes transport, framing and handshake of a connection.
+type Protocol string
+
+// The protocols a manifest may name.
+const (
+	// ProtocolCordon is a 4-byte big-endian length before each message, over
+	// the socket that the plugin finds at descriptor 3; hello is ours.
+	ProtocolCordon Protocol = "cordon"
+	// ProtocolMCP is newline-delimited JSON over stdio; initialize is the hello.
+	ProtocolMCP Protocol = "mcp"
+	// ProtocolLSP is Content-Length framing over stdio; initialize is the hello.
+	ProtocolLSP Protocol = "lsp"
+	// ProtocolJSONRPC is newline-delimited JSON-RPC over stdio without a hello.
+	ProtocolJSONRPC Protocol = "jsonrpc"
+)
+
+// Limits bound one connection. The zero value of a field means its default.
+type Limits struct {
+	// MaxFrame is the largest message in bytes, either way (default 4 MiB, at
+	// most 16 MiB - 1).
+	MaxFrame int `json:"max_frame,omitempty"`
+	// MaxInFlight is how many requests of one side may be unanswered (default 64).
+	MaxInFlight int `json:"max_in_flight,omitempty"`
+	// MaxQueue is how many bytes may wait to be written (default 2 x MaxFrame).
+	MaxQueue int `json:"max_queue,omitempty"`
+	// MaxDepth is how deep a message may nest (default 64).
+	MaxDepth int `json:"max_depth,omitempty"`
+	// Rate is how many messages a second the peer may send, with a burst of as
+	// many (default 10000).
+	Rate int `json:"rate,omitempty"`
+	// HelloTimeout is how long the peer may take to say hello (default 10 s).
+	HelloTimeout time.Duration `json:"hello_timeout,omitempty"`
+	// HalfOpen is how long a started message may stay unfinished (default 10 s).
+	HalfOpen time.Duration `json:"half_open,omitempty"`
+	// CallTimeout is the deadline of a call whose caller names none (default 30 s).
+	CallTimeout time.Duration `json:"call_timeout,omitempty"`
+}

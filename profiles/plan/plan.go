@@ -1,0 +1,153 @@
+// Package plan holds the resolved sandbox of one plugin as plain data: what
+// profile, manifest and ceiling agreed on, with nothing particular to a host.
+package plan
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/cordonhq/cordon/cgroups"
+	"github.com/cordonhq/cordon/ipc"
+	"github.com/cordonhq/cordon/namespaces"
+	"github.com/cordonhq/cordon/seccomp"
+)
+
+// Plan is profile x manifest x ceiling, resolved. Every field is data that a
+// person wrote or a default that the reference documents.
+type Plan struct {
+	Profile string `json:"profile"` // the profile's name, such as "node" or "builtin:strict"
+	Files   []File `json:"files"`
+	// Proc is "none", "pid" or "full" (with masks).
+	Proc    string              `json:"proc"`
+	Devices []string            `json:"devices"`
+	Tmp     Tmpfs               `json:"tmp"`  // /tmp
+	Shm     Tmpfs               `json:"shm"`  // /dev/shm; Size 0 has none
+	Data    Data                `json:"data"` // /data
+	Network Network             `json:"network"`
+	Seccomp seccomp.Filter      `json:"seccomp"`
+	Limits  cgroups.Limits      `json:"limits"`
+	Time    Time                `json:"time"`
+	Process Process             `json:"process"`
+	Rlimits []namespaces.Rlimit `json:"rlimits"`
+	// Require says per wall whether the start is refused without it.
+	Require map[string]Requirement `json:"require"`
+	// Violation says per wall what a violation leads to.
+	Violation map[string]Response `json:"violation"`
+	// Watch names what is observed beyond what the walls report: "files".
+	Watch     []string     `json:"watch,omitempty"`
+	Lifecycle Lifecycle    `json:"lifecycle"`
+	Protocol  ipc.Protocol `json:"protocol,omitempty"`
+	IPC       ipc.Limits   `json:"ipc"`
+	// Refusals are the asks that were not granted, with whose decision it was.
+	Refusals []Refusal `json:"refusals,omitempty"`
+	// Weakened is one sentence for each thing that opens a wall.
+	Weakened []string `json:"weakened,omitempty"`
+	// Origins names who wrote the rule behind a key, such as
+	// "seccomp.allow" -> "builtin:node:14". It is no part of the digest.
+	Origins map[string]string `json:"-"`
+}
+
+// File is one grant of a path. Path is as the plugin sees it, From as the host
+// does (equal unless the profile says otherwise).
+type File struct {
+	Path string `json:"path"`
+	From string `json:"from"`
+	// Access are Landlock's names, sorted; "rx" and its like are expanded.
+	Access   []string `json:"access"`
+	Optional bool     `json:"optional,omitempty"`
+	// Origin is who wrote it ("thumbs.toml:12", "--ro"); not in the digest.
+	Origin string `json:"-"`
+}
+
+// Tmpfs bounds a scratch file system: bytes and inodes.
+type Tmpfs struct {
+	Size   int64 `json:"size"`
+	Inodes int64 `json:"inodes"`
+}
+
+// Data is the plugin's own directory, /data.
+type Data struct {
+	// Persistent keeps it between starts, in a directory of the host whose size
+	// the kernel does not bound yet (which Weakened says). Otherwise it is a
+	// fresh tmpfs of Size bytes and Inodes inodes each time.
+	Persistent bool  `json:"persistent"`
+	Size       int64 `json:"size,omitempty"`
+	Inodes     int64 `json:"inodes,omitempty"`
+}
+
+// Network is what may be reached; nothing, until egress exists.
+type Network struct {
+	// Mode is "none".
+	Mode string `json:"mode"`
+}
+
+// Time bounds the whole life of the process tree; 0 is without bound.
+type Time struct {
+	Wall time.Duration `json:"wall,omitempty"`
+	CPU  time.Duration `json:"cpu,omitempty"`
+}
+
+// Process is what runs. Env is sorted.
+type Process struct {
+	Argv     []string `json:"argv"`
+	Env      []string `json:"env"`
+	Cwd      string   `json:"cwd"`
+	Hostname string   `json:"hostname"`
+	UID      uint32   `json:"uid"`
+	GID      uint32   `json:"gid"`
+}
+
+// Requirement says what a missing wall means.
+type Requirement struct {
+	// Mode is "hard" (refuse to start) or "best_effort" (start with less and
+	// say so).
+	Mode string `json:"mode"`
+	// MinABI is for Landlock: the kernel's ABI must be at least this.
+	MinABI int `json:"min_abi,omitempty"`
+}
+
+// Response is what a violation of one wall leads to. With a Budget, the first
+// Budget violations within Window get Action and the next gets Then.
+type Response struct {
+	Action string        `json:"action"` // log, deny, kill, quarantine
+	Budget int           `json:"budget,omitempty"`
+	Window time.Duration `json:"window,omitempty"`
+	Then   string        `json:"then,omitempty"`
+}
+
+// Lifecycle is in systemd's words.
+type Lifecycle struct {
+	Restart            string        `json:"restart"` // no, on-failure, always
+	RestartSec         time.Duration `json:"restart_sec"`
+	RestartSteps       int           `json:"restart_steps"`
+	RestartMaxDelaySec time.Duration `json:"restart_max_delay_sec"`
+	ResetAfter         time.Duration `json:"reset_after"`
+	StartLimitBurst    int           `json:"start_limit_burst"`
+	StartLimitInterval time.Duration `json:"start_limit_interval_sec"`
+	// StartTimeout bounds spawn to ready, StopTimeout TERM to kill.
+	StartTimeout time.Duration `json:"timeout_start_sec"`
+	StopTimeout  time.Duration `json:"timeout_stop_sec"`
+}
+
+// Refusal is one ask that was not granted.
+type Refusal struct {
+	Ask string `json:"ask"` // such as `file /etc/ssl rx`
+	Why string `json:"why"` // the author's reason
+	By  string `json:"by"`  // "profile", "ceiling" or "host"
+	// Hint is what would grant it.
+	Hint string `json:"hint,omitempty"`
+}
+
+// PolicyDigest is the same for the same plan on every machine: sha256 over the
+// plan's canonical JSON, as "sha256:" and 64 hex digits.
+func (p *Plan) PolicyDigest() string {
+	b, err := json.Marshal(p)
+	if err != nil { // plain data always marshals
+		panic(fmt.Sprintf("plan: cannot marshal: %v", err))
+	}
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}

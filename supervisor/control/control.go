@@ -1,0 +1,163 @@
+// Package control is the wire between the command line and the daemon: the
+// types of each request and answer, and the client. The daemon's side
+// implements Service. The transport is this project's own IPC (JSON-RPC 2.0,
+// length-prefixed) over the control socket; peer credentials decide who may
+// call what.
+package control
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/supervisor/launch"
+	"github.com/cordonhq/cordon/supervisor/violation"
+)
+
+// State is a plugin's, as operators see it.
+type State string
+
+// The states of a plugin.
+const (
+	Stopped     State = "stopped"
+	Starting    State = "starting"
+	Running     State = "running"
+	Stopping    State = "stopping"
+	Backoff     State = "backoff" // waiting to be restarted
+	Failed      State = "failed"  // start limit hit; waits for an operator
+	Quarantined State = "quarantined"
+)
+
+// The methods of the control socket. Params and results are the types below.
+const (
+	MethodInstall = "plugin.install" // InstallParams -> InstallResult
+	MethodRemove  = "plugin.remove"  // NameParams -> {}
+	MethodStart   = "plugin.start"   // NameParams -> Status, when ready or failed
+	MethodStop    = "plugin.stop"    // NameParams -> Status
+	MethodRestart = "plugin.restart" // NameParams -> Status
+	MethodEnable  = "plugin.enable"  // NameParams -> Status: start with the daemon
+	MethodDisable = "plugin.disable" // NameParams -> Status
+	MethodRelease = "plugin.release" // ReleaseParams -> Status
+	MethodList    = "plugin.list"    // {} -> []Status
+	MethodInspect = "plugin.inspect" // NameParams -> Inspection
+	MethodCall    = "plugin.call"    // CallParams -> the plugin's result
+	MethodLogs    = "plugin.logs"    // LogsParams -> []LogLine; follow: notifications "log"
+	MethodWhy     = "plugin.why"     // NameParams -> []violation.Violation, newest last
+	MethodEvents  = "events"         // EventsParams -> []Event; follow: notifications "event"
+	// MethodAttach turns the connection into a bridge: afterwards notifications
+	// "attach.message" carry the client's and the plugin's messages, verbatim.
+	MethodAttach = "plugin.attach" // NameParams -> AttachResult
+)
+
+// NameParams names a plugin.
+type NameParams struct {
+	Name string `json:"name"`
+}
+
+// InstallParams installs the bundle in Dir, a path on the daemon's host.
+type InstallParams struct {
+	Dir     string `json:"dir"`
+	As      string `json:"as,omitempty"` // default: the manifest's name
+	Profile string `json:"profile"`
+}
+
+// InstallResult says what was asked beside what is granted.
+type InstallResult struct {
+	Name    string     `json:"name"`
+	Version string     `json:"version"`
+	Digest  string     `json:"digest"`
+	Profile string     `json:"profile"`
+	Asks    []Ask      `json:"asks"`
+	Plan    *plan.Plan `json:"plan"`
+}
+
+// Ask is one thing that the manifest asks for.
+type Ask struct {
+	What    string `json:"what"`
+	Why     string `json:"why"`
+	Granted bool   `json:"granted"`
+	// Decision is who decided, and by which rule.
+	Decision string `json:"decision"`
+}
+
+// Status is one line of cordon ps.
+type Status struct {
+	Name     string        `json:"name"`
+	Version  string        `json:"version"`
+	Profile  string        `json:"profile"`
+	State    State         `json:"state"`
+	Enabled  bool          `json:"enabled"`
+	PID      int           `json:"pid,omitempty"`
+	Since    time.Time     `json:"since"` // of the state
+	Uptime   time.Duration `json:"uptime_ns"`
+	Restarts int           `json:"restarts"`
+	Memory   int64         `json:"memory_bytes"`
+	// Reason is why it is in this state, in a sentence.
+	Reason string `json:"reason,omitempty"`
+}
+
+// Inspection is everything about one plugin.
+type Inspection struct {
+	Status       Status            `json:"status"`
+	Digest       string            `json:"digest"`
+	Signature    string            `json:"signature"` // "unsigned"
+	Protocol     string            `json:"protocol"`
+	PolicyDigest string            `json:"policy_digest"`
+	PlanDigest   string            `json:"plan_digest"`
+	Plan         *plan.Plan        `json:"plan"`
+	Walls        []launch.Wall     `json:"walls"`    // read back now; empty unless it runs
+	Observed     map[string]string `json:"observed"` // "files" -> "enforced, not observed"
+	Hello        json.RawMessage   `json:"hello,omitempty"`
+	// Started is the plan as digest and time of the last start.
+	Violations []violation.Violation `json:"violations"`
+}
+
+// CallParams calls a method of a running plugin.
+type CallParams struct {
+	Name    string          `json:"name"`
+	Method  string          `json:"method"`
+	Params  json.RawMessage `json:"params,omitempty"`
+	Timeout time.Duration   `json:"timeout_ns,omitempty"`
+}
+
+// ReleaseParams releases from quarantine, with the operator's reason.
+type ReleaseParams struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"`
+}
+
+// LogsParams asks for the last Lines lines, and to follow.
+type LogsParams struct {
+	Name   string `json:"name"`
+	Lines  int    `json:"lines"`
+	Follow bool   `json:"follow"`
+}
+
+// LogLine is one line a plugin printed, control characters escaped.
+type LogLine struct {
+	Time   time.Time `json:"time"`
+	Stream string    `json:"stream"` // stdout or stderr
+	Text   string    `json:"text"`
+}
+
+// EventsParams asks for events of one plugin, or all.
+type EventsParams struct {
+	Name   string `json:"name,omitempty"`
+	Follow bool   `json:"follow"`
+}
+
+// Event is one line of the audit log.
+type Event struct {
+	Seq    uint64         `json:"seq"`
+	Time   time.Time      `json:"time"`
+	Plugin string         `json:"plugin,omitempty"`
+	Kind   string         `json:"kind"`            // "started", "violation", "quarantined", "released" ...
+	Actor  string         `json:"actor,omitempty"` // "uid 0", "daemon", "plugin"
+	Text   string         `json:"text"`
+	Data   map[string]any `json:"data,omitempty"`
+}
+
+// AttachResult is what a bridge starts with.
+type AttachResult struct {
+	Protocol string `json:"protocol"` // mcp or lsp: the framing the client speaks
+}

@@ -1,0 +1,98 @@
+// Package launch assembles a plan's walls on this host (group, filter, view,
+// descriptors), starts a plugin through the keeper and owns its process until
+// the last of it has gone.
+package launch
+
+import (
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/cordonhq/cordon/cgroups"
+	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/seccomp"
+	"github.com/cordonhq/cordon/supervisor/violation"
+)
+
+// Config is what a Launcher needs to know of its host.
+type Config struct {
+	// CgroupRoot is the group below which plugins get theirs, such as "cordon".
+	CgroupRoot string
+	// UIDBase and UIDCount are the range of host uids, two for each plugin.
+	UIDBase, UIDCount uint32
+	// Compile makes the BPF program of a filter spec. The daemon links
+	// libseccomp; the command line asks a helper and a cache.
+	Compile func(seccomp.Filter) ([]byte, error)
+}
+
+// Request is one start.
+type Request struct {
+	// Name is the plugin's, or the run's; it names the group.
+	Name string
+	Plan *plan.Plan
+	// Bundle is the host's path of the sealed copy that becomes /plugin; empty
+	// for a bare command.
+	Bundle string
+	// Data is the host's directory that becomes /data; only with a plan whose
+	// data is persistent.
+	Data string
+	// UID is the host uid (and gid) that the plugin runs as, UID+1 its reaper's;
+	// 0 lets the launcher pick a free pair.
+	UID uint32
+	// Stdin, Stdout, Stderr and Socket (descriptor 3, may be nil) go to the
+	// plugin. The caller keeps and closes its own copies.
+	Stdin, Stdout, Stderr, Socket *os.File
+	// OnViolation is called, never concurrently for one process, after the
+	// launcher contained the plugin as the plan's response says: the plugin is
+	// frozen (or killed, where it cannot be frozen) when Action is kill or
+	// quarantine. It must not block.
+	OnViolation func(violation.Violation)
+	// OnWatch is called for every path observed by the file watch, allowed or
+	// not; may be nil.
+	OnWatch func(violation.Violation)
+}
+
+// Exit is how a process tree ended.
+type Exit struct {
+	// Status is of the plugin's first process.
+	Status syscall.WaitStatus
+	// Duration is from the plugin's first instruction to its end.
+	Duration time.Duration
+	Usage    cgroups.Usage
+}
+
+// ExecError is returned when the command itself could not be run inside the
+// walls; Errno is ENOENT, EACCES or what execve gave.
+type ExecError struct {
+	Path  string
+	Errno syscall.Errno
+}
+
+// Enforced is the report of every wall as read back from the kernel.
+type Enforced struct {
+	Walls []Wall `json:"walls"`
+}
+
+// Wall is one wall as the kernel shows it.
+type Wall struct {
+	Name    string `json:"name"`    // "user namespace", "seccomp", "memory.max" ...
+	Promise string `json:"promise"` // files, network, processes, privilege, memory ...
+	// Planned and Actual are in the same words, so that they can be compared.
+	Planned string `json:"planned"`
+	Actual  string `json:"actual"`
+	// State is "enforced", "missing" (allowed by best_effort) or "differs".
+	State string `json:"state"`
+	Note  string `json:"note,omitempty"`
+}
+
+// Feature is one thing a host can or cannot give; cordon doctor lists them.
+type Feature struct {
+	Name   string `json:"name"`
+	Wall   string `json:"wall"`
+	Have   bool   `json:"have"`
+	Detail string `json:"detail"`
+	// Need is the kernel option or version that would give it.
+	Need string `json:"need,omitempty"`
+	// Hard is whether nothing can be walled without it.
+	Hard bool `json:"hard"`
+}
