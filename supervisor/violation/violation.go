@@ -45,6 +45,9 @@ type Violation struct {
 	// Call, Args are set for Seccomp and, where a call led there, for Files.
 	Call string   `json:"call,omitempty"`
 	Args []string `json:"args,omitempty"`
+	// RawArgs are the call's six registers as the kernel saw them; with them
+	// Explain can allow one use of a call and not every use.
+	RawArgs []uint64 `json:"raw_args,omitempty"`
 	// Path and Access are set for Files: access is one of read, write, execute.
 	Path   string `json:"path,omitempty"`
 	Access string `json:"access,omitempty"`
