@@ -1,6 +1,55 @@
-.PHONY: build test
-build:
+# Each target says below what it is for; `make help` lists them.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup build examples run test lint fmt fuzz clean
+
+FUZZTIME ?= 10s
+GOLANGCI_LINT := v2.15.0
+
+# The command line is pure Go. The daemon links libseccomp; both are static, so
+# that a host needs neither Go nor a library.
+PURE := CGO_ENABLED=0 go build -trimpath -tags 'netgo osusergo'
+CGO  := CGO_ENABLED=1 go build -trimpath -tags 'netgo osusergo' -ldflags '-linkmode external -extldflags -static'
+
+# The plugins that are installed from a lock file; node is what runs them.
+PLUGINS := node everything filesystem bash-language-server
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## Install what this machine lacks (Debian: by apt-get, as root)
+	@.ci/setup
+
+build: setup ## Build bin/cordon and bin/cordond
 	@mkdir -p bin
-	go build ./...
-test:
-	go vet ./...
+	$(PURE) -o bin/cordon ./cmd/cordon
+	$(CGO) -o bin/cordond ./cmd/cordond
+
+examples: setup ## Install the example plugins from their lock files
+	@for plugin in $(PLUGINS); do .ci/install-example examples/$$plugin || exit 1; done
+	@$(PURE) -o examples/go/bin/digest ./examples/go
+
+run: build examples ## Show the main job: real plugins, hostile plugins, real walls (root)
+	@mkdir -p .build
+	@$(PURE) -o .build/demo ./examples/demo
+	@.build/demo
+
+test: build examples ## Run every test that this machine can run (root for the walls)
+	@mkdir -p .build
+	@$(PURE) -o .build/tier ./.ci/tier
+	go vet ./... ./.ci/...
+	@.build/tier pure -race -shuffle=on $$(go list ./... | grep -v /integration)
+	@.build/tier namespaces -count=1 -shuffle=on ./integration/...
+
+lint: ## Run golangci-lint, pinned; the first time builds it (minutes)
+	@.ci/lint $(GOLANGCI_LINT) run ./... ./.ci/tier
+
+fmt: ## Format the Go code with gofumpt
+	@.ci/lint $(GOLANGCI_LINT) fmt ./... ./.ci/tier
+
+fuzz: ## Run every fuzz target for FUZZTIME (10s) each
+	@.ci/fuzz $(FUZZTIME)
+
+clean: ## Remove what the other targets made here
+	rm -rf bin .build examples/go/bin
+	@for plugin in $(PLUGINS); do rm -rf examples/$$plugin/node_modules; done

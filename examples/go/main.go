@@ -123,7 +123,7 @@ func send(w io.Writer, a reply) error {
 	if err != nil {
 		return fmt.Errorf("cannot write a reply: %w", err)
 	}
-	frame := binary.BigEndian.AppendUint32(nil, uint32(len(body))) //nolint:gosec // a reply is far below 4 GiB
+	frame := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
 	if _, err := w.Write(append(frame, body...)); err != nil {
 		return fmt.Errorf("cannot write a reply: %w", err)
 	}
