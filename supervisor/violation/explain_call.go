@@ -2,6 +2,7 @@ package violation
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -159,7 +160,7 @@ var scalars = map[string][]scalar{
 func useOf(call string, raw []uint64, p *plan.Plan) []seccomp.Condition {
 	var out []seccomp.Condition
 	for _, s := range scalarsOf(call, p) {
-		if s.index >= uint(len(raw)) {
+		if s.index >= uint(len(raw)) || raw[s.index]&s.bits > math.MaxInt64 { // TOML's integers end there
 			return nil
 		}
 		out = append(out, condition(s, raw[s.index]))

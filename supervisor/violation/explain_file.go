@@ -12,6 +12,9 @@ import (
 // adviseFile explains a path outside the grants.
 func adviseFile(v *Violation, p *plan.Plan) advice {
 	grant := covering(p.Files, v.Path)
+	if a, ok := adviseOwn(v, p); ok {
+		return a
+	}
 	a := advice{rule: fileRule(v, p, grant)}
 	switch why := neverFile(v, grant); {
 	case why != "":
@@ -122,25 +125,23 @@ func fileDanger(v *Violation) string {
 	return "The path must exist on the host. If it is a directory, everything below it becomes readable."
 }
 
+// neverLine begins what no line of a profile can lift.
+const neverLine = "No line of a profile lifts this: "
+
 // neverFile says why no grant can allow what v asked for; empty if one can.
 func neverFile(v *Violation, grant *plan.File) string {
-	const no = "No line of a profile lifts this: "
 	writes, executes := v.Access == "write", v.Access == "execute"
 	switch {
 	case beneath(v.Path, "/plugin") && writes:
-		return no + "/plugin is the verified copy of the bundle. Write to /data or /tmp."
-	case beneath(v.Path, "/proc"):
-		return no + "/proc is the plugin's own and its files are not granted one by one."
+		return neverLine + "/plugin is the verified copy of the bundle. Write to /data or /tmp."
 	case beneath(v.Path, "/sys"):
-		return no + "a plugin has no /sys, because it shows the host's devices and kernel."
-	case beneath(v.Path, "/dev"):
-		return no + "/dev is the plugin's own and holds null, zero, full, random and urandom at most."
+		return neverLine + "a plugin has no /sys, because it shows the host's devices and kernel."
 	case executes && (beneath(v.Path, "/tmp") || beneath(v.Path, "/data")):
-		return no + "what a plugin can write it must not execute. Ship the file in the bundle."
+		return neverLine + "what a plugin can write it must not execute. Ship the file in the bundle."
 	case executes && grant != nil && slices.Contains(grant.Access, "write_file"):
-		return no + "what a plugin can write it must not execute. Put the file where the plugin can only read."
+		return neverLine + "what a plugin can write it must not execute. Put the file where the plugin can only read."
 	case writes && grant != nil && grant.Path == v.Path && slices.Contains(grant.Access, "execute"):
-		return no + "what a plugin can execute it must not write. Grant another path rw."
+		return neverLine + "what a plugin can execute it must not write. Grant another path rw."
 	}
 	return ""
 }

@@ -17,6 +17,8 @@ func ptr[T any](v T) *T { return &v }
 func thumbs() *plan.Plan {
 	return &plan.Plan{
 		Profile: "thumbs",
+		Proc:    "pid",
+		Devices: []string{"null"},
 		Files: []plan.File{
 			{Path: "/usr", Access: []string{"execute", "read_dir", "read_file"}, Origin: "thumbs.toml:7"},
 			{Path: "/srv", Access: []string{"read_file"}, Origin: "--ro"},
@@ -79,6 +81,12 @@ func TestExplain(t *testing.T) {
 			"[seccomp]\nallow = [\"socket\"]\n", "every family",
 		},
 		{
+			"larger than TOML can say",
+			Violation{Wall: Seccomp, Call: "kcmp", RawArgs: []uint64{1, 2, 1 << 63}},
+			"kcmp is allowed only where argument 2 is below 4 (builtin:strict:12)",
+			"[seccomp]\nallow = [\"kcmp\"]\n", "Never",
+		},
+		{
 			"ring",
 			Violation{Wall: Seccomp, Call: "io_uring_setup"},
 			"io_uring_setup is on no list of calls that are allowed (builtin:strict:12)", "", "goes round the filter",
@@ -116,7 +124,24 @@ func TestExplain(t *testing.T) {
 			"/usr is granted rx only (thumbs.toml:7)", "", "must not write",
 		},
 		{"plugin", Violation{Wall: Files, Path: "/plugin/x", Access: "write"}, "no [[files]] grant covers /plugin/x (thumbs)", "", "verified copy"},
-		{"proc", Violation{Wall: Files, Path: "/proc/kcore", Access: "read"}, "no [[files]] grant covers /proc/kcore (thumbs)", "", "plugin's own"},
+		{"kernel memory", Violation{Wall: Files, Path: "/proc/kcore", Access: "read"}, "/proc shows the plugin's own processes only (thumbs)", "", "No line"},
+		{
+			"all of proc",
+			Violation{Wall: Files, Path: "/proc/cpuinfo", Access: "read"},
+			"/proc shows the plugin's own processes only (thumbs)", "[proc]\nmode = \"full\"\n", "the whole machine",
+		},
+		{"write to proc", Violation{Wall: Files, Path: "/proc/self/mem", Access: "write"}, "/proc shows the plugin's own processes only (thumbs)", "", "No line"},
+		{
+			"device",
+			Violation{Wall: Files, Path: "/dev/full", Access: "read"},
+			"/dev holds null only (thumbs)", "[devices]\nallow = [\"full\"]\n", "harmless",
+		},
+		{"disk", Violation{Wall: Files, Path: "/dev/sda", Access: "read"}, "/dev holds null only (thumbs)", "", "No line"},
+		{
+			"shared memory",
+			Violation{Wall: Files, Path: "/dev/shm/x", Access: "write"},
+			"/dev holds null only (thumbs)", "[shm]\nsize = \"16M\"\n", "memory.max",
+		},
 		{"relative", Violation{Wall: Files, Path: "etc/x", Access: "read"}, "no [[files]] grant covers etc/x (thumbs)", "", "by hand"},
 		{"dots", Violation{Wall: Files, Path: "/srv/../etc/shadow", Access: "read"}, "/srv is granted r only (--ro)", "", "by hand"},
 		{
