@@ -1,0 +1,4 @@
+package namespaces
+
+//go:generate go run ./internal/wiregen .
+//go:generate sh keeper/build.sh

@@ -1,0 +1,438 @@
+package namespaces
+
+import (
+	"bytes"
+	"context"
+	_ "embed" // the keeper's program
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+//go:embed keeper/keeper_amd64
+var keeperProgram []byte
+
+// ErrKeeperGone is returned for launches when the keeper has ended; every
+// plugin has ended with it.
+var ErrKeeperGone = errors.New("the keeper has ended")
+
+// StepError is a launch that failed before the plugin's first instruction.
+// Nothing of it is left.
+type StepError struct {
+	Step   int    // index into the launch's steps; -1 if none of them
+	Text   string // what it was doing
+	Wall   string
+	Op     Op // 0 if no step
+	Errno  syscall.Errno
+	Detail uint32
+}
+
+func (e *StepError) Error() string {
+	if e.Step < 0 {
+		return fmt.Sprintf("cannot %s: %v", e.Text, e.Errno)
+	}
+	return fmt.Sprintf("cannot %s (step %d): %v", e.Text, e.Step+1, e.Errno)
+}
+
+// Unwrap gives the errno.
+func (e *StepError) Unwrap() error { return e.Errno }
+
+// Launch is one plugin to start: steps and the descriptors that they index.
+type Launch struct {
+	Steps []Step
+	Files []*os.File // the caller keeps and closes its own
+	// CgroupFile is the index of the v2 group's directory, or NoFile.
+	CgroupFile int
+	// ReaperUID and ReaperGID are host ids, never the plugin's.
+	ReaperUID, ReaperGID uint32
+}
+
+// Child is a started plugin. PIDFD is closed by Close; Listener, nil without a
+// filter, belongs to the caller from the start.
+type Child struct {
+	PID, ReaperPID  int
+	PIDFD, Listener *os.File
+	Started         time.Time
+
+	id     uint64
+	keeper *Keeper
+	done   chan struct{}
+	end    ChildEnd
+}
+
+// ChildEnd is how a plugin ended.
+type ChildEnd struct {
+	Status       syscall.WaitStatus
+	Time         time.Time
+	User, System time.Duration
+	MaxRSS       int64 // bytes
+}
+
+// Done is closed when the plugin and everything in its pid namespace are gone.
+func (c *Child) Done() <-chan struct{} { return c.done }
+
+// End is how it ended; valid after Done.
+func (c *Child) End() ChildEnd { return c.end }
+
+// Forget tells the keeper that the plugin's groups were removed, and closes
+// PIDFD. Call it once, after Done.
+func (c *Child) Forget() error {
+	msg, err := pack(wireRequest{ID: c.id, Kind: wireKindForget, CgroupFD: wireNoString}, nil, nil)
+	if err == nil {
+		err = c.keeper.send(msg, nil)
+	}
+	return errors.Join(err, c.PIDFD.Close())
+}
+
+type answer struct {
+	reply wireReply
+	files []*os.File
+	child *Child // of a launch that started; it has taken the files
+}
+
+// Keeper is the daemon's side of one keeper process. Safe for concurrent use.
+type Keeper struct {
+	conn *net.UnixConn
+	cmd  *exec.Cmd
+	gone chan struct{} // closed when the socket ended
+
+	mu       sync.Mutex
+	next     uint64
+	pending  map[uint64]chan answer
+	children map[uint64]*Child
+}
+
+// StartKeeper starts the embedded keeper from a sealed memfd, so that what runs
+// is what was built in. Close ends it and every plugin.
+func StartKeeper() (*Keeper, error) {
+	program, err := sealedProgram()
+	if err != nil {
+		return nil, err
+	}
+	defer program.Close()
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	k := &Keeper{conn: ours, gone: make(chan struct{}), pending: map[uint64]chan answer{}, children: map[uint64]*Child{}}
+	k.cmd = &exec.Cmd{
+		Path:       fmt.Sprintf("/proc/self/fd/%d", program.Fd()),
+		Args:       []string{"cordon-keeper"},
+		Env:        []string{},
+		Dir:        "/",
+		ExtraFiles: []*os.File{theirs},
+	}
+	if err := k.cmd.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot start the keeper: %w", err), ours.Close())
+	}
+	go k.read()
+	return k, nil
+}
+
+func sealedProgram() (*os.File, error) {
+	fd, err := unix.MemfdCreate("cordon-keeper", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3 memfds are executable anyway
+		fd, err = unix.MemfdCreate("cordon-keeper", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a memfd for the keeper: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "cordon-keeper")
+	if _, err := f.Write(keeperProgram); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot write the keeper: %w", err), f.Close())
+	}
+	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot seal the keeper: %w", err), f.Close())
+	}
+	// The kernel refuses to execute what is open for writing: a second opening,
+	// read-only, is what runs.
+	defer f.Close()
+	ro, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the sealed keeper: %w", err)
+	}
+	return ro, nil
+}
+
+// socketPair is of SOCK_SEQPACKET: messages arrive whole or not at all.
+func socketPair() (*net.UnixConn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot make the keeper's socket: %w", err)
+	}
+	theirs := os.NewFile(uintptr(fds[1]), "keeper")
+	ours := os.NewFile(uintptr(fds[0]), "keeper")
+	defer ours.Close()
+	// A request may be larger than the default buffer; too small shows as EMSGSIZE.
+	if err := unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4*wireMaxMessage); err != nil {
+		_ = unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_SNDBUF, 4*wireMaxMessage)
+	}
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("cannot use the keeper's socket: %w", err), theirs.Close())
+	}
+	unixConn, ok := conn.(*net.UnixConn)
+	if !ok {
+		return nil, nil, errors.Join(errors.New("cannot use the keeper's socket: not a unix socket"), theirs.Close(), conn.Close())
+	}
+	return unixConn, theirs, nil
+}
+
+// PID is the keeper's process id.
+func (k *Keeper) PID() int { return k.cmd.Process.Pid }
+
+// Gone is closed when the keeper has ended.
+func (k *Keeper) Gone() <-chan struct{} { return k.gone }
+
+// Close ends every plugin and the keeper, and waits for both. The groups of the
+// plugins that still ran are removed by the keeper.
+func (k *Keeper) Close() error {
+	_ = k.conn.CloseWrite()
+	err := k.conn.Close()
+	<-k.gone
+	if werr := k.cmd.Wait(); werr != nil && err == nil {
+		err = fmt.Errorf("cannot end the keeper cleanly: %w", werr)
+	}
+	return err
+}
+
+func (k *Keeper) send(msg []byte, files []*os.File) error {
+	var oob []byte
+	if len(files) > 0 {
+		fds := make([]int, len(files))
+		for i, f := range files {
+			fds[i] = int(f.Fd())
+		}
+		oob = unix.UnixRights(fds...)
+	}
+	if _, _, err := k.conn.WriteMsgUnix(msg, oob, nil); err != nil {
+		return fmt.Errorf("%w: %w", ErrKeeperGone, err)
+	}
+	return nil
+}
+
+// ask sends a request and waits for its first answer. When ctx ends first, the
+// answer is dealt with when it comes: a plugin that still starts is killed.
+func (k *Keeper) ask(ctx context.Context, h wireRequest, steps []wireStep, data []byte, files []*os.File) (answer, error) {
+	if len(files) > wireMaxFds {
+		return answer{}, fmt.Errorf("cannot start with %d descriptors: at most %d", len(files), wireMaxFds)
+	}
+	h.Nfds = uint32(len(files)) //nolint:gosec // bounded just above
+	ch := make(chan answer, 1)
+	k.mu.Lock()
+	k.next++
+	h.ID = k.next
+	k.pending[h.ID] = ch
+	k.mu.Unlock()
+	msg, err := pack(h, steps, data)
+	if err == nil {
+		err = k.send(msg, files)
+	}
+	if err != nil {
+		k.mu.Lock()
+		delete(k.pending, h.ID)
+		k.mu.Unlock()
+		return answer{}, err
+	}
+	select {
+	case a := <-ch:
+		return a, nil
+	case <-k.gone:
+		return answer{}, ErrKeeperGone
+	case <-ctx.Done():
+		go k.abandon(ch)
+		return answer{}, context.Cause(ctx)
+	}
+}
+
+// abandon ends what started for someone who did not wait for it.
+func (k *Keeper) abandon(ch chan answer) {
+	select {
+	case a := <-ch:
+		closeAll(a.files)
+		if c := a.child; c != nil {
+			_ = unix.PidfdSendSignal(int(c.PIDFD.Fd()), unix.SIGKILL, nil, 0)
+			if c.Listener != nil {
+				_ = c.Listener.Close()
+			}
+			<-c.done
+			_ = c.Forget()
+		}
+	case <-k.gone:
+	}
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close()
+	}
+}
+
+// UserNS makes a user namespace with the given maps, in the form of
+// /proc/PID/uid_map (user_namespaces(7)); no namespace can be made below it.
+// The caller closes it.
+func (k *Keeper) UserNS(ctx context.Context, uidMap, gidMap string) (*os.File, error) {
+	var b blob
+	b.strs([]string{uidMap, gidMap})
+	a, err := k.ask(ctx, wireRequest{Kind: wireKindUserns, CgroupFD: wireNoString}, nil, b.data, nil)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a user namespace: %w", err)
+	}
+	if a.reply.Kind != wireKindUsernsMade || len(a.files) != 1 {
+		closeAll(a.files)
+		return nil, fmt.Errorf("cannot make a user namespace (maps %q, %q): %w", uidMap, gidMap, syscall.Errno(a.reply.Error))
+	}
+	return a.files[0], nil
+}
+
+// Launch starts a plugin and returns when its exec has happened. A failure is a
+// *StepError and leaves no process.
+func (k *Keeper) Launch(ctx context.Context, l Launch) (*Child, error) {
+	h := wireRequest{Kind: wireKindLaunch, ReaperUID: l.ReaperUID, ReaperGID: l.ReaperGID, CgroupFD: wireNoString}
+	if l.CgroupFile >= 0 {
+		h.CgroupFD = uint32(l.CgroupFile) //nolint:gosec // an index into Files
+	}
+	steps, data, err := encode(l.Steps)
+	if err != nil {
+		return nil, err
+	}
+	a, err := k.ask(ctx, h, steps, data, l.Files)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("cannot start: %w", err)
+	case a.child != nil:
+		return a.child, nil
+	default:
+		closeAll(a.files)
+		return nil, stepError(a.reply, l.Steps)
+	}
+}
+
+func stepError(r wireReply, steps []Step) error {
+	e := &StepError{Step: -1, Errno: syscall.Errno(r.Error), Detail: r.Detail}
+	switch {
+	case int(r.Step) < len(steps):
+		s := steps[r.Step]
+		e.Step, e.Text, e.Wall, e.Op = int(r.Step), s.String(), s.Wall, s.Op
+	case r.Step == wireStepRequest:
+		e.Text = fmt.Sprintf("read the plan (place %#x)", r.Detail)
+	case r.Step == wireStepClone:
+		e.Text = "make the plugin's process"
+	case r.Step == wireStepReaper:
+		e.Text = fmt.Sprintf("make the reaper (stage %d)", r.Detail)
+	case r.Step == wireStepFull:
+		e.Text = fmt.Sprintf("keep another plugin (at most %d)", wireMaxSlots)
+	default:
+		e.Text = "start: the plugin's process was ended before its exec"
+	}
+	return e
+}
+
+// read takes replies until the socket ends; then every child is over.
+func (k *Keeper) read() {
+	defer close(k.gone)
+	buf, oob := make([]byte, wireReplySize+1), make([]byte, unix.CmsgSpace(4*4))
+	for {
+		n, oobn, _, _, err := k.conn.ReadMsgUnix(buf, oob)
+		if err != nil || n == 0 {
+			break
+		}
+		var r wireReply
+		files := rights(oob[:oobn])
+		if n != wireReplySize || binary.Read(bytes.NewReader(buf[:n]), binary.LittleEndian, &r) != nil || r.Magic != wireMagic {
+			closeAll(files)
+			continue
+		}
+		k.deliver(answer{reply: r, files: files})
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for id, c := range k.children {
+		c.end = ChildEnd{Status: syscall.WaitStatus(syscall.SIGKILL), Time: time.Now()}
+		close(c.done)
+		delete(k.children, id)
+	}
+}
+
+func rights(oob []byte) []*os.File {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil
+	}
+	var files []*os.File
+	for i := range messages {
+		fds, err := unix.ParseUnixRights(&messages[i])
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			unix.CloseOnExec(fd)
+			files = append(files, os.NewFile(uintptr(fd), "keeper"))
+		}
+	}
+	return files
+}
+
+func (k *Keeper) deliver(a answer) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r := a.reply
+	switch r.Kind {
+	case wireKindStarted:
+		a.child, a.files = k.started(r, a.files), nil
+	case wireKindExited:
+		closeAll(a.files)
+		if c := k.children[r.ID]; c != nil {
+			c.end = childEnd(r)
+			close(c.done)
+			delete(k.children, r.ID)
+		}
+		return
+	}
+	if ch := k.pending[r.ID]; ch != nil {
+		delete(k.pending, r.ID)
+		ch <- a
+		return
+	}
+	closeAll(a.files)
+}
+
+// started makes the child of a launch. Without a pidfd it has ended already and
+// the reply came late; a closed file stands in for it.
+func (k *Keeper) started(r wireReply, files []*os.File) *Child {
+	c := &Child{
+		PID: int(r.Pid), ReaperPID: int(r.Reaper), Started: time.Now(),
+		id: r.ID, keeper: k, done: make(chan struct{}),
+	}
+	k.children[r.ID] = c
+	if len(files) > 0 {
+		c.PIDFD = files[0]
+	} else {
+		c.PIDFD = os.NewFile(^uintptr(0), "ended")
+	}
+	if len(files) > 1 {
+		c.Listener = files[1]
+	}
+	return c
+}
+
+func childEnd(r wireReply) ChildEnd {
+	status := syscall.WaitStatus(r.Status << 8)
+	if r.Code != 1 { // not CLD_EXITED: killed, or dumped core
+		status = syscall.WaitStatus(r.Status)
+	}
+	return ChildEnd{
+		Status: status, Time: time.Now(), MaxRSS: int64(r.Maxrss) << 10,
+		User: time.Duration(r.Utime) * time.Microsecond, System: time.Duration(r.Stime) * time.Microsecond,
+	}
+}

@@ -1,0 +1,743 @@
+/*
+ * The launcher: one event loop over the daemon's socket and, for each plugin,
+ * the gate of its launch, its reaper's first word and two pidfds.
+ *
+ *   launch:  reaper cloned (new namespaces, v2 cgroup) -> plugin cloned into the
+ *            reaper's pid namespace, sharing our memory -> it runs its steps ->
+ *            'G' on the gate: its listener is taken, and once the reaper said
+ *            'R' it is let go -> the gate closes at exec: STARTED
+ *   end:     plugin reaped -> reaper killed, and with it the namespace ->
+ *            reaper reaped: EXITED -> FORGET: what was held is let go
+ *   no daemon: every group is killed, everything reaped, every group directory
+ *            removed; then we end
+ *
+ * No plugin can hold up another: nothing here waits but epoll.
+ */
+#include "keeper.h"
+
+#define ARENAS 8
+#define EVENTS 64
+#define MSG_DONTWAIT_ 0x40
+#define MSG_NOSIGNAL_ 0x4000
+#define MSG_CMSG_CLOEXEC_ 0x40000000
+#define MSG_TRUNC_ 0x20
+#define MSG_CTRUNC_ 0x8
+
+enum { IN = 1, OUT = 4, HUP = 16 };
+enum source { FROM_DAEMON, FROM_GATE, FROM_READY, FROM_PLUGIN, FROM_REAPER };
+enum state { FREE, LAUNCHING, RUNNING, ENDING, ENDED };
+enum { SAY_STARTED = 1, SAY_FAILED = 2, SAY_EXITED = 4 };
+
+struct group { int parent; char name[80]; };
+
+struct slot {
+	enum state state;
+	u64 id;
+	struct launch *launch;
+	int plugin, reaper, gate, ready, listener, killfd; /* -1: none */
+	int gate_waiting, reaper_up;
+	u32 say; /* replies not sent yet */
+	u32 step, error, detail;
+	u32 plugin_pid, reaper_pid;
+	struct siginfo_ how;
+	struct rusage_ usage;
+	u32 nheld, ngroups;
+	int held[CK_MAX_HOLD];
+	struct group groups[CK_MAX_HOLD];
+};
+
+static struct launch arenas[ARENAS];
+static struct slot slots[CK_MAX_SLOTS];
+static u32 nslots; /* slots[nslots..] were never used */
+static int control, epoll, exe, self, own_pids, proc, writing, ending;
+
+static void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		SYS(close, *fd);
+	*fd = -1;
+}
+
+static void watch(int fd, u32 events, u32 slot, enum source source, int op)
+{
+	struct epoll_event_ event = {events, (u64)slot << 8 | source};
+
+	SYS(epoll_ctl, epoll, op, fd, &event);
+}
+
+/* ---- replies ---- */
+
+static int send_reply(struct ck_reply *reply, const int *fds, u32 nfds)
+{
+	struct { struct cmsghdr_ header; int fds[4]; } control_data = {{sizeof(struct cmsghdr_) + nfds * sizeof(int), 1, 1}, {0}};
+	struct iovec_ iov = {reply, sizeof *reply};
+	struct msghdr_ message = {0, 0, 0, &iov, 1, 0, 0, 0, 0};
+	i64 ret;
+
+	for (u32 i = 0; i < nfds; i++)
+		control_data.fds[i] = fds[i];
+	if (nfds) {
+		message.control = &control_data;
+		message.controllen = sizeof(struct cmsghdr_) + ((nfds * sizeof(int) + 7) & ~7ul);
+	}
+	ret = SYS(sendmsg, control, &message, MSG_DONTWAIT_ | MSG_NOSIGNAL_);
+	if (ret == -EAGAIN_ && !writing) {
+		writing = 1;
+		watch(control, IN | OUT, 0, FROM_DAEMON, 3 /* EPOLL_CTL_MOD */);
+	}
+	return ret == -EAGAIN_ ? -1 : 0; /* any other error: the daemon is gone, which the loop sees */
+}
+
+static void forget(struct slot *s);
+
+/* Sends what a slot has to say, in order; what does not fit waits for EPOLLOUT. */
+static void speak(struct slot *s)
+{
+	struct ck_reply r = {.magic = CK_MAGIC, .version = CK_VERSION, .id = s->id};
+	int fds[2] = {s->plugin, s->listener};
+
+	if (ending)
+		s->say = 0;
+	if (s->say & SAY_STARTED) {
+		r.kind = CK_KIND_STARTED;
+		r.pid = s->plugin_pid;
+		r.reaper = s->reaper_pid;
+		if (send_reply(&r, fds, s->plugin < 0 ? 0 : s->listener < 0 ? 1 : 2))
+			return;
+		s->say &= ~(u32)SAY_STARTED;
+		close_fd(&s->listener); /* the daemon's from here on */
+	}
+	if (s->say & SAY_FAILED) {
+		r.kind = CK_KIND_FAILED;
+		r.step = s->step;
+		r.error = s->error;
+		r.detail = s->detail;
+		if (send_reply(&r, 0, 0))
+			return;
+		s->say = 0;
+		forget(s);
+	}
+	if (s->say & SAY_EXITED) {
+		r.kind = CK_KIND_EXITED;
+		r.code = (u32)s->how.code;
+		r.status = (u32)s->how.status;
+		r.utime = (u64)(s->usage.utime_s * 1000000 + s->usage.utime_us);
+		r.stime = (u64)(s->usage.stime_s * 1000000 + s->usage.stime_us);
+		r.maxrss = (u64)s->usage.maxrss;
+		if (send_reply(&r, 0, 0))
+			return;
+		s->say = 0;
+	}
+}
+
+/* A refusal that never had a slot; lost if the daemon does not read, as it then also times out. */
+static void refuse(u64 id, u32 step, u32 error, u32 detail)
+{
+	struct ck_reply r = {.magic = CK_MAGIC, .version = CK_VERSION, .id = id, .kind = CK_KIND_FAILED,
+			     .step = step, .error = error, .detail = detail};
+
+	send_reply(&r, 0, 0);
+}
+
+/* ---- slots ---- */
+
+static void forget(struct slot *s)
+{
+	for (u32 i = 0; i < s->nheld; i++)
+		close_fd(&s->held[i]);
+	for (u32 i = 0; i < s->ngroups; i++)
+		close_fd(&s->groups[i].parent);
+	close_fd(&s->killfd);
+	close_fd(&s->listener);
+	s->nheld = s->ngroups = 0;
+	s->state = FREE;
+}
+
+static struct slot *free_slot(void)
+{
+	for (u32 i = 0; i < nslots; i++)
+		if (slots[i].state == FREE)
+			return &slots[i];
+	return nslots < CK_MAX_SLOTS ? &slots[nslots++] : 0;
+}
+
+/* Keeps what the daemon's absence needs: descriptors of our own, copied. */
+static u32 keep(struct slot *s, struct launch *l)
+{
+	for (u32 i = 0; i < l->request->nsteps; i++) {
+		const struct ck_step *step = &l->steps[i];
+		u64 n;
+		i64 fd;
+
+		if (ck_op_phase[step->op] != CK_PHASE_KEEP)
+			break;
+		fd = SYS(fcntl, l->fds[step->fd], 1030 /* F_DUPFD_CLOEXEC */, FIRST_FREE);
+		if (fd < 0)
+			return (u32)-fd;
+		if (step->op == CK_OP_KILLFD && s->killfd < 0)
+			s->killfd = (int)fd;
+		else if (step->op == CK_OP_RMDIR) {
+			struct group *g = &s->groups[s->ngroups++];
+
+			g->parent = (int)fd;
+			n = strlen(l->blob + step->s);
+			if (n >= sizeof g->name)
+				return ENAMETOOLONG_;
+			memcpy(g->name, l->blob + step->s, n + 1);
+		} else
+			s->held[s->nheld++] = (int)fd;
+	}
+	return 0;
+}
+
+static void end_all(struct slot *s)
+{
+	if (s->killfd >= 0)
+		SYS(write, s->killfd, "1", 1);
+	if (s->plugin >= 0)
+		SYS(pidfd_send_signal, s->plugin, SIGKILL_, (void *)0, 0);
+	if (s->reaper >= 0)
+		SYS(pidfd_send_signal, s->reaper, SIGKILL_, (void *)0, 0);
+}
+
+/* The launch is over, one way or the other: its arena is free again. */
+static void release_arena(struct slot *s)
+{
+	struct launch *l = s->launch;
+
+	if (l == 0)
+		return;
+	for (u32 i = 0; i < l->nfds; i++)
+		close_fd(&l->fds[i]);
+	l->nfds = 0;
+	l->busy = 0;
+	s->launch = 0;
+	watch(control, IN | (writing ? OUT : 0), 0, FROM_DAEMON, 3);
+}
+
+static void fail(struct slot *s, u32 step, u32 error, u32 detail)
+{
+	if (!(s->say & SAY_FAILED)) {
+		s->say |= SAY_FAILED;
+		s->step = step;
+		s->error = error;
+		s->detail = detail;
+	}
+	s->state = ENDING;
+	end_all(s);
+}
+
+/* Both processes are gone: say so. */
+static void settle(struct slot *s)
+{
+	if (s->plugin >= 0 || s->reaper >= 0)
+		return;
+	close_fd(&s->gate);
+	close_fd(&s->ready);
+	release_arena(s);
+	s->state = ENDED;
+	if (!(s->say & SAY_FAILED))
+		s->say |= SAY_EXITED;
+	speak(s);
+}
+
+/* ---- launching ---- */
+
+static u64 reaper_namespaces(const struct launch *l)
+{
+	u64 flags = CLONE_NEWPID; /* always: its end is the plugin's end */
+
+	for (u32 i = 0; i < l->request->nsteps; i++)
+		if (l->steps[i].op == CK_OP_NAMESPACE)
+			flags |= l->steps[i].a & (CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS);
+	return flags;
+}
+
+static int plugin_shares_pids(const struct launch *l)
+{
+	for (u32 i = 0; i < l->request->nsteps; i++)
+		if (l->steps[i].op == CK_OP_NAMESPACE && l->steps[i].a == CLONE_NEWPID)
+			return 0;
+	return 1;
+}
+
+static void into_group(struct clone_args *args, const struct launch *l)
+{
+	if (l->request->cgroup_fd == CK_NO_STRING)
+		return;
+	args->flags |= CLONE_INTO_CGROUP;
+	args->cgroup = (u64)l->fds[l->request->cgroup_fd];
+}
+
+static u32 clone_reaper(struct slot *s, struct launch *l, u32 index)
+{
+	int ends[2];
+	struct clone_args args = {.flags = CLONE_PIDFD | CLONE_CLEAR_SIGHAND | reaper_namespaces(l),
+				  .pidfd = (u64)&s->reaper, .exit_signal = SIGCHLD_};
+	i64 ret = SYS(pipe2, ends, O_CLOEXEC_ | O_NONBLOCK_);
+
+	if (ret < 0)
+		return (u32)-ret;
+	into_group(&args, l);
+	ret = SYS(clone3, &args, sizeof args);
+	if (ret == 0)
+		become_reaper(l, exe, ends[1]);
+	SYS(close, ends[1]);
+	if (ret < 0) {
+		SYS(close, ends[0]);
+		s->reaper = -1;
+		return (u32)-ret;
+	}
+	s->reaper_pid = (u32)ret;
+	s->ready = ends[0];
+	watch(s->ready, IN, index, FROM_READY, 1 /* EPOLL_CTL_ADD */);
+	watch(s->reaper, IN, index, FROM_REAPER, 1);
+	return 0;
+}
+
+/*
+ * Our own dumpable flag is the child's too while it shares our memory, and its
+ * setresuid sets it to fs.suid_dumpable: hence cleared before each launch and
+ * after; the daemon refuses to run where that is not 0 or 2.
+ */
+static u32 clone_plugin(struct slot *s, struct launch *l, u32 index)
+{
+	int ends[2];
+	struct clone_args args = {.flags = CLONE_VM | CLONE_PIDFD | CLONE_CLEAR_SIGHAND, .pidfd = (u64)&s->plugin,
+				  .exit_signal = SIGCHLD_, .stack = (u64)l->stack, .stack_size = sizeof l->stack};
+	i64 ret = SYS(socketpair, 1 /* AF_UNIX */, 5 /* SOCK_SEQPACKET */ | O_CLOEXEC_, 0, ends);
+
+	if (ret < 0)
+		return (u32)-ret;
+	into_group(&args, l);
+	l->gate = ends[1];
+	l->reaper = s->reaper;
+	l->keeper = self;
+	l->ruleset = l->listener = -1;
+	l->failed = CK_STEP_DIED;
+	l->error = l->detail = l->executing = 0;
+	SYS(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	if (!plugin_shares_pids(l))
+		ret = SYS(setns, s->reaper, CLONE_NEWPID);
+	if (ret == 0)
+		ret = clone_on_stack(&args, sizeof args, run_steps, l);
+	SYS(setns, own_pids, CLONE_NEWPID);
+	SYS(close, ends[1]);
+	s->gate = ends[0];
+	if (ret < 0) {
+		s->plugin = -1;
+		return (u32)-ret;
+	}
+	s->plugin_pid = (u32)ret;
+	watch(s->gate, IN, index, FROM_GATE, 1);
+	watch(s->plugin, IN, index, FROM_PLUGIN, 1);
+	return 0;
+}
+
+static void launch(struct launch *l)
+{
+	struct slot *s = free_slot();
+	u32 index, err;
+
+	if (s == 0) {
+		refuse(l->request->id, CK_STEP_FULL, EAGAIN_, 0);
+		for (u32 i = 0; i < l->nfds; i++)
+			close_fd(&l->fds[i]);
+		l->nfds = 0;
+		return;
+	}
+	index = (u32)(s - slots);
+	*s = (struct slot){.state = LAUNCHING, .id = l->request->id, .launch = l, .plugin = -1, .reaper = -1,
+			   .gate = -1, .ready = -1, .listener = -1, .killfd = -1};
+	l->busy = 1;
+	err = keep(s, l);
+	if (err)
+		fail(s, CK_STEP_REQUEST, err, 0);
+	else if ((err = clone_reaper(s, l, index)) != 0)
+		fail(s, CK_STEP_REAPER, err, 0);
+	else if ((err = clone_plugin(s, l, index)) != 0)
+		fail(s, CK_STEP_CLONE, err, 0);
+	settle(s);
+}
+
+/* Lets the plugin go on to its exec when its listener is ours and the reaper is up. */
+static void open_gate(struct slot *s)
+{
+	if (s->gate_waiting && s->reaper_up && s->state == LAUNCHING)
+		SYS(sendto, s->gate, "G", 1, MSG_NOSIGNAL_ | MSG_DONTWAIT_, (void *)0, 0);
+}
+
+static void on_gate(struct slot *s)
+{
+	char byte;
+	i64 n = SYS(recvfrom, s->gate, &byte, 1, MSG_DONTWAIT_, (void *)0, (void *)0);
+	struct launch *l = s->launch;
+
+	if (n == -EAGAIN_)
+		return;
+	if (n == 1) {
+		if (l->listener >= 0) {
+			i64 fd = SYS(pidfd_getfd, s->plugin, l->listener, 0);
+
+			if (fd < 0)
+				return fail(s, CK_STEP_CLONE, (u32)-fd, 0);
+			s->listener = (int)fd;
+		}
+		s->gate_waiting = 1;
+		return open_gate(s);
+	}
+	/* Closed: executed, or ended before it could. Either way our memory is our own again. */
+	SYS(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	close_fd(&s->gate);
+	if (s->state != LAUNCHING)
+		return;
+	if (!l->executing)
+		return fail(s, l->failed, l->error, l->detail);
+	release_arena(s);
+	s->state = RUNNING;
+	s->say |= SAY_STARTED;
+	speak(s);
+}
+
+static void on_ready(struct slot *s)
+{
+	u32 words[2] = {0, 0};
+	i64 n = SYS(read, s->ready, words, sizeof words);
+
+	if (n == -EAGAIN_)
+		return;
+	close_fd(&s->ready);
+	if (n == 1) {
+		s->reaper_up = 1;
+		return open_gate(s);
+	}
+	if (s->state == LAUNCHING)
+		fail(s, CK_STEP_REAPER, n == sizeof words ? words[1] : EOWNERDEAD_, words[0]);
+}
+
+static void on_plugin_end(struct slot *s)
+{
+	i64 ret = SYS(waitid, 3 /* P_PIDFD */, s->plugin, &s->how, 4 /* WEXITED */ | 1 /* WNOHANG */, &s->usage);
+
+	if (ret < 0 || s->how.pid == 0)
+		return;
+	/* Its end can be seen before the end of the gate: look there first. */
+	if (s->gate >= 0)
+		on_gate(s);
+	if (s->gate >= 0) { /* a 'G' was waiting; the end is behind it */
+		s->gate_waiting = 0;
+		on_gate(s);
+	}
+	if (s->say & SAY_STARTED) /* STARTED could not be sent yet and takes the pidfd along */
+		speak(s);
+	if (s->state == RUNNING)
+		s->state = ENDING;
+	close_fd(&s->plugin);
+	if (s->reaper >= 0)
+		SYS(pidfd_send_signal, s->reaper, SIGKILL_, (void *)0, 0);
+	settle(s);
+}
+
+static void on_reaper_end(struct slot *s)
+{
+	struct siginfo_ how;
+
+	how.pid = 0;
+	if (SYS(waitid, 3, s->reaper, &how, 4 | 1, (void *)0) < 0 || how.pid == 0)
+		return;
+	if (s->ready >= 0)
+		on_ready(s);
+	close_fd(&s->reaper);
+	if (s->plugin >= 0) /* it is in the namespace that has just ended */
+		SYS(pidfd_send_signal, s->plugin, SIGKILL_, (void *)0, 0);
+	settle(s);
+}
+
+/* ---- user namespaces ---- */
+
+static i64 write_in_proc(i64 dir, const char *name, const char *data, u64 n)
+{
+	i64 fd = SYS(openat, dir, name, O_WRONLY_ | O_CLOEXEC_, 0), ret;
+
+	if (fd < 0)
+		return fd;
+	ret = SYS(write, fd, data, n);
+	SYS(close, fd);
+	return ret < 0 ? ret : 0;
+}
+
+/*
+ * In the new namespace: no namespace of any kind may be made below it. Run when
+ * the maps are written; the parent takes the namespace while we wait.
+ */
+static void namespace_owner(int go, int done)
+{
+	static const char *const files[] = {"cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"};
+	char path[] = "sys/user/max_xxxxxx_namespaces", byte = 1;
+	i64 ret = SYS(read, go, &byte, 1) == 1 ? 0 : -EOWNERDEAD_;
+
+	for (u32 i = 0; ret == 0 && i < 8; i++) {
+		u64 n = strlen(files[i]);
+
+		memcpy(path + 13, files[i], n);
+		memcpy(path + 13 + n, "_namespaces", 12);
+		ret = write_in_proc(proc, path, "0", 1);
+	}
+	byte = (char)-ret;
+	SYS(write, done, &byte, 1);
+	SYS(read, go, &byte, 1);
+	for (;;)
+		SYS(exit_group, 0);
+}
+
+static u64 decimal(char *to, u32 n)
+{
+	char digits[10];
+	u64 len = 0, at = 0;
+
+	do
+		digits[len++] = (char)('0' + n % 10);
+	while ((n /= 10) != 0);
+	while (len > 0)
+		to[at++] = digits[--len];
+	to[at] = 0;
+	return at;
+}
+
+static i64 take_namespace(u32 pid, const char *uid_map, const char *gid_map, int go, int done)
+{
+	char name[16], byte = 0;
+	i64 dir, ret, fd;
+
+	decimal(name, pid);
+	dir = SYS(openat, proc, name, O_PATH_ | O_DIRECTORY_ | O_CLOEXEC_, 0);
+	if (dir < 0)
+		return dir;
+	ret = write_in_proc(dir, "uid_map", uid_map, strlen(uid_map));
+	if (ret == 0)
+		ret = write_in_proc(dir, "gid_map", gid_map, strlen(gid_map));
+	if (ret == 0 && (SYS(write, go, "g", 1) != 1 || SYS(read, done, &byte, 1) != 1))
+		ret = -EOWNERDEAD_;
+	if (ret == 0)
+		ret = -(i64)(u8)byte;
+	fd = ret < 0 ? ret : SYS(openat, dir, "ns/user", O_RDONLY_ | O_CLOEXEC_, 0);
+	SYS(close, dir);
+	return fd;
+}
+
+static void make_userns(struct launch *l)
+{
+	struct ck_reply r = {.magic = CK_MAGIC, .version = CK_VERSION, .id = l->request->id, .kind = CK_KIND_USERNS_MADE};
+	int go[2], done[2], fd, child = -1;
+	struct clone_args args = {.flags = CLONE_NEWUSER | CLONE_PIDFD | CLONE_CLEAR_SIGHAND, .pidfd = (u64)&child,
+				  .exit_signal = SIGCHLD_};
+	i64 pid;
+
+	if (SYS(pipe2, go, O_CLOEXEC_) < 0 || SYS(pipe2, done, O_CLOEXEC_) < 0)
+		return refuse(r.id, CK_STEP_CLONE, 24 /* EMFILE */, 0);
+	pid = SYS(clone3, &args, sizeof args);
+	if (pid == 0) {
+		SYS(close, go[1]);
+		SYS(close, done[0]);
+		namespace_owner(go[0], done[1]);
+	}
+	SYS(close, go[0]);
+	SYS(close, done[1]);
+	fd = pid < 0 ? (int)pid : (int)take_namespace((u32)pid, l->blob, next_string(l->blob), go[1], done[0]);
+	SYS(close, go[1]);
+	SYS(close, done[0]);
+	if (pid > 0) {
+		SYS(pidfd_send_signal, child, SIGKILL_, (void *)0, 0);
+		SYS(waitid, 3, child, (void *)0, 4, (void *)0);
+		SYS(close, child);
+	}
+	if (fd < 0)
+		return refuse(r.id, CK_STEP_CLONE, (u32)-fd, 0);
+	if (send_reply(&r, &fd, 1))
+		refuse(r.id, CK_STEP_FULL, EAGAIN_, 0);
+	SYS(close, fd);
+}
+
+/* ---- the daemon ---- */
+
+static void daemon_gone(void)
+{
+	ending = 1;
+	SYS(epoll_ctl, epoll, 2 /* EPOLL_CTL_DEL */, control, (void *)0);
+	for (u32 i = 0; i < nslots; i++)
+		if (slots[i].state != FREE)
+			end_all(&slots[i]);
+}
+
+static struct launch *free_arena(void)
+{
+	for (u32 i = 0; i < ARENAS; i++)
+		if (!arenas[i].busy)
+			return &arenas[i];
+	return 0;
+}
+
+/* One message into an arena, with its descriptors; 0 when nothing is there. */
+static i64 receive(struct launch *l)
+{
+	static struct { struct cmsghdr_ header; int fds[CK_MAX_FDS]; } data __attribute__((aligned(8)));
+	struct iovec_ iov = {l->message, sizeof l->message};
+	struct msghdr_ message = {0, 0, 0, &iov, 1, &data, sizeof data, 0, 0};
+	i64 n = SYS(recvmsg, control, &message, MSG_DONTWAIT_ | MSG_CMSG_CLOEXEC_);
+
+	l->nfds = 0;
+	if (n >= 0 && message.controllen >= sizeof(struct cmsghdr_) && data.header.level == 1 && data.header.type == 1)
+		l->nfds = (u32)((data.header.len - sizeof(struct cmsghdr_)) / sizeof(int));
+	for (u32 i = 0; i < l->nfds; i++)
+		l->fds[i] = data.fds[i];
+	return n > 0 && (message.flags & (MSG_TRUNC_ | MSG_CTRUNC_)) ? -EBADMSG_ : n;
+}
+
+static void obey(struct launch *l, u64 n)
+{
+	u32 wrong = check_request(l, n);
+	u64 id = n >= sizeof(struct ck_request) ? ((struct ck_request *)l->message)->id : 0;
+
+	if (!wrong && l->request->kind == CK_KIND_LAUNCH)
+		return launch(l);
+	if (wrong)
+		refuse(id, CK_STEP_REQUEST, EBADMSG_, wrong);
+	else if (l->request->kind == CK_KIND_USERNS)
+		make_userns(l);
+	else
+		for (u32 i = 0; i < nslots; i++)
+			if (slots[i].state == ENDED && slots[i].id == id)
+				forget(&slots[i]);
+	for (u32 i = 0; i < l->nfds; i++)
+		close_fd(&l->fds[i]);
+	l->nfds = 0;
+}
+
+static void on_daemon(u32 events)
+{
+	struct launch *l = free_arena();
+	i64 n;
+
+	if (writing && (events & OUT)) {
+		writing = 0;
+		for (u32 i = 0; i < nslots; i++)
+			if (slots[i].say)
+				speak(&slots[i]);
+		watch(control, IN | (writing ? OUT : 0), 0, FROM_DAEMON, 3);
+	}
+	if (!(events & (IN | HUP)))
+		return;
+	if (l == 0) { /* all arenas are in flight: the next to land watches again */
+		watch(control, writing ? OUT : 0, 0, FROM_DAEMON, 3);
+		if (events & HUP)
+			daemon_gone();
+		return;
+	}
+	n = receive(l);
+	if (n == -EAGAIN_ || n == -EINTR_)
+		return;
+	if (n == -EBADMSG_) {
+		for (u32 i = 0; i < l->nfds; i++)
+			close_fd(&l->fds[i]);
+		l->nfds = 0;
+		return refuse(0, CK_STEP_REQUEST, EBADMSG_, 11);
+	}
+	if (n <= 0)
+		return daemon_gone();
+	obey(l, (u64)n);
+}
+
+static void handle(const struct epoll_event_ *event)
+{
+	struct slot *s = &slots[event->data >> 8 & (CK_MAX_SLOTS - 1)];
+
+	switch ((enum source)(event->data & 0xff)) {
+	case FROM_DAEMON:
+		if (!ending)
+			on_daemon(event->events);
+		break;
+	case FROM_GATE:
+		if (s->gate >= 0)
+			on_gate(s);
+		break;
+	case FROM_READY:
+		if (s->ready >= 0)
+			on_ready(s);
+		break;
+	case FROM_PLUGIN:
+		if (s->plugin >= 0)
+			on_plugin_end(s);
+		break;
+	case FROM_REAPER:
+		if (s->reaper >= 0)
+			on_reaper_end(s);
+		break;
+	}
+}
+
+static int all_ended(void)
+{
+	for (u32 i = 0; i < nslots; i++)
+		if (slots[i].state != FREE && slots[i].state != ENDED)
+			return 0;
+	return 1;
+}
+
+/* The groups are empty; the kernel may still be letting go of the last task. */
+static void remove_groups(void)
+{
+	i64 pause[2] = {0, 2000000};
+
+	for (u32 i = 0; i < nslots; i++)
+		for (u32 g = 0; g < slots[i].ngroups; g++)
+			for (int tries = 0; tries < 200; tries++) {
+				if (SYS(unlinkat, slots[i].groups[g].parent, slots[i].groups[g].name, AT_REMOVEDIR_) != -EBUSY_)
+					break;
+				SYS(nanosleep, pause, (void *)0);
+			}
+}
+
+static int prepare(void)
+{
+	u64 all = ~0ul;
+	i64 fd;
+
+	SYS(rt_sigprocmask, 2, &all, (void *)0, 8);
+	SYS(setsid, 0);
+	SYS(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	SYS(prctl, PR_SET_NAME, "cordon-keeper", 0, 0, 0);
+	/* 0 to FIRST_FREE-1 are /dev/null from here on; see LAST_FD. */
+	control = (int)SYS(fcntl, control, 1030 /* F_DUPFD_CLOEXEC */, FIRST_FREE);
+	fd = SYS(openat, AT_FDCWD_, "/dev/null", O_RDWR_ | O_CLOEXEC_, 0);
+	for (int i = 0; i < FIRST_FREE; i++)
+		if (i != fd)
+			SYS(dup3, fd, i, O_CLOEXEC_);
+	SYS(close_range, control + 1, ~0u, 0);
+	SYS(umask, 0);
+	exe = (int)SYS(openat, AT_FDCWD_, "/proc/self/exe", O_PATH_ | O_CLOEXEC_, 0);
+	own_pids = (int)SYS(openat, AT_FDCWD_, "/proc/self/ns/pid", O_RDONLY_ | O_CLOEXEC_, 0);
+	proc = (int)SYS(openat, AT_FDCWD_, "/proc", O_PATH_ | O_DIRECTORY_ | O_CLOEXEC_, 0);
+	self = (int)SYS(pidfd_open, SYS(getpid, 0), 0);
+	epoll = (int)SYS(epoll_create1, O_CLOEXEC_);
+	if (fd < 0 || control < 0 || exe < 0 || own_pids < 0 || proc < 0 || self < 0 || epoll < 0)
+		return 1;
+	watch(control, IN, 0, FROM_DAEMON, 1);
+	return 0;
+}
+
+int launcher_main(int daemon)
+{
+	static struct epoll_event_ events[EVENTS];
+
+	control = daemon;
+	if (prepare())
+		return 1;
+	while (!ending || !all_ended()) {
+		i64 n = SYS(epoll_pwait, epoll, events, EVENTS, -1, (void *)0, 8);
+
+		for (i64 i = 0; i < n; i++)
+			handle(&events[i]);
+	}
+	remove_groups();
+	return 0;
+}

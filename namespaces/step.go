@@ -1,0 +1,131 @@
+package namespaces
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+)
+
+// Op is a kind of step; the generated constants say what each does.
+type Op uint32
+
+// String names the op as steps are listed.
+func (o Op) String() string {
+	if name, ok := opNames[o]; ok {
+		return name
+	}
+	return fmt.Sprintf("op %d", uint32(o))
+}
+
+// NoFile marks a step that takes no descriptor.
+const NoFile = -1
+
+// Step is one thing that a new plugin does before its exec, or that the keeper
+// remembers for it. Steps are plain data and pure to compile; descriptors are
+// indexes into the files that go with the launch.
+type Step struct {
+	Op      Op
+	Wall    string // the wall that it belongs to, such as "mount" or "landlock"
+	File    int    // index, or NoFile
+	A, B, C uint64
+	S, T    string
+	Bytes   []byte   // instead of T
+	Paths   []string // of OpExec: candidates, tried in order
+	Args    []string // of OpExec
+	Env     []string // of OpExec
+	Text    string   // what it does, for people: "mount /proc read-only"
+}
+
+// String is the line that cordon profile plan prints and errors quote.
+func (s Step) String() string {
+	if s.Text != "" {
+		return s.Text
+	}
+	return strings.TrimSpace(s.Op.String() + " " + s.S)
+}
+
+// blob collects the strings of a request.
+type blob struct{ data []byte }
+
+func (b *blob) str(s string) uint32 {
+	at := len(b.data)
+	b.data = append(append(b.data, s...), 0)
+	return uint32(at) //nolint:gosec // bounded by the message size, checked after encoding
+}
+
+func (b *blob) strs(list ...[]string) uint32 {
+	at := len(b.data)
+	for _, l := range list {
+		for _, s := range l {
+			b.str(s)
+		}
+	}
+	return uint32(at) //nolint:gosec // as above
+}
+
+// bytes are aligned for the kernel, which takes filters from where they lie.
+func (b *blob) bytes(data []byte) uint32 {
+	for len(b.data)%8 != 0 {
+		b.data = append(b.data, 0)
+	}
+	at := len(b.data)
+	b.data = append(b.data, data...)
+	return uint32(at) //nolint:gosec // as above
+}
+
+func (s Step) wire(b *blob) wireStep {
+	w := wireStep{Op: uint32(s.Op), FD: wireNoString, A: s.A, B: s.B, C: s.C, S: wireNoString, T: wireNoString}
+	if s.File >= 0 {
+		w.FD = uint32(s.File)
+	}
+	switch {
+	case s.Op == OpExec:
+		w.A, w.B, w.C = uint64(len(s.Paths)), uint64(len(s.Args)), uint64(len(s.Env))
+		w.S = b.strs(s.Paths)
+		w.T = b.strs(s.Args, s.Env)
+		return w
+	case s.Bytes != nil || s.Op == OpMkfile || s.Op == OpSeccomp:
+		w.T, w.B = b.bytes(s.Bytes), uint64(len(s.Bytes))
+	default:
+		w.T = b.str(s.T)
+	}
+	w.S = b.str(s.S)
+	return w
+}
+
+// encode turns steps into their wire form and the blob that they point into. A
+// NUL in a string would cut it short on the other side, so it is refused.
+func encode(steps []Step) ([]wireStep, []byte, error) {
+	var b blob
+	wires := make([]wireStep, len(steps))
+	for i, s := range steps {
+		for _, list := range [][]string{{s.S, s.T}, s.Paths, s.Args, s.Env} {
+			for _, str := range list {
+				if strings.IndexByte(str, 0) >= 0 {
+					return nil, nil, fmt.Errorf("cannot %s (step %d): a NUL byte in %q", s, i+1, str)
+				}
+			}
+		}
+		wires[i] = s.wire(&b)
+	}
+	return wires, b.data, nil
+}
+
+// pack lays a request out: header, steps, blob.
+func pack(h wireRequest, steps []wireStep, data []byte) ([]byte, error) {
+	size := wireRequestSize + len(steps)*wireStepSize + len(data)
+	if size > wireMaxMessage || len(steps) > wireMaxSteps {
+		return nil, fmt.Errorf("cannot send a plan of %d steps and %d bytes: at most %d steps and %d bytes (arguments, environment, files and filter together)",
+			len(steps), size, wireMaxSteps, wireMaxMessage)
+	}
+	h.Magic, h.Version = wireMagic, wireVersion
+	h.Nsteps, h.Nblob = uint32(len(steps)), uint32(len(data)) //nolint:gosec // bounded just above
+	out, err := binary.Append(make([]byte, 0, size), binary.LittleEndian, h)
+	if err == nil {
+		out, err = binary.Append(out, binary.LittleEndian, steps)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode a plan: %w", err)
+	}
+	return append(out, data...), nil
+}
