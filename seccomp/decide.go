@@ -1,0 +1,239 @@
+package seccomp
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"slices"
+)
+
+// actions are those a rule may name, from the weakest to the strictest.
+// NOTIFY is stricter than ERRNO because it is a violation.
+var actions = []Action{ActAllow, ActLog, ActErrno, ActNotify, ActKillProcess}
+
+// operators are those a condition may name.
+var operators = []Operator{OpNotEqual, OpLess, OpLessEqual, OpEqual, OpGreaterEqual, OpGreater, OpMaskedEqual}
+
+// strictness orders the actions; -1 is not one.
+func strictness(a Action) int { return slices.Index(actions, a) }
+
+// unimplemented is the signature of a number that never had a call.
+const unimplemented = "?"
+
+// ArgBits tells how many of the 64 bits of an argument the kernel reads: 64,
+// 32 for an int, 16 for a mode. A filter that compares the others can be gone
+// round by setting one of them. What the table does not know has 64.
+func ArgBits(nr int, index uint) int {
+	if !Known(nr) || int(index) >= len(table[nr].sig) {
+		return 64
+	}
+	switch table[nr].sig[index] {
+	case 'i', 'u', 'x', 'f', 'd':
+		return 32
+	case 'o':
+		return 16
+	default:
+		return 64
+	}
+}
+
+// Call is what a filter says about one call: its arms in the order in which
+// they are tried. The first whose conditions all hold decides. If none does,
+// the call goes to the listener.
+type Call struct {
+	Name string `json:"name"`
+	NR   int    `json:"nr"`
+	// Arms are never empty; only the last can be without conditions.
+	Arms []Arm `json:"arms"`
+}
+
+// Arm is one decision. The values of Args are cut to what the kernel reads of
+// the argument (see ArgBits), and comparisons are unsigned.
+type Arm struct {
+	Args   []Condition `json:"args,omitempty"`
+	Action Action      `json:"action"`
+	Errno  string      `json:"errno,omitempty"`
+}
+
+// same tells whether two arms lead to the same.
+func (a Arm) same(b Arm) bool { return a.Action == b.Action && a.Errno == b.Errno }
+
+// Calls resolves the rules into what they say about each call, by number. It
+// is the one rule of precedence: of the rules whose conditions hold, the one
+// with the most conditions wins, and of those with equally many the strictest
+// (kill, notify, errno, log, allow; of two errnos the one whose name sorts
+// first). Arms that cannot change the answer are left out, so that two filters
+// that say the same in other words mostly come out equal.
+//
+// A call that is left to the listener whatever its arguments is not listed.
+// The filter must be valid; the error is that of Validate.
+func (f Filter) Calls() ([]Call, error) {
+	if err := f.Validate(); err != nil {
+		return nil, err
+	}
+	arms, err := f.arms()
+	if err != nil {
+		return nil, err
+	}
+	if err := f.watch(arms); err != nil {
+		return nil, err
+	}
+	var out []Call
+	for nr := range table {
+		if a := arms[nr]; len(a) > 0 {
+			out = append(out, Call{Name: table[nr].name, NR: nr, Arms: a})
+		}
+	}
+	return out, nil
+}
+
+// arms collects and orders the arms of every call that a rule names. It needs
+// known names and no more.
+func (f Filter) arms() (map[int][]Arm, error) {
+	arms := make(map[int][]Arm)
+	for _, n := range alwaysAllowed {
+		nr, _ := Number(n)
+		arms[nr] = []Arm{{Action: ActAllow}}
+	}
+	for _, r := range f.Rules {
+		names, err := r.calls()
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range names {
+			nr, _ := Number(n)
+			arms[nr] = append(arms[nr], r.arm(nr))
+		}
+	}
+	for nr, a := range arms {
+		arms[nr] = settle(a)
+	}
+	return arms, nil
+}
+
+// watch turns what is watched over to the listener, by dropping its arms.
+func (f Filter) watch(arms map[int][]Arm) error {
+	names, err := Expand(f.Watch)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		nr, _ := Number(n)
+		delete(arms, nr)
+	}
+	return nil
+}
+
+// arm is the rule for one call.
+func (r Rule) arm(nr int) Arm {
+	a := Arm{Action: r.Action, Errno: r.Errno}
+	for _, c := range r.Args {
+		a.Args = append(a.Args, c.narrow(ArgBits(nr, c.Index)))
+	}
+	slices.SortFunc(a.Args, compareConditions)
+	a.Args = slices.Compact(a.Args)
+	return a
+}
+
+// narrow cuts the values to the bits that the kernel reads.
+func (c Condition) narrow(bits int) Condition {
+	if bits < 64 {
+		c.Value &= 1<<bits - 1
+		c.ValueTwo &= 1<<bits - 1
+	}
+	return c
+}
+
+// settle orders arms by precedence and leaves out what cannot matter.
+func settle(arms []Arm) []Arm {
+	slices.SortFunc(arms, compareArms)
+	arms = withoutShadowed(arms)
+	last := Arm{Action: ActNotify}
+	if n := len(arms); n > 0 && len(arms[n-1].Args) == 0 {
+		last, arms = arms[n-1], arms[:n-1]
+	}
+	for len(arms) > 0 && arms[len(arms)-1].same(last) {
+		arms = arms[:len(arms)-1]
+	}
+	if last.Action != ActNotify {
+		arms = append(arms, last)
+	}
+	return arms
+}
+
+// withoutShadowed leaves out arms with the conditions of one before them.
+func withoutShadowed(arms []Arm) []Arm {
+	kept := arms[:0]
+	for _, a := range arms {
+		if !slices.ContainsFunc(kept, func(k Arm) bool { return slices.Equal(k.Args, a.Args) }) {
+			kept = append(kept, a)
+		}
+	}
+	return kept
+}
+
+// compareArms sorts by precedence, and among equals in any fixed order.
+func compareArms(a, b Arm) int {
+	return cmp.Or(
+		cmp.Compare(len(b.Args), len(a.Args)),
+		cmp.Compare(strictness(b.Action), strictness(a.Action)),
+		cmp.Compare(a.Errno, b.Errno),
+		slices.CompareFunc(a.Args, b.Args, compareConditions),
+	)
+}
+
+func compareConditions(a, b Condition) int {
+	return cmp.Or(
+		cmp.Compare(a.Index, b.Index),
+		cmp.Compare(a.Op, b.Op),
+		cmp.Compare(a.Value, b.Value),
+		cmp.Compare(a.ValueTwo, b.ValueTwo),
+	)
+}
+
+// Allows tells whether the filter lets a call through whatever its arguments.
+// A watched call is let through. An invalid filter allows nothing.
+func (f Filter) Allows(name string) bool {
+	nr, ok := Number(name)
+	if !ok {
+		return false
+	}
+	arms, err := f.arms()
+	if err != nil {
+		return false
+	}
+	a := arms[nr]
+	return len(a) == 1 && len(a[0].Args) == 0 && (a[0].Action == ActAllow || a[0].Action == ActLog)
+}
+
+// digestVersion is part of every digest and changes when the same filter
+// comes to mean another program.
+const digestVersion = "cordon-filter-1"
+
+// Digest is sha256 over what the filter means, as "sha256:" and 64 hex digits:
+// the order of rules and names, groups or their members, and arms that cannot
+// matter make no difference. It covers the table's known numbers, because the
+// program does. An invalid filter has a digest of its own that no valid one
+// has.
+func (f Filter) Digest() string {
+	content := struct {
+		Version string
+		Known   []Range
+		Calls   []Call
+		Watch   []string
+		Invalid *Filter `json:",omitempty"`
+	}{Version: digestVersion, Known: KnownRanges()}
+	var err error
+	if content.Calls, err = f.Calls(); err != nil {
+		content.Invalid = &f
+	} else if content.Watch, err = Expand(f.Watch); err != nil {
+		content.Invalid = &f
+	}
+	b, err := json.Marshal(content)
+	if err != nil { // plain data always marshals
+		panic("seccomp: cannot marshal: " + err.Error())
+	}
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}

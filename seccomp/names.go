@@ -1,0 +1,219 @@
+package seccomp
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// numbers is the native table by name, made when first asked for.
+var numbers = sync.OnceValue(func() map[string]int {
+	m := make(map[string]int, len(table))
+	for nr := range table {
+		if table[nr].name != "" {
+			m[table[nr].name] = nr
+		}
+	}
+	return m
+})
+
+// Number returns the native number of a call by the kernel's name for it; ok
+// is false if the table has no such call.
+func Number(name string) (nr int, ok bool) {
+	nr, ok = numbers()[name]
+	return nr, ok
+}
+
+// Name returns the kernel's name of a native number, or "syscall_N" if the
+// table does not know it.
+func Name(nr int) string {
+	if Known(nr) {
+		return table[nr].name
+	}
+	return "syscall_" + strconv.Itoa(nr)
+}
+
+// Known tells whether the table has a call of that number. A number that it
+// does not have is answered ENOSYS by every program.
+func Known(nr int) bool {
+	return nr >= 0 && nr < len(table) && table[nr].name != ""
+}
+
+// Since returns the kernel release that a call came in, such as "5.6"; "2.6"
+// stands for every release up to that one, and "" for a call that the table
+// does not know.
+func Since(name string) string {
+	nr, ok := Number(name)
+	if !ok {
+		return ""
+	}
+	return table[nr].since
+}
+
+// Range is a contiguous run of numbers, both ends in it.
+type Range struct{ First, Last int }
+
+// KnownRanges returns the runs of numbers that the table has, ascending.
+func KnownRanges() []Range {
+	var out []Range
+	for nr := range table {
+		switch {
+		case !Known(nr):
+		case len(out) > 0 && out[len(out)-1].Last == nr-1:
+			out[len(out)-1].Last = nr
+		default:
+			out = append(out, Range{nr, nr})
+		}
+	}
+	return out
+}
+
+// Group is a named set of calls, for reference lists.
+type Group struct {
+	Name  string `json:"name"`
+	About string `json:"about"`
+	// Calls are all members, groups expanded, sorted.
+	Calls []string `json:"calls"`
+}
+
+// Groups returns every group that Expand knows, sorted by name.
+func Groups() []Group {
+	out := make([]Group, 0, len(groups)+1)
+	for _, g := range groups {
+		calls, err := Expand([]string{g.name})
+		if err != nil { // a test expands every group
+			panic(err)
+		}
+		out = append(out, Group{g.name, g.about, calls})
+	}
+	known, err := Expand([]string{knownGroup})
+	if err != nil {
+		panic(err)
+	}
+	out = append(out, Group{knownGroup, "every call that the table knows", known})
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out
+}
+
+// knownGroup is the group of all calls of the table.
+const knownGroup = "@known"
+
+// UnknownNameError is a name that is neither a call nor a group.
+type UnknownNameError struct {
+	Name string
+	// Nearest is the known name that is closest to it, or "" if none is close.
+	Nearest string
+}
+
+func (e *UnknownNameError) Error() string {
+	what := "system call"
+	if strings.HasPrefix(e.Name, "@") {
+		what = "group of system calls"
+	}
+	if e.Nearest == "" {
+		return fmt.Sprintf("unknown %s %.60q", what, e.Name)
+	}
+	return fmt.Sprintf("unknown %s %.60q; the nearest name is %q", what, e.Name, e.Nearest)
+}
+
+// Expand returns the calls that names stand for, groups expanded, sorted and
+// each once. A name that is neither is an error, never ignored; every such
+// name has its own *UnknownNameError in the joined error.
+func Expand(names []string) ([]string, error) {
+	set := make(map[string]bool, len(names))
+	var errs []error
+	for _, n := range names {
+		if err := expandInto(set, n); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	out := make([]string, 0, len(set))
+	for n := range set {
+		out = append(out, n)
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// expandInto adds one name. Groups name no group that leads back to
+// themselves, which a test holds.
+func expandInto(set map[string]bool, name string) error {
+	if _, ok := Number(name); ok {
+		set[name] = true
+		return nil
+	}
+	if name == knownGroup {
+		for n := range numbers() {
+			set[n] = true
+		}
+		return nil
+	}
+	i := slices.IndexFunc(groups[:], func(g group) bool { return g.name == name })
+	if i < 0 {
+		return &UnknownNameError{Name: name, Nearest: nearest(name, allNames())}
+	}
+	for m := range strings.FieldsSeq(groups[i].members) {
+		if err := expandInto(set, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// allNames are all names that Expand knows, in a fixed order.
+func allNames() []string {
+	out := make([]string, 0, len(table)+len(groups)+1)
+	for _, g := range groups {
+		out = append(out, g.name)
+	}
+	out = append(out, knownGroup)
+	for nr := range table {
+		if Known(nr) {
+			out = append(out, table[nr].name)
+		}
+	}
+	return out
+}
+
+// nearest returns the first of the candidates with the fewest edits to name,
+// or "" if every one is further than a third of its letters (at least 2).
+func nearest(name string, candidates []string) string {
+	if len(name) > 60 { // a name of no call; bounds the work
+		return ""
+	}
+	best, found := max(2, len(name)/3)+1, ""
+	for _, c := range candidates {
+		if d := edits(strings.ToLower(name), c); d < best {
+			best, found = d, c
+		}
+	}
+	return found
+}
+
+// edits is the Levenshtein distance in bytes.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			next := min(row[j+1]+1, row[j]+1, diagonal+cost)
+			diagonal, row[j+1] = row[j+1], next
+		}
+	}
+	return row[len(b)]
+}

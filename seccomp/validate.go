@@ -1,0 +1,194 @@
+package seccomp
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Bounds of a filter. They hold the work of every step that takes one; the
+// program itself is bounded by the kernel.
+const (
+	// MaxRules bounds the rules of one filter.
+	MaxRules = 1024
+	// MaxConditions bounds the conditions of one rule.
+	MaxConditions = 8
+	// maxArgs is how many arguments a call has at most.
+	maxArgs = 6
+)
+
+// alwaysAllowed are the calls that every program lets through: the launcher
+// makes them behind the filter (it writes the listener's number, waits for an
+// answer and executes the plugin), and no process can end or return from a
+// signal handler without the others. Sorted.
+var alwaysAllowed = []string{"execve", "exit", "exit_group", "read", "rt_sigreturn", "write"}
+
+// AlwaysAllowed returns the calls that every program lets through, whatever
+// the filter says; a filter must not say otherwise.
+func AlwaysAllowed() []string { return slices.Clone(alwaysAllowed) }
+
+// Validate returns every mistake of the filter at once, or nil.
+func (f Filter) Validate() error {
+	if len(f.Rules) > MaxRules {
+		return fmt.Errorf("cannot use the filter: it has %d rules, and at most %d are allowed", len(f.Rules), MaxRules)
+	}
+	var errs []error
+	for i, r := range f.Rules {
+		for _, err := range r.mistakes() {
+			errs = append(errs, fmt.Errorf("cannot use rule %d (%s %s): %w", i+1, r.Action, shortList(r.Names), err))
+		}
+	}
+	if len(errs) == 0 {
+		errs = f.watchMistakes()
+	}
+	return errors.Join(errs...)
+}
+
+// mistakes are all of one rule.
+func (r Rule) mistakes() []error {
+	var errs []error
+	names, err := r.calls()
+	if err != nil {
+		errs = append(errs, err)
+	}
+	if strictness(r.Action) < 0 {
+		errs = append(errs, fmt.Errorf("unknown action %.60q; expected one of %s", string(r.Action), joinWords(actions)))
+	}
+	if _, ok := ErrnoNumber(r.Errno); !ok && r.Action == ActErrno {
+		errs = append(errs, fmt.Errorf("unknown errno %.60q; expected a name such as EPERM", r.Errno))
+	}
+	if r.Errno != "" && r.Action != ActErrno {
+		errs = append(errs, fmt.Errorf("errno %.60q is only for %s", r.Errno, ActErrno))
+	}
+	if len(r.Args) > MaxConditions {
+		return append(errs, fmt.Errorf("it has %d conditions, and at most %d are allowed", len(r.Args), MaxConditions))
+	}
+	for _, n := range names {
+		if slices.Contains(alwaysAllowed, n) && (r.Action != ActAllow || len(r.Args) > 0) {
+			errs = append(errs, fmt.Errorf("%s is always allowed, because no plugin can be started or ended without it", n))
+		}
+	}
+	for _, c := range r.Args {
+		if err := c.mistakeOnAny(names); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+// mistakeOnAny is the first mistake of a condition on any of the calls.
+func (c Condition) mistakeOnAny(names []string) error {
+	for _, n := range names {
+		if err := c.mistake(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// calls are the names of a rule, groups expanded.
+func (r Rule) calls() ([]string, error) {
+	if len(r.Names) == 0 {
+		return nil, errors.New("it names no call")
+	}
+	if len(r.Names) > 2*len(table) {
+		return nil, fmt.Errorf("it names %d calls, and at most %d are allowed", len(r.Names), 2*len(table))
+	}
+	return Expand(r.Names)
+}
+
+// mistake is what is wrong with a condition on that call. A condition that
+// can never hold is a mistake, because nobody means it.
+func (c Condition) mistake(call string) error {
+	if c.Index >= maxArgs {
+		return fmt.Errorf("a call has no argument %d; the first is 0 and the last 5", c.Index)
+	}
+	nr, _ := Number(call)
+	sig := table[nr].sig
+	if sig != unimplemented && int(c.Index) >= len(sig) {
+		return fmt.Errorf("%s has no argument %d; it has %d, and the first is 0", call, c.Index, len(sig))
+	}
+	if !slices.Contains(operators, c.Op) {
+		return fmt.Errorf("unknown operator %.60q; expected one of %s", string(c.Op), joinWords(operators))
+	}
+	if c.Op != OpMaskedEqual && c.ValueTwo != 0 {
+		return fmt.Errorf("valueTwo is only for %s", OpMaskedEqual)
+	}
+	return c.valueMistake(call, ArgBits(nr, c.Index))
+}
+
+// valueMistake is what is wrong with the values of a condition on an argument
+// of which the kernel reads that many bits.
+func (c Condition) valueMistake(call string, bits int) error {
+	if c.Op != OpMaskedEqual {
+		if !fits(c.Value, bits) {
+			return fmt.Errorf("value %#x cannot occur: the kernel reads %d bits of argument %d of %s", c.Value, bits, c.Index, call)
+		}
+		return nil
+	}
+	n := c.narrow(bits)
+	if n.ValueTwo&^n.Value != 0 || !fits(c.ValueTwo, bits) {
+		return fmt.Errorf("masked value %#x can never equal %#x: the mask %#x does not have all of its bits (the kernel reads %d bits of argument %d of %s)",
+			c.Value, c.ValueTwo, c.Value, bits, c.Index, call)
+	}
+	if n.Value == 0 {
+		return fmt.Errorf("mask %#x selects nothing: the kernel reads %d bits of argument %d of %s", c.Value, bits, c.Index, call)
+	}
+	return nil
+}
+
+// fits tells whether a value can be meant for an argument of that many bits:
+// as it stands, or sign-extended as an int such as AT_FDCWD is.
+func fits(v uint64, bits int) bool {
+	if bits >= 64 {
+		return true
+	}
+	high := v >> (bits - 1)
+	return v>>bits == 0 || high == 1<<(65-bits)-1
+}
+
+// watchMistakes are those of Watch, for rules that are right.
+func (f Filter) watchMistakes() []error {
+	if len(f.Watch) == 0 {
+		return nil
+	}
+	if len(f.Watch) > 2*len(table) {
+		return []error{fmt.Errorf("cannot watch %d calls: at most %d are allowed", len(f.Watch), 2*len(table))}
+	}
+	watched, err := Expand(f.Watch)
+	if err != nil {
+		return []error{fmt.Errorf("cannot watch: %w", err)}
+	}
+	var errs []error
+	for _, n := range watched {
+		switch {
+		case slices.Contains(alwaysAllowed, n):
+			errs = append(errs, fmt.Errorf("cannot watch %s: the launcher makes it behind the filter, where nobody would answer", n))
+		case !f.Allows(n):
+			errs = append(errs, fmt.Errorf("cannot watch %s: it must be allowed without conditions (a watched call always goes on)", n))
+		}
+	}
+	return errs
+}
+
+// joinWords lists words for an error.
+func joinWords[T ~string](words []T) string {
+	s := make([]string, len(words))
+	for i, w := range words {
+		s[i] = string(w)
+	}
+	return strings.Join(s, ", ")
+}
+
+// shortList names the first of a rule's calls.
+func shortList(names []string) string {
+	if len(names) == 0 {
+		return "without a call"
+	}
+	first := fmt.Sprintf("%.60s", names[0])
+	if len(names) == 1 {
+		return first
+	}
+	return fmt.Sprintf("%s and %d more", first, len(names)-1)
+}
