@@ -33,6 +33,17 @@ type Usage struct {
 	CPUUsec       int64 `json:"cpu.usage_usec"`
 }
 
+// Feature is one thing that this host's hierarchies can or cannot give.
+type Feature struct {
+	// Name is a cgroup v2 file name ("memory.max", "cgroup.kill"), "mode" or
+	// "devices".
+	Name   string
+	Detail string
+	// Need is the kernel option, or the mount, that would give it.
+	Need string
+	Have bool
+}
+
 // EventKind says which limit was hit.
 type EventKind string
 

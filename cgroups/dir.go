@@ -1,0 +1,152 @@
+package cgroups
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// dir is one directory of a hierarchy, held open. Files are opened relative to
+// the descriptor, so that what is read and written is always the group that was
+// made, never another that took its name.
+type dir struct {
+	*os.File
+	path string
+}
+
+func openDir(path string) (*dir, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return &dir{File: os.NewFile(uintptr(fd), path), path: path}, nil
+}
+
+// with runs f with the descriptor, which cannot be closed meanwhile.
+func (d *dir) with(f func(fd int) error) error {
+	conn, err := d.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var result error
+	if err := conn.Control(func(fd uintptr) { result = f(int(fd)) }); err != nil {
+		return err
+	}
+	return result
+}
+
+// open opens a file of the directory, close-on-exec.
+func (d *dir) open(name string, flags int) (*os.File, error) {
+	var f *os.File
+	err := d.with(func(fd int) error {
+		n, err := unix.Openat(fd, name, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if err == nil {
+			f = os.NewFile(uintptr(n), filepath.Join(d.path, name))
+		}
+		return err
+	})
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: filepath.Join(d.path, name), Err: err}
+	}
+	return f, nil
+}
+
+func (d *dir) has(name string) bool {
+	return d.with(func(fd int) error { return unix.Faccessat(fd, name, unix.F_OK, 0) }) == nil
+}
+
+func (d *dir) read(name string) ([]byte, error) {
+	f, err := d.open(name, unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(text) > maxFile {
+		err = fmt.Errorf("cannot read %s: more than %d bytes", f.Name(), maxFile)
+	}
+	return text, err
+}
+
+// limit reads a file that holds one number or "max".
+func (d *dir) limit(name string) (int64, error) {
+	text, err := d.read(name)
+	if err != nil {
+		return 0, err
+	}
+	return parseLimit(string(text))
+}
+
+// text reads a file that holds one line.
+func (d *dir) text(name string) (string, error) {
+	text, err := d.read(name)
+	return strings.TrimSpace(string(text)), err
+}
+
+// write writes a value with one write(2), as the kernel wants it.
+func (d *dir) write(name, value string) error {
+	f, err := d.open(name, unix.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
+}
+
+// current says whether path still is this directory: it may have been removed,
+// and another made in its place, between mkdir and lock.
+func (d *dir) current() bool {
+	var held, there unix.Stat_t
+	if d.with(func(fd int) error { return unix.Fstat(fd, &held) }) != nil {
+		return false
+	}
+	return unix.Lstat(d.path, &there) == nil && held.Dev == there.Dev && held.Ino == there.Ino
+}
+
+// lock takes the directory's flock, which is the claim on a group. It belongs
+// to the open file description: whoever holds a copy of the descriptor keeps
+// the group alive.
+func (d *dir) lock(how int) error {
+	return d.with(func(fd int) error {
+		for {
+			if err := unix.Flock(fd, how); !errors.Is(err, unix.EINTR) {
+				return err
+			}
+		}
+	})
+}
+
+// subdirs names the groups directly below.
+func subdirs(path string) ([]string, error) {
+	entries, err := os.ReadDir(path)
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, err
+}
+
+// walk gives path and every group below it, deepest first.
+func walk(path string) ([]string, error) {
+	names, err := subdirs(path)
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, name := range names {
+		below, err := walk(filepath.Join(path, name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		all = append(all, below...)
+	}
+	return append(all, path), nil
+}
