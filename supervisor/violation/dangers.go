@@ -121,7 +121,7 @@ func socketDanger(raw []uint64) string {
 	if len(raw) < 2 {
 		return "It allows sockets of every family. The network namespace still holds loopback and nothing else."
 	}
-	family, kind := raw[0]&int32Bits, raw[1]&sockType
+	family, kind := uint32(raw[0]), raw[1]&sockType
 	switch {
 	case family == afUnix:
 		return "It allows unix sockets; the plugin still finds only those that lie in paths it was granted."

@@ -119,76 +119,72 @@ func argComment(index uint, args []string) string {
 	return " # " + Escape(args[index], maxArg)
 }
 
-// scalar is one argument that is a plain value and tells the uses of a call
-// apart. Bits are those that count; the rest varies from call to call.
-type scalar struct {
-	index uint
-	bits  uint64
-}
-
-const (
-	int32Bits = 0xffffffff
-	allBits   = 0xffffffffffffffff
-	// sockType leaves SOCK_NONBLOCK and SOCK_CLOEXEC out; socket(2).
-	sockType = 0xf
-)
-
-// scalars are the calls that are many calls in one, by the arguments that say
-// which: their manual pages, section 2.
-var scalars = map[string][]scalar{
-	"socket":        {{0, int32Bits}, {1, sockType}, {2, int32Bits}},
-	"socketpair":    {{0, int32Bits}, {1, sockType}, {2, int32Bits}},
-	"ioctl":         {{1, int32Bits}},
-	"fcntl":         {{1, int32Bits}},
-	"prctl":         {{0, int32Bits}},
-	"arch_prctl":    {{0, int32Bits}},
-	"personality":   {{0, int32Bits}},
-	"clone":         {{0, allBits}},
-	"unshare":       {{0, int32Bits}},
-	"mmap":          {{2, int32Bits}, {3, int32Bits}},
-	"mprotect":      {{2, int32Bits}},
-	"pkey_mprotect": {{2, int32Bits}},
-	"setsockopt":    {{1, int32Bits}, {2, int32Bits}},
-	"getsockopt":    {{1, int32Bits}, {2, int32Bits}},
-	"madvise":       {{2, int32Bits}},
-	"prlimit64":     {{1, int32Bits}},
-	"memfd_create":  {{1, int32Bits}},
+// scalars are the calls that are many calls in one, by the plain arguments that
+// say which: their manual pages, section 2.
+var scalars = map[string][]uint{
+	"socket":        {0, 1, 2},
+	"socketpair":    {0, 1, 2},
+	"ioctl":         {1},
+	"fcntl":         {1},
+	"prctl":         {0},
+	"arch_prctl":    {0},
+	"personality":   {0},
+	"clone":         {0},
+	"unshare":       {0},
+	"mmap":          {2, 3},
+	"mprotect":      {2},
+	"pkey_mprotect": {2},
+	"setsockopt":    {1, 2},
+	"getsockopt":    {1, 2},
+	"madvise":       {2},
+	"prlimit64":     {1},
+	"memfd_create":  {1},
 }
 
 // useOf is the conditions that hold for this use of call and few others; none
 // where the call is one thing, or its arguments are not known.
 func useOf(call string, raw []uint64, p *plan.Plan) []seccomp.Condition {
+	nr, _ := seccomp.Number(call)
 	var out []seccomp.Condition
-	for _, s := range scalarsOf(call, p) {
-		if s.index >= uint(len(raw)) || raw[s.index]&s.bits > math.MaxInt64 { // TOML's integers end there
+	for _, index := range scalarsOf(call, p) {
+		if index >= uint(len(raw)) {
 			return nil
 		}
-		out = append(out, condition(s, raw[s.index]))
+		value := raw[index] & (1<<seccomp.ArgBits(nr, index) - 1)
+		if value > math.MaxInt64 { // where TOML's integers end
+			return nil
+		}
+		out = append(out, useOfArg(call, index, value))
 	}
 	return out
 }
 
-func condition(s scalar, value uint64) seccomp.Condition {
-	if s.bits == int32Bits || s.bits == allBits {
-		return seccomp.Condition{Index: s.index, Op: seccomp.OpEqual, Value: value & s.bits}
+// sockType are the bits of socket(2)'s type without SOCK_NONBLOCK and
+// SOCK_CLOEXEC.
+const sockType = 0xf
+
+// useOfArg compares one argument in those bits that tell uses apart.
+func useOfArg(call string, index uint, value uint64) seccomp.Condition {
+	if index == 1 && (call == "socket" || call == "socketpair") {
+		return seccomp.Condition{Index: index, Op: seccomp.OpMaskedEqual, Value: sockType, ValueTwo: value & sockType}
 	}
-	return seccomp.Condition{Index: s.index, Op: seccomp.OpMaskedEqual, Value: s.bits, ValueTwo: value & s.bits}
+	return seccomp.Condition{Index: index, Op: seccomp.OpEqual, Value: value}
 }
 
 // scalarsOf is the table's row, or else the arguments that the plan's own rules
 // for the call look at.
-func scalarsOf(call string, p *plan.Plan) []scalar {
+func scalarsOf(call string, p *plan.Plan) []uint {
 	if row, ok := scalars[call]; ok {
 		return row
 	}
-	var out []scalar
+	var out []uint
 	for _, r := range p.Seccomp.Rules {
 		if !slices.Contains(r.Names, call) {
 			continue
 		}
 		for _, c := range r.Args {
-			if s := (scalar{c.Index, allBits}); !slices.Contains(out, s) {
-				out = append(out, s)
+			if !slices.Contains(out, c.Index) {
+				out = append(out, c.Index)
 			}
 		}
 	}

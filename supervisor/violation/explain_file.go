@@ -108,7 +108,7 @@ var secrets = []struct{ dir, text string }{
 func fileDanger(v *Violation) string {
 	for _, s := range secrets {
 		if beneath(v.Path, s.dir) {
-			return neverUntrusted + s.text
+			return neverUntrusted + s.text + " The host's ceiling refuses it as well, unless cordond.toml says otherwise."
 		}
 	}
 	for _, part := range []string{"/.ssh", "/.gnupg", "/.aws", "/.kube", "/.docker", "/.netrc", "/.git-credentials"} {
