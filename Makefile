@@ -26,7 +26,7 @@ build: setup ## Build bin/cordon and bin/cordond
 	$(CGO) -o bin/cordond ./cmd/cordond
 
 examples: setup ## Install the example plugins from their lock files
-	@for plugin in $(PLUGINS); do .ci/install-example examples/$$plugin || exit 1; done
+	@printf 'examples/%s\n' $(PLUGINS) | xargs -n 1 -P 2 .ci/install-example
 	@$(PURE) -o examples/go/bin/digest ./examples/go
 
 run: build examples ## Show the main job: real plugins, hostile plugins, real walls (root)
