@@ -43,4 +43,38 @@ type Limits struct {
 	HalfOpen time.Duration `json:"half_open,omitempty"`
 	// CallTimeout is the deadline of a call whose caller names none (default 30 s).
 	CallTimeout time.Duration `json:"call_timeout,omitempty"`
+	// WriteStall is how long the peer may leave what is sent to it unread while
+	// more waits (default 30 s).
+	WriteStall time.Duration `json:"write_stall,omitempty"`
+	// Strays is how many lines that are no message a program on newline framing
+	// may print to its standard output (default 64, negative for none).
+	Strays int `json:"strays,omitempty"`
+}
+
+// deepest bounds MaxDepth, so that a recursive reader is safe on any stack.
+const deepest = 1000
+
+// WithDefaults returns the limits in force: defaults filled in, and what is
+// beyond the protocol's own bounds brought down to them.
+func (l Limits) WithDefaults() Limits {
+	l.MaxFrame = min(orDefault(l.MaxFrame, 4<<20), frameCeiling)
+	l.MaxInFlight = orDefault(l.MaxInFlight, 64)
+	l.MaxQueue = orDefault(l.MaxQueue, 2*l.MaxFrame)
+	l.MaxDepth = min(orDefault(l.MaxDepth, 64), deepest)
+	l.Rate = orDefault(l.Rate, 10000)
+	l.HelloTimeout = orDefault(l.HelloTimeout, 10*time.Second)
+	l.HalfOpen = orDefault(l.HalfOpen, 10*time.Second)
+	l.CallTimeout = orDefault(l.CallTimeout, 30*time.Second)
+	l.WriteStall = orDefault(l.WriteStall, 30*time.Second)
+	if l.Strays == 0 {
+		l.Strays = 64
+	}
+	return l
+}
+
+func orDefault[T int | time.Duration](v, otherwise T) T {
+	if v <= 0 {
+		return otherwise
+	}
+	return v
 }

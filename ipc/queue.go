@@ -1,0 +1,271 @@
+package ipc
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// reserve is how many bytes beyond MaxQueue the reader's own short replies may
+// take, since the reader never waits for the writer.
+const reserve = 64 << 10
+
+// writeChunk is how much one write that may wait is given, so that progress
+// shows.
+const writeChunk = 256 << 10
+
+// queue holds whole frames on their way out. Whoever puts a frame into an idle
+// queue writes it there and then as far as that needs no waiting; what is left,
+// and all that arrives meanwhile, goes to one goroutine in one piece. No lock
+// is held while writing.
+type queue struct {
+	w       WriteEnd
+	try     *tryWriter // nil where a write might wait
+	framing Framing
+	limits  Limits
+	clock   Clock
+	st      *counters
+	failed  func(error) // called once, without the lock, when writing failed
+
+	mu      sync.Mutex
+	pending []byte // frames nobody writes yet
+	spare   []byte // to become pending
+	active  []byte // being written, by whoever set writing
+	writing bool
+	err     error
+	room    chan struct{} // closed when bytes left; nil while nobody waits
+}
+
+func newQueue(t Transport, o Options, st *counters, failed func(error)) *queue {
+	return &queue{
+		w: t.W, try: newTryWriter(t.W), framing: o.Framing, limits: o.Limits,
+		clock: o.Clock, st: st, failed: failed,
+	}
+}
+
+// patience is how long someone is ready to wait for something.
+type patience struct {
+	ctx   context.Context //nolint:containedctx // lives as long as the call it belongs to
+	timer <-chan time.Time
+	limit time.Duration // of timer, for the text
+}
+
+// put queues one message, given in parts. Without patience it never waits:
+// it fails with ErrSlowPeer when the queue is full. A message larger than
+// MaxQueue goes into an empty queue.
+func (q *queue) put(p *patience, parts ...[]byte) error {
+	n, err := q.size(parts)
+	if err != nil {
+		return err
+	}
+	q.mu.Lock()
+	for q.err == nil && !q.fits(n, q.limits.MaxQueue) {
+		if p == nil {
+			q.mu.Unlock()
+			return ErrSlowPeer
+		}
+		if err := q.wait(p); err != nil {
+			return err
+		}
+	}
+	return q.add(parts)
+}
+
+// putNow queues a short reply of the reader's own, from the reserve if need be.
+func (q *queue) putNow(parts ...[]byte) error {
+	n, err := q.size(parts)
+	if err != nil {
+		return err
+	}
+	q.mu.Lock()
+	if q.err == nil && !q.fits(n, q.limits.MaxQueue+reserve) {
+		q.mu.Unlock()
+		return ErrSlowPeer
+	}
+	return q.add(parts)
+}
+
+func (q *queue) size(parts [][]byte) (int, error) {
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	if n > q.limits.MaxFrame {
+		return 0, fmt.Errorf("%w: %d bytes, over %d", errTooLarge, n, q.limits.MaxFrame)
+	}
+	return n, nil
+}
+
+func (q *queue) fits(n, limit int) bool {
+	waiting := len(q.pending) + len(q.active)
+	return waiting == 0 || waiting+n <= limit
+}
+
+// wait gives the lock up until bytes left the queue; it returns holding it, or
+// an error without it.
+func (q *queue) wait(p *patience) error {
+	if q.room == nil {
+		q.room = make(chan struct{})
+	}
+	room := q.room
+	q.mu.Unlock()
+	select {
+	case <-room:
+	case <-p.ctx.Done():
+		return p.ctx.Err()
+	case <-p.timer:
+		return context.DeadlineExceeded
+	}
+	q.mu.Lock()
+	return nil
+}
+
+// add appends the frame and writes if nobody does. It is called with the lock
+// and releases it.
+func (q *queue) add(parts [][]byte) error {
+	if err := q.err; err != nil {
+		q.mu.Unlock()
+		return err
+	}
+	q.pending = appendFrame(q.pending, q.framing, parts...)
+	q.st.messagesOut.Add(1)
+	if q.writing {
+		q.mu.Unlock()
+		return nil
+	}
+	q.writing = true
+	q.next()
+	q.mu.Unlock()
+	q.writeInline()
+	return nil
+}
+
+// next makes all that is pending active. Called with the lock.
+func (q *queue) next() {
+	q.active, q.pending, q.spare = q.pending, q.spare[:0], nil
+}
+
+// written accounts for n bytes of active. Called without the lock, by whoever
+// set writing; it returns what is left of active.
+func (q *queue) written(n int) []byte {
+	q.st.bytesOut.Add(uint64(n)) //nolint:gosec // never negative
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	rest := q.active[n:]
+	if len(rest) == 0 && cap(q.active) <= steadyBuffer && q.spare == nil {
+		q.spare = q.active[:0]
+	}
+	q.active = rest
+	if n > 0 && q.room != nil {
+		close(q.room)
+		q.room = nil
+	}
+	return rest
+}
+
+// writeInline writes what needs no waiting and leaves the rest to a goroutine.
+func (q *queue) writeInline() {
+	rest := q.active // only the one who set writing changes it
+	if q.try != nil {
+		n, err := q.try.write(rest)
+		if err != nil {
+			q.fail(err)
+			return
+		}
+		rest = q.written(n)
+	}
+	if len(rest) > 0 || q.more() {
+		go q.drain()
+	}
+}
+
+// more makes pending frames active, or ends the writing when there are none.
+func (q *queue) more() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.err == nil && len(q.pending) > 0 {
+		q.next()
+		return true
+	}
+	q.writing = false
+	return false
+}
+
+// drain writes, waiting, until nothing is left. It is the only goroutine that
+// ever waits for the peer to read.
+func (q *queue) drain() {
+	for {
+		for rest := q.active; len(rest) > 0; {
+			n, err := q.writeSome(rest[:min(len(rest), writeChunk)])
+			if err != nil {
+				q.fail(err)
+				return
+			}
+			rest = q.written(n)
+		}
+		_ = q.w.SetWriteDeadline(time.Time{}) // fails only when it is closed
+		if !q.more() {
+			return
+		}
+	}
+}
+
+// writeSome makes some progress within WriteStall.
+func (q *queue) writeSome(p []byte) (int, error) {
+	_ = q.w.SetWriteDeadline(q.clock.Now().Add(q.limits.WriteStall)) // fails only when it is closed
+	n, err := q.w.Write(p)
+	switch {
+	case err == nil || n > 0 && isTimeout(err):
+		return n, nil
+	case isTimeout(err):
+		return 0, breach(BreachStalled, "nothing was read for %v while more waited", q.limits.WriteStall)
+	default:
+		return n, err
+	}
+}
+
+// fail ends the queue: all that waits and comes later gets err.
+func (q *queue) fail(err error) {
+	q.mu.Lock()
+	first := q.err == nil
+	if first {
+		q.err = err
+	}
+	q.pending, q.spare, q.active = nil, nil, nil
+	q.writing = true // nobody writes any more
+	if q.room != nil {
+		close(q.room)
+		q.room = nil
+	}
+	q.mu.Unlock()
+	if first {
+		q.failed(err)
+	}
+}
+
+// close makes the queue refuse with err, without telling anyone.
+func (q *queue) close(err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.err == nil {
+		q.err = err
+	}
+	if q.room != nil {
+		close(q.room)
+		q.room = nil
+	}
+}
+
+// flush waits until everything queued so far and meanwhile is written.
+func (q *queue) flush(p *patience) error {
+	q.mu.Lock()
+	for q.err == nil && len(q.pending)+len(q.active) > 0 {
+		if err := q.wait(p); err != nil {
+			return err
+		}
+	}
+	err := q.err
+	q.mu.Unlock()
+	return err
+}
