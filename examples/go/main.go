@@ -75,10 +75,8 @@ func answer(q request) reply {
 	a := reply{JSONRPC: "2.0", ID: q.ID}
 	switch q.Method {
 	case "cordon.hello":
-		a.Result = map[string]any{
-			"protocol": 1, "name": "digest", "version": "1.0.0", "methods": []string{"digest.sha256"},
-		}
-	case "cordon.ping":
+		a.Result = map[string]any{"api": 1, "name": "digest", "version": "1.0.0"}
+	case "cordon.shutdown": // the host closes the socket after our answer
 		a.Result = struct{}{}
 	case "digest.sha256":
 		a.Result, a.Error = digest(q.Params)

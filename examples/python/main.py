@@ -14,7 +14,7 @@ OUTGOING = open(3, "wb", closefd=False)
 
 def hello(params):
     """The first call of every connection: who we are and what we answer."""
-    return {"protocol": 1, "name": "words", "version": "1.0.0", "methods": ["words.count"]}
+    return {"api": 1, "name": "words", "version": "1.0.0"}
 
 
 def count(params):
@@ -23,7 +23,12 @@ def count(params):
     return {"words": len(words), "most": collections.Counter(words).most_common(5)}
 
 
-METHODS = {"cordon.hello": hello, "cordon.ping": lambda params: {}, "words.count": count}
+def shutdown(params):
+    """The last call: the host closes the socket after our answer."""
+    return {}
+
+
+METHODS = {"cordon.hello": hello, "cordon.shutdown": shutdown, "words.count": count}
 
 
 def answer(request):
