@@ -43,6 +43,9 @@ type Plan struct {
 	IPC       ipc.Limits   `json:"ipc"`
 	// Refusals are the asks that were not granted, with whose decision it was.
 	Refusals []Refusal `json:"refusals,omitempty"`
+	// Asks are everything that the manifest asked for, granted or not, in its
+	// order. They are no part of the digest.
+	Asks []Ask `json:"-"`
 	// Weakened is one sentence for each thing that opens a wall.
 	Weakened []string `json:"weakened,omitempty"`
 	// Origins names who wrote the rule behind a key, such as
@@ -139,6 +142,15 @@ type Refusal struct {
 	By  string `json:"by"`  // "profile", "ceiling" or "host"
 	// Hint is what would grant it.
 	Hint string `json:"hint,omitempty"`
+}
+
+// Ask is one thing that a manifest asked for, and what became of it.
+type Ask struct {
+	Ask     string // such as `file /etc/ssl rx`, as in Refusal
+	Why     string // the author's reason
+	Granted bool
+	// Decision is who decided, and by which rule: a sentence.
+	Decision string
 }
 
 // PolicyDigest is the same for the same plan on every machine: sha256 over the

@@ -1,0 +1,239 @@
+package profiles
+
+import (
+	"errors"
+
+	"github.com/cordonhq/cordon/profiles/strict"
+)
+
+// document is one profile file as written: the language itself. A nil pointer
+// is a key that the file does not have. docs/profiles.md describes every key.
+type document struct {
+	Extends     []string     `toml:"extends"`
+	Description *string      `toml:"description"`
+	Require     requireTable `toml:"require"`
+	Seccomp     seccompTable `toml:"seccomp"`
+	Files       []fileTable  `toml:"files"`
+	Proc        struct {
+		Mode *string `toml:"mode" oneof:"none pid full"`
+	} `toml:"proc"`
+	Devices struct {
+		Allow  []string `toml:"allow" oneof:"null zero full random urandom"`
+		Remove []string `toml:"remove" oneof:"null zero full random urandom"`
+	} `toml:"devices"`
+	Tmp     tmpfsTable `toml:"tmp"`
+	Shm     tmpfsTable `toml:"shm"`
+	Data    dataTable  `toml:"data"`
+	Network struct {
+		Mode   *string `toml:"mode" oneof:"none"`
+		Egress any     `toml:"egress" refuse:"egress does not exist yet: a plugin has no network, and what it needs from outside the host application hands it"`
+		Listen any     `toml:"listen" refuse:"listening does not exist yet: a plugin has no network, and is called over its own socket or stdio"`
+	} `toml:"network"`
+	Resources resourcesTable `toml:"resources"`
+	Identity  struct {
+		UID *int64 `toml:"uid"`
+		GID *int64 `toml:"gid"`
+	} `toml:"identity"`
+	Environment struct {
+		Set    map[string]string `toml:"set"`
+		Pass   []string          `toml:"pass"`
+		Remove []string          `toml:"remove"`
+	} `toml:"environment"`
+	Lifecycle lifecycleTable `toml:"lifecycle"`
+	Violation violationTable `toml:"violation"`
+	Runtime   struct {
+		Eval any `toml:"eval" refuse:"forbidding eval inside a runtime does not exist yet: pass the runtime's own flag in the command, such as node --disallow-code-generation-from-strings"`
+	} `toml:"runtime"`
+	IPC     ipcTable `toml:"ipc"`
+	Trust   any      `toml:"trust" refuse:"the table is reserved: bundles are not signed yet"`
+	Rollout any      `toml:"rollout" refuse:"the table is reserved: there are no rollouts yet"`
+}
+
+// requireTable says per wall whether a start without it is refused.
+type requireTable struct {
+	Namespaces *requirement `toml:"namespaces"`
+	Seccomp    *requirement `toml:"seccomp"`
+	Landlock   *requirement `toml:"landlock"`
+	Memory     *requirement `toml:"memory"`
+	Pids       *requirement `toml:"pids"`
+	CPU        *requirement `toml:"cpu"`
+}
+
+type requirement struct {
+	_      struct{} `short:"Mode"`
+	Mode   *string  `toml:"mode" oneof:"hard best_effort"`
+	MinABI *int     `toml:"min_abi"`
+}
+
+type seccompTable struct {
+	Allow  []string          `toml:"allow"`
+	Deny   []string          `toml:"deny"`
+	Remove []string          `toml:"remove"`
+	Errno  map[string]string `toml:"errno"`
+	Rule   []ruleTable       `toml:"rule"`
+}
+
+// ruleTable is one rule in the words of the OCI runtime specification.
+type ruleTable struct {
+	Names  []string    `toml:"names"`
+	Action *string     `toml:"action" oneof:"SCMP_ACT_ALLOW SCMP_ACT_ERRNO SCMP_ACT_KILL_PROCESS"`
+	Errno  *string     `toml:"errno"`
+	Args   []condition `toml:"args"`
+}
+
+type condition struct {
+	Index    *uint64 `toml:"index"`
+	Op       *string `toml:"op" oneof:"SCMP_CMP_NE SCMP_CMP_LT SCMP_CMP_LE SCMP_CMP_EQ SCMP_CMP_GE SCMP_CMP_GT SCMP_CMP_MASKED_EQ"`
+	Value    *uint64 `toml:"value"`
+	ValueTwo *uint64 `toml:"value_two"`
+}
+
+type fileTable struct {
+	Path     paths   `toml:"path"`
+	Access   access  `toml:"access"`
+	From     *string `toml:"from"`
+	Optional *bool   `toml:"optional"`
+	// Remove takes away what an inherited profile grants at Path.
+	Remove *bool `toml:"remove"`
+}
+
+// paths is one path, or a list of them.
+type paths []string
+
+// ParseTOML reads paths.
+func (p *paths) ParseTOML(v any) error {
+	list, ok := stringOrList(v)
+	if !ok {
+		return errors.New(`a path such as "/srv/photos", or a list of them`)
+	}
+	*p = list
+	return nil
+}
+
+// access is "r", "rw" or "rx", or a list of Landlock's own names.
+type access []string
+
+// ParseTOML reads an access without judging it: the sentence for a wrong one
+// says more than "expected".
+func (a *access) ParseTOML(v any) error {
+	list, ok := stringOrList(v)
+	if !ok {
+		return errors.New(`"r", "rw", "rx" or a list of Landlock's access names`)
+	}
+	*a = list
+	return nil
+}
+
+func stringOrList(v any) ([]string, bool) {
+	switch v := v.(type) {
+	case string:
+		return []string{v}, true
+	case []any:
+		out := make([]string, 0, len(v))
+		for _, item := range v {
+			s, ok := item.(string)
+			if !ok {
+				return nil, false
+			}
+			out = append(out, s)
+		}
+		return out, len(out) > 0
+	}
+	return nil, false
+}
+
+type tmpfsTable struct {
+	Size   *strict.Size  `toml:"size"`
+	Inodes *strict.Count `toml:"inodes"`
+}
+
+type dataTable struct {
+	Persistent *bool         `toml:"persistent"`
+	Size       *strict.Size  `toml:"size"`
+	Inodes     *strict.Count `toml:"inodes"`
+}
+
+type resourcesTable struct {
+	MemoryMax     *strict.Size     `toml:"memory.max"`
+	MemoryHigh    *strict.Size     `toml:"memory.high"`
+	MemorySwapMax *strict.Size     `toml:"memory.swap.max"`
+	PidsMax       *strict.Count    `toml:"pids.max"`
+	CPUMax        *strict.Percent  `toml:"cpu.max"`
+	CPUWeight     *uint64          `toml:"cpu.weight"`
+	Cpuset        *string          `toml:"cpuset.cpus"`
+	TimeWall      *strict.Duration `toml:"time.wall"`
+	TimeCPU       *strict.Duration `toml:"time.cpu"`
+	Rlimit        rlimits          `toml:"rlimit"`
+}
+
+// rlimits are the limits of setrlimit(2), by its names. Those that count bytes
+// read sizes.
+type rlimits struct {
+	AS         *rlimitSize  `toml:"as"`
+	Core       *rlimitSize  `toml:"core"`
+	Data       *rlimitSize  `toml:"data"`
+	Fsize      *rlimitSize  `toml:"fsize"`
+	Memlock    *rlimitSize  `toml:"memlock"`
+	Msgqueue   *rlimitSize  `toml:"msgqueue"`
+	Nofile     *rlimitCount `toml:"nofile"`
+	Nproc      *rlimitCount `toml:"nproc"`
+	Sigpending *rlimitCount `toml:"sigpending"`
+	Stack      *rlimitSize  `toml:"stack"`
+}
+
+type rlimitSize struct {
+	_    struct{}     `short:"Both"`
+	Both *strict.Size // the short form, rlimit.data = "1G"
+	Soft *strict.Size `toml:"soft"`
+	Hard *strict.Size `toml:"hard"`
+}
+
+type rlimitCount struct {
+	_    struct{}      `short:"Both"`
+	Both *strict.Count // the short form, rlimit.nofile = 1024
+	Soft *strict.Count `toml:"soft"`
+	Hard *strict.Count `toml:"hard"`
+}
+
+type lifecycleTable struct {
+	Restart            *string          `toml:"restart" oneof:"no on-failure always"`
+	RestartSec         *strict.Duration `toml:"restart_sec"`
+	RestartSteps       *int             `toml:"restart_steps"`
+	RestartMaxDelaySec *strict.Duration `toml:"restart_max_delay_sec"`
+	ResetAfter         *strict.Duration `toml:"reset_after"`
+	StartLimitBurst    *int             `toml:"start_limit_burst"`
+	StartLimitInterval *strict.Duration `toml:"start_limit_interval_sec"`
+	StartTimeout       *strict.Duration `toml:"timeout_start_sec"`
+	StopTimeout        *strict.Duration `toml:"timeout_stop_sec"`
+}
+
+type violationTable struct {
+	Seccomp  *response `toml:"seccomp"`
+	Files    *response `toml:"files"`
+	Memory   *response `toml:"memory"`
+	Pids     *response `toml:"pids"`
+	Time     *response `toml:"time"`
+	IPC      *response `toml:"ipc"`
+	Grant    *response `toml:"grant"`
+	Watchdog *response `toml:"watchdog"`
+	Watch    []string  `toml:"watch" oneof:"files"`
+	Remove   []string  `toml:"remove" oneof:"files"`
+}
+
+type response struct {
+	_      struct{}       `short:"Action"`
+	Action *string        `toml:"action" oneof:"log deny kill quarantine"`
+	Budget *strict.Budget `toml:"budget"`
+	Then   *string        `toml:"then" oneof:"log deny kill quarantine"`
+}
+
+type ipcTable struct {
+	MaxFrame     *strict.Size     `toml:"max_frame"`
+	MaxInFlight  *int             `toml:"max_in_flight"`
+	MaxQueue     *strict.Size     `toml:"max_queue"`
+	MaxDepth     *int             `toml:"max_depth"`
+	Rate         *int             `toml:"rate"`
+	HelloTimeout *strict.Duration `toml:"hello_timeout"`
+	HalfOpen     *strict.Duration `toml:"half_open"`
+	CallTimeout  *strict.Duration `toml:"call_timeout"`
+}

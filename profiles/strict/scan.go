@@ -1,0 +1,377 @@
+package strict
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// scanner walks a TOML text once, before the library sees it, to hold its
+// bounds and to learn where each key stands. It knows the language's shape
+// (tables, keys, strings, arrays) and leaves the scalars to the library. What
+// it cannot follow it refuses, so nothing reaches the library unbounded.
+type scanner struct {
+	pos    *Positions
+	s      string
+	i      int
+	prefix string // path of the current table
+	// arrays counts the elements of each [[array of tables]].
+	arrays map[string]int
+	marks  map[string]mark
+	set    map[string]bool // keys that were given a value
+	keys   int
+	errs   Errors
+}
+
+// giveUp unwinds the scan after an error that leaves nothing to go on from.
+type giveUp struct{}
+
+func scan(pos *Positions, text string) (marks map[string]mark, errs Errors) {
+	s := &scanner{
+		pos: pos, s: text,
+		arrays: map[string]int{}, marks: map[string]mark{}, set: map[string]bool{},
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			if _, ok := r.(giveUp); !ok {
+				panic(r)
+			}
+		}
+		marks, errs = s.marks, s.errs
+	}()
+	s.file()
+	return s.marks, s.errs
+}
+
+func (s *scanner) fail(at int, key, hint, format string, args ...any) {
+	line, column := s.pos.place(at)
+	s.errs = append(s.errs, &Error{
+		File: s.pos.file, Line: line, Column: column, Key: key,
+		Msg: fmt.Sprintf(format, args...), Hint: hint,
+	})
+}
+
+func (s *scanner) stop(at int, format string, args ...any) {
+	s.fail(at, "", "", format, args...)
+	panic(giveUp{})
+}
+
+// peek gives the next byte, 0 at the end (a NUL was refused before).
+func (s *scanner) peek() byte {
+	if s.i < len(s.s) {
+		return s.s[s.i]
+	}
+	return 0
+}
+
+func (s *scanner) blanks() {
+	for s.peek() == ' ' || s.peek() == '\t' {
+		s.i++
+	}
+}
+
+// comment skips to the end of the line, without it.
+func (s *scanner) comment() {
+	if s.peek() != '#' {
+		return
+	}
+	if n := strings.IndexByte(s.s[s.i:], '\n'); n >= 0 {
+		s.i += n
+		return
+	}
+	s.i = len(s.s)
+}
+
+// lines skips blanks, comments and newlines.
+func (s *scanner) lines() {
+	for {
+		s.blanks()
+		s.comment()
+		if s.peek() == '\r' && strings.HasPrefix(s.s[s.i:], "\r\n") {
+			s.i++
+		}
+		if s.peek() != '\n' {
+			return
+		}
+		s.i++
+	}
+}
+
+func (s *scanner) endOfLine() {
+	s.blanks()
+	s.comment()
+	if strings.HasPrefix(s.s[s.i:], "\r\n") {
+		s.i++
+	}
+	if s.i < len(s.s) && s.peek() != '\n' {
+		s.stop(s.i, "expected the end of the line, found %q", s.s[s.i:s.i+1])
+	}
+}
+
+func (s *scanner) file() {
+	for s.lines(); s.i < len(s.s); s.lines() {
+		if s.peek() == '[' {
+			s.header()
+		} else {
+			s.pair(s.prefix, 0)
+		}
+		s.endOfLine()
+	}
+}
+
+// header reads [table] or [[array of tables]].
+func (s *scanner) header() {
+	start := s.i
+	s.i++
+	array := s.peek() == '['
+	if array {
+		s.i++
+	}
+	parts := s.key()
+	s.expect(']')
+	if array {
+		s.expect(']')
+	}
+	path := ""
+	for n, part := range parts {
+		path = join(path, part)
+		s.note(path, start, start)
+		if last := n == len(parts)-1; !last || !array {
+			path = s.lastElement(path)
+			continue
+		}
+		element := fmt.Sprintf("%s[%d]", path, s.arrays[path])
+		s.arrays[path]++
+		s.note(element, start, start)
+		path = element
+	}
+	s.prefix = path
+}
+
+func (s *scanner) lastElement(path string) string {
+	if n := s.arrays[path]; n > 0 {
+		return fmt.Sprintf("%s[%d]", path, n-1)
+	}
+	return path
+}
+
+func (s *scanner) expect(c byte) {
+	s.blanks()
+	if s.peek() != c {
+		s.stop(s.i, "expected %q here", string(c))
+	}
+	s.i++
+}
+
+// note remembers the first place of a path and bounds how many there are.
+func (s *scanner) note(path string, key, value int) {
+	if _, ok := s.marks[path]; ok {
+		return
+	}
+	if s.keys++; s.keys > MaxKeys {
+		s.stop(key, "too many keys: a file may have at most %d keys and array elements", MaxKeys)
+	}
+	s.marks[path] = mark{key, value}
+}
+
+// pair reads key = value within the table at prefix.
+func (s *scanner) pair(prefix string, depth int) {
+	start := s.i
+	parts := s.key()
+	s.expect('=')
+	s.blanks()
+	path := prefix
+	for n, part := range parts {
+		path = join(path, part)
+		if n < len(parts)-1 {
+			s.note(path, start, start)
+		}
+	}
+	if s.set[path] {
+		line, _ := s.pos.place(s.marks[path].key)
+		s.fail(start, path, "remove one of the two", "is set twice, first on line %d", line)
+	}
+	s.set[path] = true
+	s.note(path, start, s.i)
+	s.value(path, depth)
+}
+
+// key reads a dotted key and gives its parts.
+func (s *scanner) key() []string {
+	var parts []string
+	for {
+		s.blanks()
+		start := s.i
+		part := s.keyPart()
+		if len(part) > MaxKey {
+			s.stop(start, "key of %d bytes: a key may have at most %d", len(part), MaxKey)
+		}
+		if parts = append(parts, part); len(parts) > MaxParts {
+			s.stop(start, "too many dots: a dotted key may have at most %d parts", MaxParts)
+		}
+		s.blanks()
+		if s.peek() != '.' {
+			return parts
+		}
+		s.i++
+	}
+}
+
+func (s *scanner) keyPart() string {
+	start := s.i
+	if c := s.peek(); c == '"' || c == '\'' {
+		s.i++
+		end := strings.IndexAny(s.s[s.i:], string(c)+"\\\n")
+		if end < 0 || s.s[s.i+end] != c {
+			s.stop(start, "a quoted key must end on its line and may not contain a backslash")
+		}
+		part := s.s[s.i : s.i+end]
+		s.i += end + 1
+		return part
+	}
+	for s.i < len(s.s) && isBare(s.s[s.i]) {
+		s.i++
+	}
+	if s.i == start {
+		s.stop(start, "expected a key (letters, digits, '-' and '_')")
+	}
+	return s.s[start:s.i]
+}
+
+func isBare(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_'
+}
+
+// join adds a key to a path; one that could not stand bare is quoted, so that
+// "memory.max" in quotes and memory.max are two things.
+func join(path, part string) string {
+	bare := part != ""
+	for i := range len(part) {
+		bare = bare && isBare(part[i])
+	}
+	if !bare {
+		part = strconv.Quote(part)
+	}
+	if path == "" {
+		return part
+	}
+	return path + "." + part
+}
+
+func (s *scanner) value(path string, depth int) {
+	if depth > MaxDepth {
+		s.stop(s.i, "nested too deep: arrays and inline tables may nest %d deep", MaxDepth)
+	}
+	switch s.peek() {
+	case '"', '\'':
+		s.str()
+	case '[':
+		s.array(path, depth)
+	case '{':
+		s.inline(path, depth)
+	default:
+		s.scalar()
+	}
+}
+
+// scalar skips a number, boolean or date; the library judges it.
+func (s *scanner) scalar() {
+	start := s.i
+	end := strings.IndexAny(s.s[s.i:], ",]}#\r\n\"'=[{")
+	if end < 0 {
+		end = len(s.s) - s.i
+	}
+	s.i += len(strings.TrimRight(s.s[s.i:s.i+end], " \t"))
+	if s.i == start {
+		s.stop(start, "expected a value")
+	}
+}
+
+func (s *scanner) str() {
+	quote := s.s[s.i : s.i+1]
+	if strings.HasPrefix(s.s[s.i:], strings.Repeat(quote, 3)) {
+		s.multiline(quote)
+		return
+	}
+	start := s.i
+	for s.i++; s.i < len(s.s) && s.s[s.i] != '\n'; s.i++ {
+		switch {
+		case s.s[s.i] == quote[0]:
+			s.i++
+			return
+		case s.s[s.i] == '\\' && quote == `"`:
+			s.i++
+		}
+	}
+	s.stop(start, "the string does not end on its line")
+}
+
+// multiline skips a """string""", whose end may follow up to two more quotes.
+func (s *scanner) multiline(quote string) {
+	start := s.i
+	end := strings.Repeat(quote, 3)
+	for s.i += 3; s.i < len(s.s); s.i++ {
+		if strings.HasPrefix(s.s[s.i:], end) {
+			s.i += 3
+			for n := 0; n < 2 && s.i < len(s.s) && s.s[s.i] == quote[0]; n++ {
+				s.i++
+			}
+			return
+		}
+		if s.s[s.i] == '\\' && quote == `"` {
+			s.i++
+		}
+	}
+	s.stop(start, "the string does not end")
+}
+
+func (s *scanner) array(path string, depth int) {
+	start := s.i
+	s.i++
+	for n := 0; ; n++ {
+		s.lines()
+		if s.peek() == ']' {
+			s.i++
+			return
+		}
+		element := fmt.Sprintf("%s[%d]", path, n)
+		s.note(element, s.i, s.i)
+		s.value(element, depth+1)
+		if !s.comma(start, ']', "array") {
+			return
+		}
+	}
+}
+
+func (s *scanner) inline(path string, depth int) {
+	start := s.i
+	s.i++
+	for {
+		s.lines()
+		if s.peek() == '}' {
+			s.i++
+			return
+		}
+		s.pair(path, depth+1)
+		if !s.comma(start, '}', "inline table") {
+			return
+		}
+	}
+}
+
+// comma reads what follows an element: a comma (true) or the end (false).
+func (s *scanner) comma(start int, end byte, what string) bool {
+	s.lines()
+	switch s.peek() {
+	case ',':
+		s.i++
+		return true
+	case end:
+		s.i++
+		return false
+	case 0:
+		s.stop(start, "the %s does not end", what)
+	}
+	s.stop(s.i, "expected ',' or %q in the %s", string(end), what)
+	return false
+}

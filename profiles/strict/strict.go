@@ -1,0 +1,232 @@
+// Package strict is the one reader of TOML in this project. A file may come
+// from a stranger, and the TOML library behind it can be made to use minutes
+// and gigabytes by a small one, so a scan with hard bounds runs first. What is
+// left is decoded into a struct whose `toml` tags declare every key: exact
+// case, nothing unknown, finite numbers, and every error of the file at once,
+// each with its line and column.
+//
+// Source: https://toml.io/en/v1.1.0 for the language.
+package strict
+
+import (
+	"errors"
+	"fmt"
+	"sort"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/BurntSushi/toml"
+)
+
+// The bounds of a file. They are far above what a person writes and far below
+// what hurts: the largest accepted file decodes in a few milliseconds.
+const (
+	MaxFile  = 64 << 10 // bytes
+	MaxDepth = 16       // nested arrays and inline tables
+	MaxKey   = 128      // bytes of one key between dots
+	MaxParts = 8        // keys between dots in one dotted key
+	MaxKeys  = 4096     // keys and array elements in the file
+)
+
+// Error is one thing wrong in a file. Line and Column count from 1, Column in
+// characters; both are 0 where the error is about the file as a whole.
+type Error struct {
+	File         string
+	Line, Column int
+	// Key is the full key, such as "files[2].path"; empty if there is none.
+	Key string
+	// Msg says what is wrong and what was expected.
+	Msg string
+	// Hint says what to write instead; may be empty.
+	Hint string
+}
+
+// Error gives the error as file:line:column: key: message; hint.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString(e.File)
+	if e.Line > 0 {
+		fmt.Fprintf(&b, ":%d:%d", e.Line, e.Column)
+	}
+	b.WriteString(": ")
+	if e.Key != "" {
+		b.WriteString(e.Key + ": ")
+	}
+	b.WriteString(e.Msg)
+	if e.Hint != "" {
+		b.WriteString("; " + e.Hint)
+	}
+	return b.String()
+}
+
+// Errors is everything wrong in a file, in the order of the file.
+type Errors []*Error
+
+// Error gives one line for each error.
+func (e Errors) Error() string {
+	lines := make([]string, len(e))
+	for i, one := range e {
+		lines[i] = one.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap gives each error to errors.As and errors.Is.
+func (e Errors) Unwrap() []error {
+	out := make([]error, len(e))
+	for i, one := range e {
+		out[i] = one
+	}
+	return out
+}
+
+// Join merges two results into one, in the order of the file. An err that is
+// no Errors stands first, without a position.
+func Join(file string, err error, more Errors) error {
+	var all Errors
+	if err != nil && !errors.As(err, &all) {
+		all = Errors{{File: file, Msg: err.Error()}}
+	}
+	all = append(append(Errors{}, all...), more...)
+	if len(all) == 0 {
+		return nil
+	}
+	sort.SliceStable(all, func(i, j int) bool {
+		a, b := all[i], all[j]
+		if a.Line != b.Line {
+			return a.Line < b.Line
+		}
+		return a.Column < b.Column
+	})
+	return all
+}
+
+// Decode reads a TOML file's content into the struct that into points to. The
+// name file is only for messages. The error is an Errors. On an error, what
+// could be read stands in into all the same, so that a caller can add its own
+// findings; it must not be used otherwise.
+func Decode(file string, data []byte, into any) error {
+	_, err := DecodePositions(file, data, into)
+	return err
+}
+
+// DecodePositions is Decode, and gives the place of every key, which is never
+// nil: after a syntax error it knows no key.
+func DecodePositions(file string, data []byte, into any) (*Positions, error) {
+	pos := &Positions{file: file}
+	if err := checkBytes(file, data); err != nil {
+		return pos, Errors{err}
+	}
+	pos.index(data)
+	found, errs := scan(pos, string(data))
+	if len(errs) > 0 {
+		return pos, Join(file, nil, errs)
+	}
+	pos.at = found
+	tree := map[string]any{}
+	if _, err := toml.Decode(string(data), &tree); err != nil {
+		return pos, Errors{syntaxError(file, err)}
+	}
+	d := &decoder{pos: pos}
+	d.root(into, tree)
+	return pos, Join(file, nil, d.errs)
+}
+
+func checkBytes(file string, data []byte) *Error {
+	switch {
+	case len(data) > MaxFile:
+		return &Error{File: file, Msg: fmt.Sprintf("cannot read: %d bytes, a file may have at most %d", len(data), MaxFile)}
+	case !utf8.Valid(data):
+		return &Error{File: file, Msg: "cannot read: not UTF-8 text"}
+	case strings.HasPrefix(string(data), "\ufeff"):
+		return &Error{File: file, Line: 1, Column: 1, Msg: "cannot read: starts with a byte order mark", Hint: "save it as UTF-8 without one"}
+	case strings.ContainsRune(string(data), 0):
+		return &Error{File: file, Msg: "cannot read: contains a NUL byte, so it is not a text file"}
+	}
+	return nil
+}
+
+// syntaxError takes place and sentence from the library's error.
+func syntaxError(file string, err error) *Error {
+	var pe toml.ParseError
+	if errors.As(err, &pe) {
+		return &Error{
+			File: file, Line: pe.Position.Line, Column: max(pe.Position.Col, 1),
+			Msg: "cannot read: " + pe.Message,
+		}
+	}
+	return &Error{File: file, Msg: "cannot read: " + err.Error()}
+}
+
+// Positions knows where each key of a file stands.
+type Positions struct {
+	file  string
+	text  string
+	lines []int // byte offset of each line's first byte
+	at    map[string]mark
+}
+
+// mark is the byte offsets of a key and of its value.
+type mark struct{ key, value int }
+
+func (p *Positions) index(data []byte) {
+	p.text = string(data)
+	p.lines = []int{0}
+	for i, c := range data {
+		if c == '\n' {
+			p.lines = append(p.lines, i+1)
+		}
+	}
+}
+
+// place turns a byte offset into line and column.
+func (p *Positions) place(offset int) (line, column int) {
+	if len(p.lines) == 0 {
+		return 0, 0
+	}
+	line = sort.Search(len(p.lines), func(i int) bool { return p.lines[i] > offset })
+	start := p.lines[line-1]
+	return line, utf8.RuneCountInString(p.text[start:min(offset, len(p.text))]) + 1
+}
+
+// find looks key up, then what is around it: "a.b[1].c" is about "a.b[1]" or
+// "a.b" if that is all that the file has.
+func (p *Positions) find(key string) (mark, bool) {
+	for key != "" {
+		if m, ok := p.at[key]; ok {
+			return m, true
+		}
+		cut := strings.LastIndexAny(key, ".[")
+		if cut < 0 {
+			break
+		}
+		key = key[:cut]
+	}
+	return mark{}, false
+}
+
+// Has says whether the file sets exactly this key.
+func (p *Positions) Has(key string) bool {
+	_, ok := p.at[key]
+	return ok
+}
+
+// Of gives "file:line" of a key such as "files[2].path", or of the nearest
+// thing around it; only the file's name if the file has nothing of it.
+func (p *Positions) Of(key string) string {
+	m, ok := p.find(key)
+	if !ok {
+		return p.file
+	}
+	line, _ := p.place(m.key)
+	return fmt.Sprintf("%s:%d", p.file, line)
+}
+
+// Errorf makes an Error about the value of a key. The hint may be empty.
+func (p *Positions) Errorf(key, hint, format string, args ...any) *Error {
+	e := &Error{File: p.file, Key: key, Msg: fmt.Sprintf(format, args...), Hint: hint}
+	if m, ok := p.find(key); ok {
+		e.Line, e.Column = p.place(m.value)
+	}
+	return e
+}

@@ -1,0 +1,109 @@
+package profiles
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/cordonhq/cordon/profiles/strict"
+)
+
+// dangers says what calls open that no ordinary plugin needs.
+var dangers = []struct {
+	names []string
+	what  string
+}{
+	{[]string{"mount", "umount2", "pivot_root", "chroot", "fsopen", "fsmount", "fsconfig", "fspick", "move_mount", "open_tree", "open_tree_attr", "mount_setattr"}, "the plugin reaches the kernel's mount code; only its missing capabilities stop it"},
+	{[]string{"unshare", "setns", "clone3"}, "the plugin may make or enter namespaces, where kernel code for root is in reach"},
+	{[]string{"ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_getfd", "kcmp"}, "the plugin's processes may read and change each other"},
+	{[]string{"io_uring_setup", "io_uring_enter", "io_uring_register"}, "what it does through io_uring no filter sees"},
+	{[]string{"bpf", "perf_event_open", "userfaultfd"}, "large parts of the kernel come in reach, which exploits use"},
+	{[]string{"memfd_create", "memfd_secret", "execveat"}, "the plugin may run a file that nobody verified, where the kernel has no memfd_noexec"},
+	{[]string{"keyctl", "add_key", "request_key"}, "the plugin reaches the kernel's keyrings"},
+	{[]string{"init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "iopl", "ioperm", "reboot", "swapon", "swapoff", "open_by_handle_at", "quotactl", "acct", "settimeofday", "clock_settime", "adjtimex", "clock_adjtime"}, "only its missing capabilities stop the plugin from administering the host"},
+	{[]string{"shmget", "shmat", "msgget", "semget", "mq_open"}, "System V and POSIX IPC come in reach; memory held there outlives a process"},
+}
+
+// lifted says what a guard's absence opens.
+var lifted = map[string]string{
+	"clone":         "the plugin may make namespaces, where kernel code for root is in reach",
+	"mmap":          "memory may be writable and executable: what the plugin computes can become code",
+	"mprotect":      "memory may be made executable after it was written: what the plugin computes can become code",
+	"pkey_mprotect": "memory may be made executable after it was written: what the plugin computes can become code",
+	"ioctl":         "every ioctl is open, those that put characters into a terminal's input too",
+	"prctl":         "every prctl option is open",
+	"personality":   "the plugin may switch off protections of its own memory",
+	"socket":        "sockets of every address family are open",
+	"socketpair":    "sockets of every address family are open",
+}
+
+// weakened is one sentence for each thing that opens a wall, in a fixed order.
+func (b *builder) weakened() []string {
+	var out []string
+	say := func(key, format string, args ...any) {
+		sentence := fmt.Sprintf(format, args...)
+		if by := b.plan.Origins[key]; by != "" {
+			sentence += " (" + by + ")"
+		}
+		out = append(out, sentence)
+	}
+	b.weakCalls(say)
+	b.weakQuotas(say)
+	if b.plan.Proc == "full" {
+		say("proc.mode", "/proc shows the whole machine: its processors, memory, load and kernel version")
+	}
+	if b.plan.Data.Persistent {
+		say("data.persistent", "/data is kept between starts, and the kernel does not bound its size")
+	}
+	for _, wall := range sortedKeys(b.plan.Require) {
+		if b.plan.Require[wall].Mode == bestEffort {
+			say("require."+wall, "the plugin starts without %s where the host cannot give it", wall)
+		}
+	}
+	for _, wall := range sortedKeys(b.plan.Violation) {
+		r := b.plan.Violation[wall]
+		switch {
+		case r.Action == "log" && wall == "seccomp":
+			say("violation.seccomp", "calls that are not allowed are recorded and let through: there is no seccomp wall")
+		case r.Action == "log":
+			say("violation."+wall, "violations of %s are recorded and nothing is done", wall)
+		}
+	}
+	return out
+}
+
+func (b *builder) weakCalls(say func(key, format string, args ...any)) {
+	for _, d := range dangers {
+		var names []string
+		for _, name := range d.names {
+			if b.calls.may(name) {
+				names = append(names, name)
+			}
+		}
+		if len(names) > 0 {
+			c := b.calls[names[0]]
+			say(c.key+"."+names[0], "%s allowed: %s", strings.Join(names, ", "), d.what)
+		}
+	}
+	for _, name := range sortedKeys(lifted) {
+		if b.calls.open(name) {
+			say(b.calls[name].key+"."+name, "%s allowed whatever its arguments: %s", name, lifted[name])
+		}
+	}
+}
+
+func (b *builder) weakQuotas(say func(key, format string, args ...any)) {
+	l := b.plan.Limits
+	if l.MemoryMax == nil {
+		say("resources.memory.max", "memory.max is %q: the plugin may take the host's memory", strict.Size(strict.Unlimited))
+	}
+	if l.MemoryMax != nil && (l.MemorySwapMax == nil || *l.MemorySwapMax > 0) {
+		say("resources.memory.swap.max", "memory.swap.max is above 0: the plugin may fill the host's swap")
+	}
+	if l.PidsMax == nil {
+		say("resources.pids.max", "pids.max is %q: the plugin may take the host's process numbers", strict.Count(strict.Unlimited))
+	}
+	if l.CPUMax == nil {
+		say("resources.cpu.max", "cpu.max is %q: the plugin may take every processor", strict.Percent(strict.Unlimited))
+	}
+}
+
