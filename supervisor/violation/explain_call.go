@@ -3,6 +3,7 @@ package violation
 import (
 	"fmt"
 	"math"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,37 +24,135 @@ func adviseCall(v *Violation, p *plan.Plan) advice {
 	if call == "" {
 		call = v.What
 	}
-	keys := []string{"seccomp.allow." + call, "seccomp.deny." + call, "seccomp.rule." + call, "seccomp.allow", "seccomp"}
 	if !isCallName(call) {
 		return advice{
-			rule: ruled(p, keys, "a call without a name in the tables is never allowed"),
-			also: "No line of a profile lifts this: the call is not known by a name.",
+			rule: ruled(p, []string{"seccomp.allow", "seccomp"}, "a call without a name in the tables is never allowed"),
+			also: neverLine + "the call is not known by a name.",
 		}
 	}
-	a := advice{rule: ruled(p, keys, "%s", callRule(call, p)), also: callDanger(call, v)}
+	r := refusalOf(call, v.RawArgs, p)
+	a := advice{rule: ruled(p, callKeys(call), "%s", r.rule()), also: callDanger(call, v)}
 	if why, never := neverCall(call); never {
 		a.also = why
 		return a
 	}
-	a.change = callChange(call, v, p)
+	a.change = r.change(v.Args)
+	if at := p.Origins["seccomp.deny."+call]; inProfile(at, p) {
+		a.also = "First take it off the list at " + at + ": what a file denies wins over what it allows. " + a.also
+	}
 	return a
 }
 
-// callRule says in words what the plan allows of call.
-func callRule(call string, p *plan.Plan) string {
-	var uses []string
+// callKeys are the origins that can be behind a refused call, the nearest
+// first.
+func callKeys(call string) []string {
+	return []string{
+		"seccomp.deny." + call, "seccomp.rule." + call, "seccomp.allow." + call, "seccomp.errno." + call,
+		"seccomp.allow", "seccomp",
+	}
+}
+
+// inProfile says whether at, as "file:line", is in the file of the profile
+// itself and not in one that it extends.
+func inProfile(at string, p *plan.Plan) bool {
+	file, _, _ := strings.Cut(path.Base(at), ":")
+	return at != "" && file == p.Profile+".toml"
+}
+
+// refusal is one use of a call that the plan's filter refused.
+type refusal struct {
+	call string
+	nr   int
+	raw  []uint64 // empty where the arguments are not known
+	arms []seccomp.Arm
+}
+
+// refusalOf finds what the plan's filter says about call.
+func refusalOf(call string, raw []uint64, p *plan.Plan) refusal {
+	nr, _ := seccomp.Number(call)
+	var about seccomp.Filter
 	for _, r := range p.Seccomp.Rules {
-		if r.Action == seccomp.ActAllow && len(r.Args) > 0 && slices.Contains(r.Names, call) {
-			uses = append(uses, conditionsInWords(r.Args))
+		if slices.Contains(r.Names, call) {
+			r.Names = []string{call}
+			about.Rules = append(about.Rules, r)
+		}
+	}
+	calls, err := about.Calls()
+	if err != nil { // a plan's filter was checked when it was resolved
+		calls = nil
+	}
+	r := refusal{call: call, nr: nr, raw: raw}
+	for _, c := range calls {
+		if c.Name == call {
+			r.arms = c.Arms
+		}
+	}
+	return r
+}
+
+// holds says whether every condition of an arm holds for the use.
+func (r refusal) holds(conditions []seccomp.Condition) bool {
+	for _, c := range conditions {
+		if c.Index >= uint(len(r.raw)) || !compare(c, r.raw[c.Index]&mask(r.nr, c.Index)) {
+			return false
+		}
+	}
+	return true
+}
+
+// mask is the bits of an argument that the kernel reads.
+func mask(nr int, index uint) uint64 { return 1<<seccomp.ArgBits(nr, index) - 1 }
+
+func compare(c seccomp.Condition, value uint64) bool {
+	switch c.Op {
+	case seccomp.OpEqual:
+		return value == c.Value
+	case seccomp.OpNotEqual:
+		return value != c.Value
+	case seccomp.OpLess:
+		return value < c.Value
+	case seccomp.OpLessEqual:
+		return value <= c.Value
+	case seccomp.OpGreaterEqual:
+		return value >= c.Value
+	case seccomp.OpGreater:
+		return value > c.Value
+	case seccomp.OpMaskedEqual:
+		return value&c.Value == c.ValueTwo
+	}
+	return false
+}
+
+// refusing is the arm that refused this use, if one did by its conditions.
+func (r refusal) refusing() (seccomp.Arm, bool) {
+	for _, arm := range r.arms {
+		if len(r.raw) > 0 && len(arm.Args) > 0 && arm.Action != seccomp.ActAllow && r.holds(arm.Args) {
+			return arm, true
+		}
+	}
+	return seccomp.Arm{}, false
+}
+
+// rule says in words which rule of the plan refused it.
+func (r refusal) rule() string {
+	if arm, ok := r.refusing(); ok {
+		return r.call + " is refused where " + conditionsInWords(arm.Args)
+	}
+	var uses []string
+	for _, arm := range r.arms {
+		if arm.Action == seccomp.ActAllow && len(arm.Args) > 0 {
+			uses = append(uses, conditionsInWords(arm.Args))
 		}
 	}
 	switch n := len(uses); {
+	case n == 0 && len(r.arms) > 0:
+		return r.call + " is not allowed with every argument"
 	case n == 0:
-		return call + " is on no list of calls that are allowed"
+		return r.call + " is on no list of calls that are allowed"
 	case n > 3:
 		uses = append(uses[:3], fmt.Sprintf("%d more", n-3))
 	}
-	return call + " is allowed only where " + strings.Join(uses, ", or ")
+	return r.call + " is allowed only where " + strings.Join(uses, ", or ")
 }
 
 // conditionsInWords writes conditions as a person would say them.
@@ -85,17 +184,24 @@ func conditionInWords(c seccomp.Condition) string {
 	return "meets " + string(c.Op)
 }
 
-// callChange is the smallest TOML that allows v's use of call: a rule on its
-// arguments where they tell one use from another, the whole call otherwise.
-func callChange(call string, v *Violation, p *plan.Plan) string {
-	conditions := useOf(call, v.RawArgs, p)
-	if len(conditions) == 0 {
-		return fmt.Sprintf("[seccomp]\nallow = [%q]\n", call)
+// change is the smallest TOML that allows this use: a rule on its arguments
+// where they tell one use of the call from another, the whole call otherwise.
+// A list does where nothing was said about the call; a rule without conditions
+// is what lifts the conditions that a profile puts on it.
+func (r refusal) change(args []string) string {
+	_, manyInOne := scalars[r.call]
+	if len(r.arms) == 0 && !manyInOne {
+		return fmt.Sprintf("[seccomp]\nallow = [%q]\n", r.call)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "[[seccomp.rule]]\nnames = [%q]\naction = %q\nargs = [\n", call, seccomp.ActAllow)
+	fmt.Fprintf(&b, "[[seccomp.rule]]\nnames = [%q]\naction = %q\n", r.call, seccomp.ActAllow)
+	conditions := r.use()
+	if len(conditions) == 0 {
+		return b.String()
+	}
+	b.WriteString("args = [\n")
 	for _, c := range conditions {
-		b.WriteString("  " + conditionTOML(c) + "," + argComment(c.Index, v.Args) + "\n")
+		b.WriteString("  " + conditionTOML(c) + "," + argComment(c, args) + "\n")
 	}
 	b.WriteString("]\n")
 	return b.String()
@@ -109,14 +215,17 @@ func conditionTOML(c seccomp.Condition) string {
 }
 
 // argComment names the argument as it was decoded, unless that is a number.
-func argComment(index uint, args []string) string {
-	if index >= uint(len(args)) || args[index] == "" {
+func argComment(c seccomp.Condition, args []string) string {
+	if c == always(c.Index) {
+		return " # always holds: of two rules the one with more conditions decides"
+	}
+	if c.Index >= uint(len(args)) || args[c.Index] == "" {
 		return ""
 	}
-	if _, err := strconv.ParseInt(args[index], 0, 64); err == nil {
+	if _, err := strconv.ParseInt(args[c.Index], 0, 64); err == nil {
 		return ""
 	}
-	return " # " + Escape(args[index], maxArg)
+	return " # " + Escape(args[c.Index], maxArg)
 }
 
 // scalars are the calls that are many calls in one, by the plain arguments that
@@ -141,22 +250,32 @@ var scalars = map[string][]uint{
 	"memfd_create":  {1},
 }
 
-// useOf is the conditions that hold for this use of call and few others; none
-// where the call is one thing, or its arguments are not known.
-func useOf(call string, raw []uint64, p *plan.Plan) []seccomp.Condition {
-	nr, _ := seccomp.Number(call)
+// use is the conditions that hold for this use and few others; none where the
+// arguments are not known or cannot be written. There are more of them than of
+// any rule that refuses the use, because that is how a rule wins.
+func (r refusal) use() []seccomp.Condition {
 	var out []seccomp.Condition
-	for _, index := range scalarsOf(call, p) {
-		if index >= uint(len(raw)) {
+	for _, index := range r.telling() {
+		if index >= uint(len(r.raw)) {
 			return nil
 		}
-		value := raw[index] & (1<<seccomp.ArgBits(nr, index) - 1)
+		value := r.raw[index] & mask(r.nr, index)
 		if value > math.MaxInt64 { // where TOML's integers end
 			return nil
 		}
-		out = append(out, useOfArg(call, index, value))
+		out = append(out, useOfArg(r.call, index, value))
+	}
+	if arm, ok := r.refusing(); ok {
+		for i := 0; len(out) <= len(arm.Args) && i < len(r.telling()); i++ {
+			out = append(out, always(out[i].Index))
+		}
 	}
 	return out
+}
+
+// always is a condition that holds for every value.
+func always(index uint) seccomp.Condition {
+	return seccomp.Condition{Index: index, Op: seccomp.OpGreaterEqual, Value: 0}
 }
 
 // sockType are the bits of socket(2)'s type without SOCK_NONBLOCK and
@@ -171,18 +290,15 @@ func useOfArg(call string, index uint, value uint64) seccomp.Condition {
 	return seccomp.Condition{Index: index, Op: seccomp.OpEqual, Value: value}
 }
 
-// scalarsOf is the table's row, or else the arguments that the plan's own rules
-// for the call look at.
-func scalarsOf(call string, p *plan.Plan) []uint {
-	if row, ok := scalars[call]; ok {
+// telling are the arguments that tell uses apart: the table's row, or else
+// those that the plan's own rules for the call look at.
+func (r refusal) telling() []uint {
+	if row, ok := scalars[r.call]; ok {
 		return row
 	}
 	var out []uint
-	for _, r := range p.Seccomp.Rules {
-		if !slices.Contains(r.Names, call) {
-			continue
-		}
-		for _, c := range r.Args {
+	for _, arm := range r.arms {
+		for _, c := range arm.Args {
 			if !slices.Contains(out, c.Index) {
 				out = append(out, c.Index)
 			}

@@ -19,9 +19,20 @@ func adviseMemory(v *Violation, p *plan.Plan) advice {
 		also: "More memory for this plugin is less for its neighbours. A plugin that leaks reaches any limit: look at its use over time before you raise it." + alsoBound(p, "memory.max"),
 	}
 	if next := nextSize(max(limit, v.Peak)); next > 0 {
-		a.change = fmt.Sprintf("[resources]\nmemory.max = %q\n", Size(next))
+		a.change = fmt.Sprintf("[resources]\nmemory.max = %q\n", Size(next)) + dataChange(p, next)
 	}
 	return a
+}
+
+// dataChange raises rlimit.data, the second wall behind memory.max, where it
+// would be hit first.
+func dataChange(p *plan.Plan, memory int64) string {
+	for _, r := range p.Rlimits {
+		if r.Name == "data" && r.Soft <= uint64(memory) {
+			return fmt.Sprintf("rlimit.data = %q\n", Size(2*memory))
+		}
+	}
+	return ""
 }
 
 // advisePids explains a fork that was refused by pids.max.

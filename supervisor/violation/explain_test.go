@@ -27,11 +27,13 @@ func thumbs() *plan.Plan {
 		Seccomp: seccomp.Filter{Rules: []seccomp.Rule{
 			{Names: []string{"read", "write"}, Action: seccomp.ActAllow},
 			{Names: []string{"socket"}, Action: seccomp.ActAllow, Args: []seccomp.Condition{{Index: 0, Op: seccomp.OpEqual, Value: 1}}},
+			{Names: []string{"mprotect"}, Action: seccomp.ActAllow},
+			{Names: []string{"mprotect"}, Action: seccomp.ActNotify, Args: []seccomp.Condition{{Index: 2, Op: seccomp.OpMaskedEqual, Value: 4, ValueTwo: 4}}},
 			{Names: []string{"kcmp"}, Action: seccomp.ActAllow, Args: []seccomp.Condition{{Index: 2, Op: seccomp.OpLess, Value: 4}}},
 		}},
 		Limits:  cgroups.Limits{MemoryMax: ptr(int64(64 << 20)), PidsMax: ptr(int64(32))},
 		Time:    plan.Time{Wall: time.Minute, CPU: 30 * time.Second},
-		Origins: map[string]string{"seccomp.allow": "builtin:strict:12", "resources.memory.max": "thumbs.toml:20"},
+		Origins: map[string]string{"seccomp.allow": "builtin:strict:12", "resources.memory.max": "thumbs.toml:20", "seccomp.deny.swapon": "/etc/cordon/profiles/thumbs.toml:9"},
 	}
 }
 
@@ -78,13 +80,26 @@ func TestExplain(t *testing.T) {
 			"arguments not known",
 			Violation{Wall: Seccomp, Call: "socket"},
 			"socket is allowed only where argument 0 is 1 (builtin:strict:12)",
-			"[seccomp]\nallow = [\"socket\"]\n", "every family",
+			"[[seccomp.rule]]\nnames = [\"socket\"]\naction = \"SCMP_ACT_ALLOW\"\n", "every family",
 		},
 		{
 			"larger than TOML can say",
 			Violation{Wall: Seccomp, Call: "mmap", RawArgs: []uint64{0, 4096, 1 << 63, 0}},
 			"mmap is on no list of calls that are allowed (builtin:strict:12)",
-			"[seccomp]\nallow = [\"mmap\"]\n", "writable and executable",
+			"[[seccomp.rule]]\nnames = [\"mmap\"]\naction = \"SCMP_ACT_ALLOW\"\n", "writable and executable",
+		},
+		{
+			"more conditions than the rule that refuses",
+			Violation{Wall: Seccomp, Call: "mprotect", RawArgs: []uint64{0x7f0000000000, 4096, 5}},
+			"mprotect is refused where argument 2 masked by 0x4 is 0x4 (builtin:strict:12)",
+			"[[seccomp.rule]]\nnames = [\"mprotect\"]\naction = \"SCMP_ACT_ALLOW\"\nargs = [\n  { index = 2, op = \"SCMP_CMP_EQ\", value = 5 },\n" +
+				"  { index = 2, op = \"SCMP_CMP_GE\", value = 0 }, # always holds: of two rules the one with more conditions decides\n]\n", "writable and executable",
+		},
+		{
+			"denied by the profile itself",
+			Violation{Wall: Seccomp, Call: "swapon"},
+			"swapon is on no list of calls that are allowed (/etc/cordon/profiles/thumbs.toml:9)",
+			"[seccomp]\nallow = [\"swapon\"]\n", "First take it off the list at /etc/cordon/profiles/thumbs.toml:9",
 		},
 		{
 			"ring",
