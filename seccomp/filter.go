@@ -3,6 +3,33 @@
 // allowed. The spec and the listener need no cgo; compiling by libseccomp is
 // in the package seccomp/compile, so that only programs that compile link it.
 //
+// # What a filter means
+//
+// For a call of the native architecture whose number the table has, the rules
+// that name it and whose conditions all hold are looked at. Of these the most
+// specific decides (the one with the most conditions), and among equally
+// specific ones the strictest: kill, notify, errno, log, allow. So a condition
+// makes an exception, whichever way, from a rule without one; and of two rules
+// without conditions the stricter stands. If no rule is left, the call goes to
+// the listener, and is a violation: also a call that is allowed with other
+// arguments. What lies behind the table is not a violation: a number that it
+// does not have is answered ENOSYS by the program, as an older kernel would. A
+// foreign architecture or x32 kills the process.
+//
+// A few calls are allowed always (see [AlwaysAllowed]).
+//
+// # Arguments
+//
+// An argument is compared as the kernel reads it: of an int the lower 32 bits,
+// of a mode 16, unsigned. The table has the signature of every call. A filter
+// that compared all 64 bits could be gone round by setting one that the kernel
+// ignores. Pointers can be compared, what they point to cannot.
+//
+// # The listener
+//
+// [Listener] serves any number of plugins in one loop. Its [Handler] answers at
+// once and decodes afterwards, in another goroutine, with [Describe].
+//
 // Sources: seccomp(2), seccomp_unotify(2), libseccomp's seccomp_rule_add(3),
 // and the OCI runtime specification for the words.
 package seccomp
@@ -37,7 +64,7 @@ const (
 // mask and ValueTwo what the masked argument must equal, as in the OCI
 // specification; otherwise ValueTwo is unused.
 type Condition struct {
-	Index    uint     `json:"index"`
+	Index    uint     `json:"index"` // 0 to 5
 	Op       Operator `json:"op"`
 	Value    uint64   `json:"value"`
 	ValueTwo uint64   `json:"valueTwo,omitempty"`
@@ -53,15 +80,11 @@ type Rule struct {
 }
 
 // Filter is the spec of one plugin's filter: plain data, the same on every
-// host.
-//
-// A call that the tables do not know is answered ENOSYS by the program itself.
-// A known call that no rule matches goes to the listener. A foreign
-// architecture and x32 kill the process.
+// host. The package says what it means. Names in it may be groups.
 type Filter struct {
 	Rules []Rule `json:"rules"`
 	// Watch names calls that go to the listener only to be observed: it
 	// records them and lets the kernel go on. They must be allowed without
-	// conditions.
+	// conditions (see Allows).
 	Watch []string `json:"watch,omitempty"`
 }
