@@ -182,19 +182,34 @@ func allNames() []string {
 	return out
 }
 
-// nearest returns the first of the candidates with the fewest edits to name,
-// or "" if every one is further than a third of its letters (at least 2).
+// nearest returns the candidate of the same kind (group or call) with the
+// fewest edits to name, and of those the one with the longest common beginning;
+// "" if every one is further than a third of the letters (at least 2).
 func nearest(name string, candidates []string) string {
 	if len(name) > 60 { // a name of no call; bounds the work
 		return ""
 	}
+	name = strings.ToLower(name)
 	best, found := max(2, len(name)/3)+1, ""
 	for _, c := range candidates {
-		if d := edits(strings.ToLower(name), c); d < best {
+		if strings.HasPrefix(c, "@") != strings.HasPrefix(name, "@") {
+			continue
+		}
+		d := edits(name, c)
+		if d < best || d == best && found != "" && common(name, c) > common(name, found) {
 			best, found = d, c
 		}
 	}
 	return found
+}
+
+// common is how many bytes two names begin with in common.
+func common(a, b string) int {
+	n := 0
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return n
 }
 
 // edits is the Levenshtein distance in bytes.
