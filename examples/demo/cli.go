@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // plugin is one line of cordon ps --json, as far as the demo looks at it.
@@ -42,6 +43,7 @@ func (s *stage) command(ctx context.Context, args ...string) *exec.Cmd {
 		"CORDON_SOCKET="+filepath.Join(stageDir, "run", "cordon.sock"),
 		"CORDON_CGROUP_ROOT="+cgroupRoot)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.WaitDelay = time.Second // after an interruption
 	return cmd
 }
 

@@ -40,7 +40,7 @@ func main() {
 	// Children die with the thread that started them (see endWithParent), so
 	// all are started by this one, which lives as long as the program.
 	runtime.LockOSThread()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
 	started := time.Now()
 	if err := demonstrate(ctx); err != nil {
