@@ -90,7 +90,7 @@ func (a attack) judge(list []violation, text string) (violation, error) {
 			return v, fmt.Errorf("it hit the wall %q, expected %q", v.Wall, a.wall)
 		case !strings.Contains(facts, a.what) || !strings.Contains(facts, a.detail):
 			return v, fmt.Errorf("the report does not name %s and %s: %s", a.what, a.detail, facts)
-		case !strings.Contains(text, a.wall) || !strings.Contains(text, a.what) || !strings.Contains(text, a.detail):
+		case !strings.Contains(strings.ToLower(text), a.wall) || !strings.Contains(text, a.what) || !strings.Contains(text, a.detail):
 			return v, fmt.Errorf("cordon why does not say %s, %s and %s", a.wall, a.what, a.detail)
 		case v.Rule == "" || v.Change == "" && v.Also == "":
 			return v, fmt.Errorf("cordon why does not say which rule it was, or what would allow it")
