@@ -55,8 +55,8 @@ type Launch struct {
 	ReaperUID, ReaperGID uint32
 }
 
-// Child is a started plugin. PIDFD is closed by Close; Listener, nil without a
-// filter, belongs to the caller from the start.
+// Child is a started plugin. PIDFD is closed by Forget, and nil if the plugin
+// ended at once; Listener, nil without a filter, belongs to the caller.
 type Child struct {
 	PID, ReaperPID  int
 	PIDFD, Listener *os.File
@@ -82,6 +82,17 @@ func (c *Child) Done() <-chan struct{} { return c.done }
 // End is how it ended; valid after Done.
 func (c *Child) End() ChildEnd { return c.end }
 
+// Signal sends a signal to the plugin's first process.
+func (c *Child) Signal(sig syscall.Signal) error {
+	if c.PIDFD == nil {
+		return os.ErrProcessDone
+	}
+	if err := unix.PidfdSendSignal(int(c.PIDFD.Fd()), sig, nil, 0); err != nil {
+		return fmt.Errorf("cannot signal process %d: %w", c.PID, err)
+	}
+	return nil
+}
+
 // Forget tells the keeper that the plugin's groups were removed, and closes
 // PIDFD. Call it once, after Done.
 func (c *Child) Forget() error {
@@ -89,7 +100,13 @@ func (c *Child) Forget() error {
 	if err == nil {
 		err = c.keeper.send(msg, nil)
 	}
-	return errors.Join(err, c.PIDFD.Close())
+	if errors.Is(err, ErrKeeperGone) { // and everything that it held with it
+		err = nil
+	}
+	if c.PIDFD != nil {
+		err = errors.Join(err, c.PIDFD.Close())
+	}
+	return err
 }
 
 type answer struct {
@@ -261,7 +278,7 @@ func (k *Keeper) abandon(ch chan answer) {
 	case a := <-ch:
 		closeAll(a.files)
 		if c := a.child; c != nil {
-			_ = unix.PidfdSendSignal(int(c.PIDFD.Fd()), unix.SIGKILL, nil, 0)
+			_ = c.Signal(unix.SIGKILL)
 			if c.Listener != nil {
 				_ = c.Listener.Close()
 			}
@@ -408,7 +425,7 @@ func (k *Keeper) deliver(a answer) {
 }
 
 // started makes the child of a launch. Without a pidfd it has ended already and
-// the reply came late; a closed file stands in for it.
+// the reply came late.
 func (k *Keeper) started(r wireReply, files []*os.File) *Child {
 	c := &Child{
 		PID: int(r.Pid), ReaperPID: int(r.Reaper), Started: time.Now(),
@@ -417,8 +434,6 @@ func (k *Keeper) started(r wireReply, files []*os.File) *Child {
 	k.children[r.ID] = c
 	if len(files) > 0 {
 		c.PIDFD = files[0]
-	} else {
-		c.PIDFD = os.NewFile(^uintptr(0), "ended")
 	}
 	if len(files) > 1 {
 		c.Listener = files[1]

@@ -312,7 +312,6 @@ static u32 clone_plugin(struct slot *s, struct launch *l, u32 index)
 	into_group(&args, l);
 	l->gate = ends[1];
 	l->reaper = s->reaper;
-	l->keeper = self;
 	l->ruleset = l->listener = -1;
 	l->failed = CK_STEP_DIED;
 	l->error = l->detail = l->executing = 0;
@@ -350,6 +349,7 @@ static void launch(struct launch *l)
 	*s = (struct slot){.state = LAUNCHING, .id = l->request->id, .launch = l, .plugin = -1, .reaper = -1,
 			   .gate = -1, .ready = -1, .listener = -1, .killfd = -1};
 	l->busy = 1;
+	l->keeper = self;
 	err = keep(s, l);
 	if (err)
 		fail(s, CK_STEP_REQUEST, err, 0);

@@ -1,0 +1,174 @@
+package namespaces
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Tree is a detached mount of one of the host's trees, read-only, noexec and so
+// on already set, so that nothing half-restricted is ever reachable.
+type Tree struct {
+	File *os.File
+	Dir  bool
+}
+
+// SourceError is a grant whose source cannot be shown to a plugin.
+type SourceError struct {
+	Path string
+	Why  string
+	Err  error // may be nil
+}
+
+func (e *SourceError) Error() string {
+	if e.Err != nil && e.Why == "" {
+		return fmt.Sprintf("cannot mount %s: %v", e.Path, e.Err)
+	}
+	return fmt.Sprintf("cannot mount %s: %s", e.Path, e.Why)
+}
+
+// Unwrap gives the cause.
+func (e *SourceError) Unwrap() error { return e.Err }
+
+// IDMap shows files of one owner as another's: a user namespace made for it.
+type IDMap struct {
+	UserNS *os.File
+}
+
+// OpenTree opens m.From for mounting: resolved without following a symbolic
+// link that anyone but root could have made, cloned, and restricted while it is
+// attached nowhere. The caller closes File.
+func OpenTree(m Mount, idmap *IDMap) (*Tree, error) {
+	fd, err := openSource(m.From)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	dir, err := sourceKind(fd, m.From)
+	if err != nil {
+		return nil, err
+	}
+	tree, err := unix.OpenTree(fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return nil, &SourceError{Path: m.From, Err: err}
+	}
+	f := os.NewFile(uintptr(tree), m.From)
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
+	if !m.Writable {
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	if !m.Exec {
+		attr.Attr_set |= unix.MOUNT_ATTR_NOEXEC
+	}
+	if idmap != nil {
+		attr.Attr_set |= unix.MOUNT_ATTR_IDMAP
+		attr.Userns_fd = uint64(idmap.UserNS.Fd())
+	}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return nil, errors.Join(&SourceError{Path: m.From, Err: fmt.Errorf("cannot restrict it: %w", err)}, f.Close())
+	}
+	return &Tree{File: f, Dir: dir}, nil
+}
+
+// openSource gives an O_PATH descriptor. Links are followed only where root
+// alone could have made them: in directories that nobody else can write.
+func openSource(p string) (int, error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := unix.Openat2(unix.AT_FDCWD, p, &how)
+	if err == nil {
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT != unix.S_IFLNK {
+			return fd, nil
+		}
+		_ = unix.Close(fd)
+		err = unix.ELOOP
+	}
+	if !errors.Is(err, unix.ELOOP) {
+		return -1, &SourceError{Path: p, Err: err}
+	}
+	real, err := trustedTarget(p)
+	if err != nil {
+		return -1, err
+	}
+	fd, err = unix.Openat2(unix.AT_FDCWD, real, &how)
+	if err != nil {
+		return -1, &SourceError{Path: p, Err: err}
+	}
+	return fd, nil
+}
+
+// trustedTarget resolves links component by component and refuses one that lies
+// in a directory which others than root can write.
+func trustedTarget(p string) (string, error) {
+	done, rest := "/", strings.Split(strings.Trim(filepath.Clean(p), "/"), "/")
+	for hops := 0; len(rest) > 0; {
+		next := filepath.Join(done, rest[0])
+		rest = rest[1:]
+		st, err := os.Lstat(next)
+		if err != nil {
+			return "", &SourceError{Path: p, Err: err}
+		}
+		if st.Mode()&os.ModeSymlink == 0 {
+			done = next
+			continue
+		}
+		if err := onlyRootWrites(done); err != nil {
+			return "", &SourceError{Path: p, Why: fmt.Sprintf("%s is a symbolic link in a directory that others than root can write; name the real path", next), Err: err}
+		}
+		target, err := os.Readlink(next)
+		if err != nil {
+			return "", &SourceError{Path: p, Err: err}
+		}
+		if hops++; hops > 16 {
+			return "", &SourceError{Path: p, Err: unix.ELOOP}
+		}
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(done, target)
+		}
+		done, rest = "/", append(strings.Split(strings.Trim(filepath.Clean(target), "/"), "/"), rest...)
+	}
+	return done, nil
+}
+
+// onlyRootWrites is for every directory from the root down to dir.
+func onlyRootWrites(dir string) error {
+	for d := dir; ; d = filepath.Dir(d) {
+		st, err := os.Lstat(d)
+		if err != nil {
+			return fmt.Errorf("cannot look at %s: %w", d, err)
+		}
+		sys, ok := st.Sys().(*syscall.Stat_t)
+		if !ok || sys.Uid != 0 || st.Mode().Perm()&0o022 != 0 {
+			return fmt.Errorf("%s can be written by others than root", d)
+		}
+		if d == "/" {
+			return nil
+		}
+	}
+}
+
+// sourceKind refuses what must never be shown: sockets lead to host services,
+// fifos and devices to whoever holds the other end.
+func sourceKind(fd int, p string) (dir bool, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return false, &SourceError{Path: p, Err: err}
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return true, nil
+	case unix.S_IFREG:
+		return false, nil
+	case unix.S_IFSOCK:
+		return false, &SourceError{Path: p, Why: "it is a socket, which would reach a host service"}
+	case unix.S_IFIFO:
+		return false, &SourceError{Path: p, Why: "it is a fifo, which would reach another process"}
+	default:
+		return false, &SourceError{Path: p, Why: "it is neither a file nor a directory"}
+	}
+}
