@@ -504,4 +504,3 @@ func (b *builder) callOrigins() {
 		b.plan.Origins["seccomp.deny."+name] = at
 	}
 }
-

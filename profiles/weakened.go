@@ -106,4 +106,3 @@ func (b *builder) weakQuotas(say func(key, format string, args ...any)) {
 		say("resources.cpu.max", "cpu.max is %q: the plugin may take every processor", strict.Percent(strict.Unlimited))
 	}
 }
-
