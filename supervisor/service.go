@@ -1,0 +1,307 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/cordonhq/cordon/ipc"
+	"github.com/cordonhq/cordon/supervisor/audit"
+	"github.com/cordonhq/cordon/supervisor/control"
+	"github.com/cordonhq/cordon/supervisor/violation"
+)
+
+var _ control.Service = (*Supervisor)(nil)
+
+// eventQueue is how many records a follower of the audit log may lag behind.
+const eventQueue = 1024
+
+// do asks a plugin's actor for kind and waits until the plugin has settled.
+func (s *Supervisor) do(ctx context.Context, by control.Caller, name string, kind eventKind, reason string) (control.Status, error) {
+	p, err := s.get(name)
+	if err != nil {
+		return control.Status{}, err
+	}
+	op := &operation{by: by.String(), done: make(chan error, 1)}
+	if !p.box.post(message{event: event{Kind: kind, Reason: reason}, op: op}) {
+		return control.Status{}, p.notFound()
+	}
+	select {
+	case err := <-op.done:
+		return p.status(), err
+	case <-ctx.Done():
+		return p.status(), control.Errorf(ipc.CodeDeadline, "cordon ps", "cannot wait any longer for %s: %w", name, ctx.Err())
+	}
+}
+
+// Start implements control.Service.
+func (s *Supervisor) Start(ctx context.Context, by control.Caller, p control.NameParams) (control.Status, error) {
+	return s.do(ctx, by, p.Name, evStart, "")
+}
+
+// Stop implements control.Service.
+func (s *Supervisor) Stop(ctx context.Context, by control.Caller, p control.NameParams) (control.Status, error) {
+	return s.do(ctx, by, p.Name, evStop, "")
+}
+
+// Restart implements control.Service.
+func (s *Supervisor) Restart(ctx context.Context, by control.Caller, p control.NameParams) (control.Status, error) {
+	return s.do(ctx, by, p.Name, evRestart, "")
+}
+
+// Release implements control.Service.
+func (s *Supervisor) Release(ctx context.Context, by control.Caller, p control.ReleaseParams) (control.Status, error) {
+	reason := violation.Escape(p.Reason, 300)
+	if reason == "" {
+		reason = "no reason given"
+	}
+	return s.do(ctx, by, p.Name, evRelease, reason)
+}
+
+// Remove implements control.Service.
+func (s *Supervisor) Remove(ctx context.Context, by control.Caller, p control.NameParams) error {
+	_, err := s.do(ctx, by, p.Name, evRemove, "")
+	return err
+}
+
+// Enable implements control.Service.
+func (s *Supervisor) Enable(_ context.Context, by control.Caller, p control.NameParams) (control.Status, error) {
+	return s.setEnabled(by, p.Name, true)
+}
+
+// Disable implements control.Service.
+func (s *Supervisor) Disable(_ context.Context, by control.Caller, p control.NameParams) (control.Status, error) {
+	return s.setEnabled(by, p.Name, false)
+}
+
+func (s *Supervisor) setEnabled(by control.Caller, name string, on bool) (control.Status, error) {
+	p, err := s.get(name)
+	if err != nil {
+		return control.Status{}, err
+	}
+	done := make(chan error, 1)
+	if !p.box.post(message{do: func() { done <- p.enable(by, on) }}) {
+		return control.Status{}, p.notFound()
+	}
+	select {
+	case err = <-done:
+	case <-p.ended:
+		err = p.notFound()
+	}
+	return p.status(), err
+}
+
+// enable runs in the actor.
+func (p *plugin) enable(by control.Caller, on bool) error {
+	kind := map[bool]string{true: "enabled", false: "disabled"}[on]
+	was := p.record.Enabled
+	p.record.Enabled = on
+	if p.save(); p.unsaved {
+		p.record.Enabled = was
+		return control.Errorf(ipc.CodeInternal, "", "cannot save that %s is %s", p.name, kind)
+	}
+	p.auditEvent(control.Event{Plugin: p.name, Kind: kind, Actor: by.String(), Text: p.name + " is " + kind})
+	p.publish()
+	return nil
+}
+
+// List implements control.Service.
+func (s *Supervisor) List(context.Context) ([]control.Status, error) {
+	out := []control.Status{}
+	for _, p := range s.all() {
+		out = append(out, p.status())
+	}
+	return out, nil
+}
+
+// status reads the snapshot, and the kernel for what is used now.
+func (p *plugin) status() control.Status {
+	snap := p.shown.Load()
+	r := snap.record
+	st := control.Status{
+		Name: r.Name, Version: r.Version, Profile: r.Profile, State: r.State, Enabled: r.Enabled,
+		Since: r.Since, Restarts: r.Restarts, Reason: r.Reason,
+	}
+	if snap.run == nil || r.State == control.Quarantined {
+		return st
+	}
+	st.PID = snap.run.proc.PID()
+	if r.State == control.Running {
+		st.Uptime = max(0, p.clock.Now().Sub(r.Since))
+	}
+	if u, err := snap.run.proc.Usage(); err == nil && u.MemoryCurrent > 0 {
+		st.Memory = u.MemoryCurrent
+	}
+	return st
+}
+
+// Inspect implements control.Service.
+func (s *Supervisor) Inspect(_ context.Context, params control.NameParams) (control.Inspection, error) {
+	p, err := s.get(params.Name)
+	if err != nil {
+		return control.Inspection{}, err
+	}
+	snap := p.shown.Load()
+	r := snap.record
+	in := control.Inspection{
+		Status: p.status(), Digest: r.Digest, Signature: "unsigned", Protocol: r.Protocol,
+		PolicyDigest: r.PolicyDigest, PlanDigest: r.PlanDigest, Plan: snap.plan,
+		Walls: nil, Observed: map[string]string{"files": "enforced, not observed"},
+		Hello: helloOf(snap.run), Violations: r.Violations,
+	}
+	if snap.plan == nil {
+		s.planAhead(&in, r.Digest, r.Profile)
+	}
+	if in.Plan != nil && slices.Contains(in.Plan.Watch, "files") {
+		in.Observed["files"] = "enforced and observed"
+	}
+	if snap.run != nil && r.State == control.Running {
+		enforced, err := snap.run.proc.Enforced()
+		if err != nil {
+			return in, control.Errorf(ipc.CodeInternal, "", "cannot read back the walls of %s: %w", p.name, err)
+		}
+		in.Walls = enforced.Walls
+	}
+	return in, nil
+}
+
+// planAhead shows what a plugin that has not been started yet would get.
+func (s *Supervisor) planAhead(in *control.Inspection, digest, profile string) {
+	b, err := s.source.Open(digest)
+	if err != nil {
+		return // the next start says why
+	}
+	if pl, err := s.source.Resolve(b, profile); err == nil {
+		in.Plan, in.PolicyDigest = pl, pl.PolicyDigest()
+	}
+}
+
+// Why implements control.Service.
+func (s *Supervisor) Why(_ context.Context, params control.NameParams) ([]violation.Violation, error) {
+	p, err := s.get(params.Name)
+	if err != nil {
+		return nil, err
+	}
+	return append([]violation.Violation{}, p.shown.Load().record.Violations...), nil
+}
+
+// ready returns the plugin's process, if calls may be made.
+func (s *Supervisor) ready(name string) (*running, error) {
+	p, err := s.get(name)
+	if err != nil {
+		return nil, err
+	}
+	snap := p.shown.Load()
+	switch {
+	case snap.ready:
+		return snap.run, nil
+	case snap.record.State == control.Quarantined:
+		return nil, control.Errorf(ipc.CodeQuarantined, "cordon why "+name, "plugin %s is quarantined: %s", name, snap.record.Reason)
+	default:
+		return nil, control.Errorf(ipc.CodeNotReady, "cordon start "+name, "plugin %s is %s", name, snap.record.State)
+	}
+}
+
+// Call implements control.Service. It uses the connection that the actor has
+// published, and never waits for lifecycle.
+func (s *Supervisor) Call(ctx context.Context, params control.CallParams) (json.RawMessage, error) {
+	run, err := s.ready(params.Name)
+	if err != nil {
+		return nil, err
+	}
+	if params.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, min(params.Timeout, 24*time.Hour))
+		defer cancel()
+	}
+	return run.conn.Call(ctx, params.Method, params.Params)
+}
+
+// Logs implements control.Service.
+func (s *Supervisor) Logs(_ context.Context, params control.LogsParams) ([]control.LogLine, control.Stream[control.LogLine], error) {
+	p, err := s.get(params.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !params.Follow {
+		return p.log.tail(params.Lines), nil, nil
+	}
+	lines, f := p.log.tailAndFollow(params.Lines)
+	return lines, f, nil
+}
+
+// Events implements control.Service.
+func (s *Supervisor) Events(_ context.Context, params control.EventsParams) ([]control.Event, control.Stream[control.Event], error) {
+	if !params.Follow {
+		return s.audit.Recent(0, params.Name), nil, nil
+	}
+	// Subscribed before reading back: what is in both is left out by its number.
+	sub := s.audit.Subscribe(eventQueue)
+	past := s.audit.Recent(0, params.Name)
+	return past, newEventStream(sub, params.Name, past), nil
+}
+
+// eventStream filters a subscription.
+type eventStream struct {
+	sub *audit.Subscription
+	out chan control.Event
+	end chan struct{}
+}
+
+func newEventStream(sub *audit.Subscription, name string, past []control.Event) *eventStream {
+	e := &eventStream{sub: sub, out: make(chan control.Event), end: make(chan struct{})}
+	var seen uint64
+	if len(past) > 0 {
+		seen = past[len(past)-1].Seq
+	}
+	go e.forward(name, seen)
+	return e
+}
+
+func (e *eventStream) forward(name string, seen uint64) {
+	defer close(e.out)
+	for ev := range e.sub.C {
+		if ev.Seq <= seen || name != "" && ev.Plugin != name {
+			continue
+		}
+		select {
+		case e.out <- ev:
+		case <-e.end:
+			return
+		}
+	}
+}
+
+func (e *eventStream) C() <-chan control.Event { return e.out }
+func (e *eventStream) Lost() bool              { return e.sub.Lost() }
+
+// Close ends it; call it once.
+func (e *eventStream) Close() {
+	e.sub.Close()
+	close(e.end)
+}
+
+// Attach implements control.Service.
+func (s *Supervisor) Attach(_ context.Context, params control.NameParams, deliver func(json.RawMessage) error) (control.AttachResult, control.Bridge, error) {
+	run, err := s.ready(params.Name)
+	if err != nil {
+		return control.AttachResult{}, nil, err
+	}
+	if run.plan.Protocol == ipc.ProtocolCordon {
+		return control.AttachResult{}, nil, control.Errorf(ipc.CodeUnsupported, "cordon call", "cannot attach to %s: it speaks protocol %q, not that of a client on stdio", params.Name, run.plan.Protocol)
+	}
+	bridge, err := run.conn.Attach(deliver)
+	if err != nil {
+		return control.AttachResult{}, nil, err
+	}
+	return control.AttachResult{Protocol: string(run.plan.Protocol)}, bridge, nil
+}
+
+// errClosing refuses what would begin while the daemon ends.
+func errClosing() error {
+	return control.Errorf(ipc.CodeShuttingDown, "", "cordond is ending")
+}
+
+var errNoName = errors.New("a plugin's name is lower-case letters, digits, '.', '-' and '_', at most 64, and begins with a letter or digit")

@@ -1,0 +1,264 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cordonhq/cordon/ipc"
+	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/supervisor/launch"
+	"github.com/cordonhq/cordon/supervisor/store"
+	"github.com/cordonhq/cordon/supervisor/violation"
+)
+
+// PermanentError marks a failed start that trying again will not mend: a wall
+// that the host cannot give, a command that does not exist.
+type PermanentError struct{ Err error }
+
+// Error implements error.
+func (e *PermanentError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *PermanentError) Unwrap() error { return e.Err }
+
+// stepError is a start that failed, and in which step of the walk.
+type stepError struct {
+	step string
+	err  error
+}
+
+func (e *stepError) Error() string { return fmt.Sprintf("%s: %v", e.step, e.err) }
+func (e *stepError) Unwrap() error { return e.err }
+
+// launch begins the start walk of the current run in a goroutine of its own.
+// It ends with exactly one evStartFailed or evSpawned; after evSpawned an
+// evReady or evStartFailed follows, and at the end evExited.
+func (p *plugin) launch() {
+	number := p.state.Run
+	if err := p.mayStart(); err != nil {
+		p.box.post(message{event: event{Kind: evStartFailed, Run: number, Reason: err.Error()}})
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p.cancel = cancel
+	record := p.record
+	p.walking.Go(func() {
+		defer cancel()
+		if err := p.startWalk(ctx, number, record); err != nil {
+			var permanent *PermanentError
+			p.box.post(message{event: event{
+				Kind: evStartFailed, Run: number, Reason: err.Error(), Permanent: errors.As(err, &permanent),
+			}})
+		}
+	})
+}
+
+// mayStart fails closed: nothing runs whose quarantine could not be kept, or
+// whose doings could not be recorded.
+func (p *plugin) mayStart() error {
+	if p.unsaved {
+		return errors.New("record: the state cannot be saved")
+	}
+	if p.auditErr != nil {
+		return fmt.Errorf("record: %w", p.auditErr)
+	}
+	return nil
+}
+
+// startWalk is the first walk of the design. An error before the process
+// exists leaves nothing; later the actor owns the process.
+func (p *plugin) startWalk(ctx context.Context, number uint64, r store.Record) error {
+	if err := p.enter(ctx); err != nil {
+		return &stepError{"wait for a free place", err}
+	}
+	run, err := p.bringUp(ctx, number, r)
+	p.leave()
+	if err != nil {
+		return err
+	}
+	return p.greet(run)
+}
+
+// bringUp verifies, resolves, connects and launches, and hands the process to
+// the actor.
+func (p *plugin) bringUp(ctx context.Context, number uint64, r store.Record) (*running, error) {
+	bundle, err := p.source.Open(r.Digest)
+	if err != nil {
+		return nil, &stepError{"verify", &PermanentError{err}}
+	}
+	pl, err := p.source.Resolve(bundle, r.Profile)
+	if err != nil {
+		return nil, &stepError{"resolve", &PermanentError{err}}
+	}
+	p.box.post(message{do: func() { p.resolved(number, pl) }})
+	data, err := p.dataFor(r, pl)
+	if err != nil {
+		return nil, &stepError{"data", err}
+	}
+	return p.spawn(ctx, number, launch.Request{
+		Name: r.Name, Plan: pl, Bundle: bundle.Path, Data: data, UID: p.uidOf(r.Slot),
+	})
+}
+
+// resolved notes the plan, so that its policy holds for what comes.
+func (p *plugin) resolved(number uint64, pl *plan.Plan) {
+	if number == p.state.Run {
+		p.plan, p.policy = pl, pl.Lifecycle
+		p.record.PolicyDigest = pl.PolicyDigest()
+	}
+}
+
+// spawn makes the connection, launches and starts everything that watches the
+// process.
+func (p *plugin) spawn(ctx context.Context, number uint64, req launch.Request) (*running, error) {
+	w, err := newWires(req.Plan.Protocol)
+	if err != nil {
+		return nil, &stepError{"connect", err}
+	}
+	defer w.closePlugins()
+	conn, err := p.connector.Connect(w.transport, req.Plan)
+	if err != nil {
+		w.closeHosts()
+		return nil, &stepError{"connect", err}
+	}
+	req.Stdin, req.Stdout, req.Stderr, req.Socket = w.stdin, w.stdout, w.stderr, w.socket
+	req.OnViolation = func(v violation.Violation) { p.violated(number, v) }
+	proc, err := p.launcher.Start(ctx, req)
+	if err != nil {
+		w.closeHosts()
+		return nil, &stepError{"launch", errors.Join(err, conn.Close())}
+	}
+	run := &running{number: number, proc: proc, conn: conn, plan: req.Plan, judge: violation.NewJudge(req.Plan)}
+	run.ctx, run.cancel = context.WithCancel(context.Background())
+	for _, l := range w.logs {
+		go p.log.copyFrom(l.stream, l.file)
+	}
+	if !p.box.post(message{event: event{Kind: evSpawned, Run: number}, begun: run}) {
+		p.discard(run)
+		return nil, &stepError{"launch", errors.New("the plugin was removed meanwhile")}
+	}
+	go p.watchExit(run)
+	return run, nil
+}
+
+// greet serves the connection and waits for the hello. The actor's timer
+// bounds it: killing the process ends the connection.
+func (p *plugin) greet(run *running) error {
+	go p.serve(run)
+	said, err := run.conn.Hello(run.ctx)
+	if err != nil {
+		p.broke(run, err)
+		return &stepError{"hello", err}
+	}
+	run.hello.Store(&said)
+	p.box.post(message{event: event{Kind: evReady, Run: run.number}})
+	return nil
+}
+
+// serve runs the connection to its end.
+func (p *plugin) serve(run *running) {
+	p.broke(run, run.conn.Run(run.ctx))
+	p.box.post(message{event: event{Kind: evDisconnected, Run: run.number}})
+}
+
+// broke reports a violation if err says that the plugin broke the protocol. A
+// message that was cut off is how a killed peer looks, and none.
+func (p *plugin) broke(run *running, err error) {
+	var broken *ipc.ProtocolError
+	if !errors.As(err, &broken) || broken.Code == ipc.BreachTruncated || !run.told.CompareAndSwap(false, true) {
+		return
+	}
+	v := violation.Violation{
+		Kind: "violation", Time: p.clock.Now().UTC(), Wall: violation.IPC, What: breachInWords(broken),
+		Where: violation.Where{PID: run.proc.PID()}, PolicyDigest: run.plan.PolicyDigest(), PlanDigest: run.proc.PlanDigest(),
+	}
+	v.Action = run.judge.Decide(violation.IPC, v.Time)
+	p.violated(run.number, v)
+}
+
+// breachInWords names the profile's key where one bounds what was broken.
+func breachInWords(e *ipc.ProtocolError) string {
+	key := map[ipc.Breach]string{ipc.BreachTooLarge: "max_frame", ipc.BreachDepth: "max_depth"}[e.Code]
+	if key != "" {
+		key = " (" + key + ")"
+	}
+	return violation.Escape(string(e.Code)+key+": "+e.Msg, 512)
+}
+
+// violated tells the actor of a violation. It does not wait. One that ends the
+// plugin is never lost; of others too many at once are only counted.
+func (p *plugin) violated(number uint64, v violation.Violation) {
+	v.Plugin = p.name
+	if v.ID == "" {
+		v.ID = p.newID()
+	}
+	m := message{hit: &v, event: event{
+		Kind: evViolation, Run: number, Action: v.Action,
+		Reason: violation.Escape(fmt.Sprintf("it hit the wall %s: %s", v.Wall, v.What), 300),
+	}}
+	if v.Action == violation.Log || v.Action == violation.Deny {
+		p.box.offer(m)
+		return
+	}
+	p.box.post(m)
+}
+
+// watchExit reports the end of the last process.
+func (p *plugin) watchExit(run *running) {
+	<-run.proc.Done()
+	run.cancel()
+	st := run.proc.Exit().Status
+	p.box.post(message{event: event{
+		Kind: evExited, Run: run.number, Clean: st.Exited() && st.ExitStatus() == 0, Reason: exitInWords(st),
+	}})
+}
+
+func exitInWords(st syscall.WaitStatus) string {
+	if st.Signaled() {
+		return fmt.Sprintf("it was ended by %s", unix.SignalName(st.Signal()))
+	}
+	return fmt.Sprintf("it ended with status %d", st.ExitStatus())
+}
+
+// dataFor makes the directory that becomes /data, owned by the plugin, if the
+// plan keeps one. Only the directory itself is ever given away: what is in it
+// belongs to the plugin already, and is not to be trusted.
+func (p *plugin) dataFor(r store.Record, pl *plan.Plan) (string, error) {
+	if !pl.Data.Persistent {
+		return "", nil
+	}
+	dir := p.dataDir()
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", err
+	}
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }()
+	uid := int(p.uidOf(r.Slot))
+	if err := errors.Join(unix.Fchown(fd, uid, uid), unix.Fchmod(fd, 0o700)); err != nil {
+		return "", fmt.Errorf("cannot give %s to uid %d: %w", dir, uid, err)
+	}
+	return dir, nil
+}
+
+// uidOf is the host uid of a slot's plugin; the next is its reaper's.
+func (s *shared) uidOf(slot uint32) uint32 { return s.uidBase + 2*slot }
+
+// helloOf is what the plugin said of itself, nil if nothing yet.
+func helloOf(run *running) json.RawMessage {
+	if run == nil {
+		return nil
+	}
+	if said := run.hello.Load(); said != nil {
+		return *said
+	}
+	return nil
+}

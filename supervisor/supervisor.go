@@ -1,0 +1,248 @@
+// Package supervisor keeps plugins: it starts them behind their walls, talks
+// to them, restarts or quarantines them, and remembers what happened.
+//
+// Each plugin has an actor, one goroutine that owns its lifecycle. What an
+// event leads to is decided by transition, a pure function; the actor does it.
+// Everyone else reads the snapshot that the actor publishes, so calls never
+// queue behind lifecycle.
+package supervisor
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/cordonhq/cordon/ipc"
+	"github.com/cordonhq/cordon/supervisor/audit"
+	"github.com/cordonhq/cordon/supervisor/control"
+	"github.com/cordonhq/cordon/supervisor/store"
+)
+
+// maxStarting is how many plugins may be verified and launched at once.
+const maxStarting = 8
+
+// Config is what a Supervisor is made of. It takes none of it over but the
+// Launcher: the caller closes the store and the audit log after Close.
+type Config struct {
+	// StateDir is the absolute path below which plugins' data, logs and evidence
+	// are kept, owned by root.
+	StateDir  string
+	Store     *store.Store
+	Audit     *audit.Log
+	Launcher  Launcher
+	Source    Source
+	Connector Connector
+	// UIDBase is the first host uid of the plugins' range.
+	UIDBase uint32
+	Logger  *slog.Logger
+	// Clock, Random (at least 0, below 1) and NewID have the system's as default.
+	Clock  Clock
+	Random func() float64
+	NewID  func() string
+}
+
+// shared is what all actors use.
+type shared struct {
+	stateDir  string
+	store     *store.Store
+	audit     *audit.Log
+	launcher  Launcher
+	source    Source
+	connector Connector
+	uidBase   uint32
+	logger    *slog.Logger
+	clock     Clock
+	random    func() float64
+	newID     func() string
+	places    chan struct{} // one for each plugin that is being started
+	forgotten func(name string)
+	// discardBundle removes the sealed copy that no plugin uses any more.
+	discardBundle func(digest string) error
+}
+
+// enter takes a place among those that are being started.
+func (s *shared) enter(ctx context.Context) error {
+	select {
+	case s.places <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *shared) leave() { <-s.places }
+
+// Supervisor keeps all plugins of one state directory. It implements
+// control.Service.
+type Supervisor struct {
+	*shared
+	installing sync.Mutex // one install, or removal of a bundle, at a time
+	mu         sync.RWMutex
+	plugins    map[string]*plugin
+	closing    bool
+}
+
+// New makes the actors of all plugins in the store. Nothing starts before
+// StartEnabled. What ran when the last daemon ended is stopped, what was
+// quarantined is so still.
+func New(c Config) (*Supervisor, error) {
+	s := &Supervisor{shared: sharedOf(c), plugins: map[string]*plugin{}}
+	s.forgotten = s.forgetPlugin
+	s.discardBundle = s.discardUnused
+	if err := makeDirs(c.StateDir); err != nil {
+		return nil, err
+	}
+	records, err := c.Store.List()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the state: %w", err)
+	}
+	for _, r := range records {
+		if _, err := s.add(r); err != nil {
+			return nil, errors.Join(err, s.Close(context.Background()))
+		}
+	}
+	return s, nil
+}
+
+func sharedOf(c Config) *shared {
+	s := &shared{
+		stateDir: c.StateDir, store: c.Store, audit: c.Audit, launcher: c.Launcher, source: c.Source,
+		connector: c.Connector, uidBase: c.UIDBase, logger: c.Logger, clock: c.Clock, random: c.Random, newID: c.NewID,
+		places: make(chan struct{}, maxStarting),
+	}
+	if s.clock == nil {
+		s.clock = SystemClock{}
+	}
+	if s.random == nil {
+		s.random = mathrand.Float64
+	}
+	if s.newID == nil {
+		s.newID = randomID
+	}
+	if s.logger == nil {
+		s.logger = slog.New(slog.DiscardHandler)
+	}
+	return s
+}
+
+func randomID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails; crypto/rand
+	return hex.EncodeToString(b[:])
+}
+
+// makeDirs makes the directories below the state directory, 0700.
+func makeDirs(root string) error {
+	for _, name := range []string{"data", "logs", "evidence"} {
+		if err := os.MkdirAll(filepath.Join(root, name), 0o700); err != nil {
+			return fmt.Errorf("cannot make the state directory: %w", err)
+		}
+	}
+	return nil
+}
+
+// add makes the actor of a record and starts it.
+func (s *Supervisor) add(r store.Record) (*plugin, error) {
+	p, err := newPlugin(s.shared, r)
+	if err != nil {
+		return nil, fmt.Errorf("cannot take up plugin %s: %w", r.Name, err)
+	}
+	s.mu.Lock()
+	s.plugins[r.Name] = p
+	s.mu.Unlock()
+	go p.loop()
+	return p, nil
+}
+
+func (s *Supervisor) forgetPlugin(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.plugins, name)
+}
+
+// discardUnused removes the sealed copy of digest unless a plugin has it.
+func (s *Supervisor) discardUnused(digest string) error {
+	s.installing.Lock()
+	defer s.installing.Unlock()
+	return s.discardIfUnused(digest)
+}
+
+// discardIfUnused is discardUnused with s.installing held.
+func (s *Supervisor) discardIfUnused(digest string) error {
+	for _, p := range s.all() {
+		if p.shown.Load().record.Digest == digest {
+			return nil
+		}
+	}
+	return s.source.Discard(digest)
+}
+
+// all returns the plugins by name.
+func (s *Supervisor) all() []*plugin {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := make([]*plugin, 0, len(s.plugins))
+	for _, p := range s.plugins {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b *plugin) int { return strings.Compare(a.name, b.name) })
+	return out
+}
+
+// get finds a plugin, or says which name was meant.
+func (s *Supervisor) get(name string) (*plugin, error) {
+	s.mu.RLock()
+	p := s.plugins[name]
+	s.mu.RUnlock()
+	if p == nil {
+		return nil, control.Errorf(ipc.CodeNotFound, "cordon ps lists what is installed", "no plugin %q is installed", name)
+	}
+	return p, nil
+}
+
+// StartEnabled starts every enabled plugin that is stopped, and does not wait.
+func (s *Supervisor) StartEnabled() {
+	for _, p := range s.all() {
+		if r := p.shown.Load().record; r.Enabled && r.State == control.Stopped {
+			p.box.post(message{event: event{Kind: evStart}})
+		}
+	}
+}
+
+// Close stops all plugins, each within its own deadlines; when ctx ends first,
+// they are killed. It returns when nothing of them is left.
+func (s *Supervisor) Close(ctx context.Context) error {
+	s.mu.Lock()
+	s.closing = true
+	s.mu.Unlock()
+	plugins := s.all()
+	var wait sync.WaitGroup
+	for _, p := range plugins {
+		wait.Go(func() { s.shut(ctx, p) })
+	}
+	wait.Wait()
+	return s.launcher.Close()
+}
+
+// shut ends one plugin and its actor.
+func (s *Supervisor) shut(ctx context.Context, p *plugin) {
+	op := &operation{by: "daemon", done: make(chan error, 1)}
+	if p.box.post(message{event: event{Kind: evShutdown}, op: op}) {
+		select {
+		case <-op.done:
+		case <-ctx.Done():
+			p.box.post(message{do: p.kill})
+		}
+	}
+	p.box.close()
+	<-p.ended
+}
