@@ -384,10 +384,7 @@ func (cl *Client) cancel(ctx context.Context, m *incoming, member string) error 
 func (cl *Client) reply(ctx context.Context, m *incoming) error {
 	c := cl.b.c
 	s, ok := c.requests.get(string(m.idBytes()))
-	if ok && s.client == cl {
-		_, ok = c.requests.end(s.id)
-	}
-	if !ok || s.client != cl {
+	if !ok || s.client != cl || !s.end() {
 		c.st.unmatched.Add(1)
 		return nil
 	}
@@ -435,7 +432,7 @@ func (b *Bridge) pluginAsks(s *served, m *incoming) (taken bool, err error) {
 
 // forsake answers a request of the plugin's whose client has left.
 func (b *Bridge) forsake(s *served) {
-	if _, ok := b.c.requests.end(s.id); ok {
+	if s.end() {
 		e := &RPCError{Code: CodeCancelled, Message: "the client that was asked has gone"}
 		_ = b.c.out.putNow(errorReply([]byte(s.id), e)...) // a plugin that does not read gets no answer
 	}
@@ -448,7 +445,7 @@ func (b *Bridge) pluginCancels(id string, msg []byte) bool {
 		return false
 	}
 	if b.c.o.Protocol == ProtocolMCP { // no reply will come
-		b.c.requests.end(id)
+		s.end()
 	}
 	s.client.give(msg)
 	return true

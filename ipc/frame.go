@@ -350,15 +350,12 @@ func (f *frameReader) room(need int) {
 	if f.buf == nil {
 		f.buf = make([]byte, firstBuffer)
 	}
-	if f.w < len(f.buf) && f.r+need <= len(f.buf) {
-		return
-	}
 	size := len(f.buf)
-	if need > size && f.w-f.r > size/2 { // at least half of it really arrived
-		size = 2 * size
-		if size > steadyBuffer {
-			size = max(steadyBuffer, min(size, f.bound(need)))
-		}
+	switch {
+	case f.w-f.r == size: // it is full of what really arrived
+		size = f.grown(need)
+	case f.w < size && (f.r == 0 || f.r+need <= size):
+		return
 	}
 	fresh := f.buf
 	if size != len(f.buf) {
@@ -366,6 +363,16 @@ func (f *frameReader) room(need int) {
 	}
 	copy(fresh, f.buf[f.r:f.w])
 	f.buf, f.r, f.w = fresh, 0, f.w-f.r
+}
+
+// grown is the next size of a full buffer: twice, but beyond steadyBuffer no
+// more than the piece at its start can take.
+func (f *frameReader) grown(need int) int {
+	size := 2 * len(f.buf)
+	if size <= steadyBuffer {
+		return size
+	}
+	return max(steadyBuffer, min(size, f.bound(need)))
 }
 
 // bound is what a buffer need not exceed: the piece where its size is known,

@@ -26,7 +26,7 @@ const (
 // Limits bound one connection. The zero value of a field means its default.
 type Limits struct {
 	// MaxFrame is the largest message in bytes, either way (default 4 MiB, at
-	// most 16 MiB - 1).
+	// least 1 KiB, at most 16 MiB - 1).
 	MaxFrame int `json:"max_frame,omitempty"`
 	// MaxInFlight is how many requests of one side may be unanswered (default 64).
 	MaxInFlight int `json:"max_in_flight,omitempty"`
@@ -51,13 +51,16 @@ type Limits struct {
 	Strays int `json:"strays,omitempty"`
 }
 
+// smallestFrame is the least MaxFrame, so that every error answer fits.
+const smallestFrame = 1024
+
 // deepest bounds MaxDepth, so that a recursive reader is safe on any stack.
 const deepest = 1000
 
 // WithDefaults returns the limits in force: defaults filled in, and what is
 // beyond the protocol's own bounds brought down to them.
 func (l Limits) WithDefaults() Limits {
-	l.MaxFrame = min(orDefault(l.MaxFrame, 4<<20), frameCeiling)
+	l.MaxFrame = max(smallestFrame, min(orDefault(l.MaxFrame, 4<<20), frameCeiling))
 	l.MaxInFlight = orDefault(l.MaxInFlight, 64)
 	l.MaxQueue = orDefault(l.MaxQueue, 2*l.MaxFrame)
 	l.MaxDepth = min(orDefault(l.MaxDepth, 64), deepest)

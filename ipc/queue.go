@@ -54,7 +54,12 @@ type patience struct {
 // put queues one message, given in parts. Without patience it never waits:
 // it fails with ErrSlowPeer when the queue is full. A message larger than
 // MaxQueue goes into an empty queue.
-func (q *queue) put(p *patience, parts ...[]byte) error {
+func (q *queue) put(p *patience, parts ...[]byte) error { return q.putFor(p, nil, parts) }
+
+// putFor is put that ends the request s, if any, when its answer has its room
+// in the queue: before the peer can see the answer, and not before the answer
+// is accounted for.
+func (q *queue) putFor(p *patience, s *served, parts [][]byte) error {
 	n, err := q.size(parts)
 	if err != nil {
 		return err
@@ -69,7 +74,7 @@ func (q *queue) put(p *patience, parts ...[]byte) error {
 			return err
 		}
 	}
-	return q.add(parts)
+	return q.add(s, parts)
 }
 
 // putNow queues a short reply of the reader's own, from the reserve if need be.
@@ -83,7 +88,7 @@ func (q *queue) putNow(parts ...[]byte) error {
 		q.mu.Unlock()
 		return ErrSlowPeer
 	}
-	return q.add(parts)
+	return q.add(nil, parts)
 }
 
 func (q *queue) size(parts [][]byte) (int, error) {
@@ -123,10 +128,13 @@ func (q *queue) wait(p *patience) error {
 
 // add appends the frame and writes if nobody does. It is called with the lock
 // and releases it.
-func (q *queue) add(parts [][]byte) error {
+func (q *queue) add(s *served, parts [][]byte) error {
 	if err := q.err; err != nil {
 		q.mu.Unlock()
 		return err
+	}
+	if s != nil {
+		s.end()
 	}
 	q.pending = appendFrame(q.pending, q.framing, parts...)
 	q.st.messagesOut.Add(1)

@@ -28,7 +28,11 @@ type served struct {
 	cancel    context.CancelFunc // nil when a bridge's client answers it
 	cancelled atomic.Bool
 	client    *Client
+	among     *requests
 }
+
+// end removes the request and says whether it was open.
+func (s *served) end() bool { return s.among != nil && s.among.end(s) }
 
 func (t *requests) init(l Limits) {
 	t.max, t.maxBytes = l.MaxInFlight, l.MaxQueue
@@ -48,26 +52,24 @@ func (t *requests) begin(s *served) error {
 	if len(t.open) >= t.max || t.bytes+s.bytes > t.maxBytes && len(t.open) > 0 {
 		return errBusy
 	}
-	t.open[s.id] = s
+	t.open[s.id], s.among = s, t
 	t.bytes += s.bytes
 	return nil
 }
 
-// end removes a request and says whether it was open.
-func (t *requests) end(id string) (*served, bool) {
+func (t *requests) end(s *served) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s, ok := t.open[id]
-	if !ok {
-		return nil, false
+	if t.open[s.id] != s { // its id may be in use again
+		return false
 	}
-	delete(t.open, id)
+	delete(t.open, s.id)
 	t.bytes -= s.bytes
 	if len(t.open) == 0 && t.empty != nil {
 		close(t.empty)
 		t.empty = nil
 	}
-	return s, true
+	return true
 }
 
 // cancel ends the context of a request that a handler works on.
@@ -159,19 +161,18 @@ func (c *Conn) serve(s *served, m *incoming) error {
 // answer runs the handler and sends what it says.
 func (c *Conn) answer(ctx context.Context, s *served, r *Request) {
 	defer c.handlers.Done()
+	defer s.end()
 	defer s.cancel()
 	result, err := c.guarded(ctx, r)
 	if s.cancelled.Load() && c.o.Protocol == ProtocolMCP { // which wants no answer then
-		c.requests.end(s.id)
 		return
 	}
 	parts := c.replyParts(s, r.Method, result, err)
 	p := &patience{ctx: c.ctx}
-	sent := c.out.put(p, parts...)
+	sent := c.out.putFor(p, s, parts)
 	if errors.Is(sent, errTooLarge) {
-		sent = c.out.put(p, errorReply([]byte(s.id), &RPCError{Code: CodeTooLarge, Message: "the answer is " + sent.Error()})...)
+		sent = c.out.putFor(p, s, errorReply([]byte(s.id), &RPCError{Code: CodeTooLarge, Message: "the answer is a " + sent.Error()}))
 	}
-	c.requests.end(s.id)
 	if sent != nil && !errors.Is(sent, ErrClosed) && !errors.Is(sent, context.Canceled) {
 		c.o.Log(fmt.Sprintf("cannot answer %.100q: %v", r.Method, sent))
 	}
