@@ -17,14 +17,20 @@ type seccompData struct {
 	args [6]uint64
 }
 
-func (d seccompData) bytes() []byte {
-	b := binary.LittleEndian.AppendUint32(nil, d.nr)
-	b = binary.LittleEndian.AppendUint32(b, d.arch)
-	b = binary.LittleEndian.AppendUint64(b, d.ip)
-	for _, a := range d.args {
-		b = binary.LittleEndian.AppendUint64(b, a)
+// word is what a load from that offset gives.
+func (d *seccompData) word(offset uint32) (uint32, bool) {
+	switch {
+	case offset%4 != 0 || offset >= 64:
+		return 0, false
+	case offset == 0:
+		return d.nr, true
+	case offset == 4:
+		return d.arch, true
+	case offset < 16:
+		return uint32(d.ip >> (8 * (offset - 8))), true // #nosec G115 -- a half
+	default:
+		return uint32(d.args[(offset-16)/8] >> (8 * (offset % 8))), true // #nosec G115 -- a half
 	}
-	return b
 }
 
 // decode is the inverse of the assembler's last step.
@@ -49,7 +55,6 @@ var errNotConstant = errors.New("depends on more than architecture and number")
 // interpret runs a program as net/core/filter.c does. With constant, it knows
 // only what the kernel's seccomp_is_const_allow knows.
 func interpret(program []instruction, d seccompData, constant bool) (uint32, error) {
-	data := d.bytes()
 	var acc, x uint32
 	var mem [16]uint32
 	for pc := 0; pc < len(program); pc++ {
@@ -66,10 +71,10 @@ func interpret(program []instruction, d seccompData, constant bool) (uint32, err
 			if constant && i.k != offNR && i.k != offArch {
 				return 0, errNotConstant
 			}
-			if int(i.k)+4 > len(data) || i.k%4 != 0 {
+			var ok bool
+			if acc, ok = d.word(i.k); !ok {
 				return 0, fmt.Errorf("instruction %d loads from %d", pc, i.k)
 			}
-			acc = binary.LittleEndian.Uint32(data[i.k:])
 		case opAnd:
 			acc &= i.k
 		case opJump:

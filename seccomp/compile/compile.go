@@ -8,10 +8,10 @@
 //     leaves to have a call skipped, is ENOSYS);
 //   - a number that our table does not have is ENOSYS, so that a program falls
 //     back as it does on an older kernel;
-//   - a call of which one combination of arguments is allowed and another
-//     refused in a particular way. libseccomp has no order among the rules of
-//     one call, drops every condition once a rule without any is there, and
-//     takes each argument once in a rule.
+//   - a call whose rules need an order or overlap. libseccomp has no order
+//     among the rules of one call, drops every condition once a rule without
+//     any is there, takes each argument once in a rule, and is wrong about
+//     several chains that overlap (see isNative).
 //
 // Everything else is libseccomp's, in binary-tree order, with its default
 // action NOTIFY. Jumps are relative, so it does not matter to it where it
@@ -89,23 +89,50 @@ func split(calls []seccomp.Call) (native, mixed []seccomp.Call) {
 	return native, mixed
 }
 
-// isNative tells whether rules of libseccomp, which have no order, can say
-// what the arms say.
+// isNative tells whether libseccomp can say what the arms say: one arm that
+// takes each argument once, or several with one action that compare the same
+// bits of the same argument with different values.
+//
+// Chains that overlap otherwise are not the sum of themselves in libseccomp
+// 2.5.4: it enters the one whose beginning holds and does not come back to the
+// others, and {arg < 0xffffffff} with {arg > 0x100000000} lets 0xffffffff
+// through, which neither allows.
 func isNative(c seccomp.Call) bool {
 	for _, arm := range c.Arms {
-		if arm.Action != c.Arms[0].Action || arm.Errno != c.Arms[0].Errno {
+		if !isChain(c.NR, arm) {
 			return false
 		}
-		for i, cond := range arm.Args {
-			if i > 0 && arm.Args[i-1].Index == cond.Index {
-				return false // sorted by index: one argument twice
-			}
-			if _, ok := nativeCondition(c.NR, cond); !ok {
-				return false
-			}
+	}
+	if len(c.Arms) == 1 {
+		return true
+	}
+	first := c.Arms[0]
+	return !slices.ContainsFunc(c.Arms, func(a seccomp.Arm) bool {
+		return len(a.Args) != 1 || a.Action != first.Action || a.Errno != first.Errno || !sameBits(c.NR, a.Args[0], first.Args[0])
+	})
+}
+
+// isChain tells whether one arm is a rule of libseccomp's.
+func isChain(nr int, arm seccomp.Arm) bool {
+	for i, cond := range arm.Args { // sorted by index
+		if i > 0 && arm.Args[i-1].Index == cond.Index {
+			return false
+		}
+		if _, ok := nativeCondition(nr, cond); !ok {
+			return false
 		}
 	}
-	return len(c.Arms) == 1 || len(c.Arms[len(c.Arms)-1].Args) > 0
+	return true
+}
+
+// sameBits tells whether two conditions are equalities of the same bits.
+func sameBits(nr int, a, b seccomp.Condition) bool {
+	x, _ := nativeCondition(nr, a)
+	y, _ := nativeCondition(nr, b)
+	if x.Argument != y.Argument || x.Op != y.Op {
+		return false
+	}
+	return x.Op == libseccomp.CompareEqual || x.Op == libseccomp.CompareMaskedEqual && x.Operand1 == y.Operand1
 }
 
 // operators are libseccomp's of ours.
