@@ -120,11 +120,13 @@ func (p *fakeProcess) did(deed string) {
 	}
 }
 
-func (p *fakeProcess) done1(deed string) bool {
+func (p *fakeProcess) list() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Contains(p.deeds, deed)
+	return slices.Clone(p.deeds)
 }
+
+func (p *fakeProcess) has(deed string) bool { return slices.Contains(p.list(), deed) }
 
 // end lets the process exit with a wait status.
 func (p *fakeProcess) end(status syscall.WaitStatus) {
@@ -208,7 +210,7 @@ func (l *fakeLauncher) Close() error {
 		default:
 			l.t.Error("a process is alive although the supervisor has closed")
 		}
-		if !p.done1("release") {
+		if !p.has("release") {
 			l.t.Error("a process was not released")
 		}
 	}
@@ -408,11 +410,24 @@ func (b *bench) await(kind string) control.Event {
 	b.t.Helper()
 	for ev := range b.events.C {
 		if ev.Kind == kind {
+			b.sync()
 			return ev
 		}
 	}
 	b.t.Fatalf("no %q before the log ended", kind)
 	return control.Event{}
+}
+
+// sync waits until the actor of p has done what it is at.
+func (b *bench) sync() {
+	p, err := b.get("p")
+	if err != nil {
+		return
+	}
+	done := make(chan struct{})
+	if p.box.post(message{do: func() { close(done) }}) {
+		<-done
+	}
 }
 
 // start starts p and returns its process and connection.

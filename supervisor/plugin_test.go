@@ -40,8 +40,8 @@ func TestStartAndStop(t *testing.T) {
 	if err != nil || st.State != control.Stopped {
 		t.Errorf("stop: %+v, %v", st, err)
 	}
-	if !proc.done1("release") || proc.done1("kill") {
-		t.Errorf("a plugin that left by itself: %v", proc.deeds)
+	if !proc.has("release") || proc.has("kill") {
+		t.Errorf("a plugin that left by itself: %v", proc.list())
 	}
 	if _, err := b.Call(t.Context(), control.CallParams{Name: "p", Method: "ping"}); codeOf(err) != ipc.CodeNotReady {
 		t.Errorf("call of a stopped plugin: %v", err)
@@ -70,8 +70,8 @@ func TestStopPressesOn(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if want := []string{"signal terminated", "kill", "release"}; !slices.Equal(proc.deeds, want) {
-		t.Errorf("done: %v, want %v", proc.deeds, want)
+	if want := []string{"signal terminated", "kill", "release"}; !slices.Equal(proc.list(), want) {
+		t.Errorf("done: %v, want %v", proc.list(), want)
 	}
 }
 
@@ -165,8 +165,8 @@ func TestHelloTimesOut(t *testing.T) {
 	if err := <-done; err == nil || !strings.Contains(err.Error(), "not ready within 30s") {
 		t.Errorf("the error is %v", err)
 	}
-	if !proc.done1("kill") || !proc.done1("release") {
-		t.Errorf("done: %v", proc.deeds)
+	if !proc.has("kill") || !proc.has("release") {
+		t.Errorf("done: %v", proc.list())
 	}
 }
 
@@ -191,8 +191,8 @@ func TestQuarantineWalk(t *testing.T) {
 	ev := b.await("quarantined")
 	mu.Lock()
 	defer mu.Unlock()
-	if !slices.Equal(proc.deeds[:2], []string{"freeze", "kill"}) {
-		t.Errorf("done: %v", proc.deeds)
+	if !slices.Equal(proc.list()[:2], []string{"freeze", "kill"}) {
+		t.Errorf("done: %v", proc.list())
 	}
 	if atKill != control.Quarantined {
 		t.Errorf("when it was killed the disk said %q", atKill)
@@ -312,8 +312,8 @@ func TestKillIsAFailureOfTheRestartPolicy(t *testing.T) {
 	proc, _ := b.start()
 	proc.req.OnViolation(hitBy(violation.Kill))
 	b.await("backoff")
-	if !proc.done1("kill") {
-		t.Errorf("done: %v", proc.deeds)
+	if !proc.has("kill") {
+		t.Errorf("done: %v", proc.list())
 	}
 	if got := b.record().Violations; len(got) != 1 {
 		t.Errorf("the disk has %d violations", len(got))
@@ -359,8 +359,8 @@ func TestBrokenProtocolIsAViolation(t *testing.T) {
 	if v.Wall != violation.IPC || !strings.Contains(v.What, "too-large (max_frame)") || strings.Contains(v.What, "\x1b") {
 		t.Errorf("the violation is %+v", v)
 	}
-	if !slices.Equal(proc.deeds[:2], []string{"freeze", "kill"}) {
-		t.Errorf("done: %v", proc.deeds)
+	if !slices.Equal(proc.list()[:2], []string{"freeze", "kill"}) {
+		t.Errorf("done: %v", proc.list())
 	}
 }
 
@@ -537,8 +537,8 @@ func TestShutdownWhileStarting(t *testing.T) {
 	if err := <-done; err == nil {
 		t.Error("the start was successful")
 	}
-	if !proc.done1("kill") {
-		t.Errorf("done: %v", proc.deeds)
+	if !proc.has("kill") {
+		t.Errorf("done: %v", proc.list())
 	}
 }
 

@@ -573,10 +573,11 @@ func recent(starts []time.Time, now time.Time, interval time.Duration) []time.Ti
 	return slices.DeleteFunc(slices.Clone(starts), func(t time.Time) bool { return now.Sub(t) >= interval })
 }
 
-// enter changes the phase: persisted first, then audited and shown.
+// enter changes the phase: persisted first, then shown, then audited, so that
+// who follows the events finds what they say.
 func enter(s lifecycle, ev event, phase control.State, reason, name string) (lifecycle, []action) {
 	s.Phase, s.Since, s.Reason = phase, ev.Time, reason
-	return s, []action{{Kind: actPersist}, {Kind: actAudit, Name: name}, {Kind: actPublish}}
+	return s, []action{{Kind: actPersist}, {Kind: actPublish}, {Kind: actAudit, Name: name}}
 }
 
 func gone(s lifecycle) lifecycle {
