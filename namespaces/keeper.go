@@ -53,6 +53,9 @@ type Launch struct {
 	CgroupFile int
 	// ReaperUID and ReaperGID are host ids, never the plugin's.
 	ReaperUID, ReaperGID uint32
+	// Staged, if set, is called with the plugin's pid when every wall is up and
+	// before its first instruction; the exec waits for it.
+	Staged func(pid int)
 }
 
 // Child is a started plugin. PIDFD is closed by Forget, and nil if the plugin
@@ -96,10 +99,7 @@ func (c *Child) Signal(sig syscall.Signal) error {
 // Forget tells the keeper that the plugin's groups were removed, and closes
 // PIDFD. Call it once, after Done.
 func (c *Child) Forget() error {
-	msg, err := pack(wireRequest{ID: c.id, Kind: wireKindForget, CgroupFD: wireNoString}, nil, nil)
-	if err == nil {
-		err = c.keeper.send(msg, nil)
-	}
+	err := c.keeper.say(wireKindForget, c.id)
 	if errors.Is(err, ErrKeeperGone) { // and everything that it held with it
 		err = nil
 	}
@@ -123,7 +123,7 @@ type Keeper struct {
 
 	mu       sync.Mutex
 	next     uint64
-	pending  map[uint64]chan answer
+	pending  map[uint64]chan answer // buffered: at most STAGED and one more
 	children map[uint64]*Child
 }
 
@@ -240,12 +240,12 @@ func (k *Keeper) send(msg []byte, files []*os.File) error {
 
 // ask sends a request and waits for its first answer. When ctx ends first, the
 // answer is dealt with when it comes: a plugin that still starts is killed.
-func (k *Keeper) ask(ctx context.Context, h wireRequest, steps []wireStep, data []byte, files []*os.File) (answer, error) {
+func (k *Keeper) ask(ctx context.Context, h wireRequest, steps []wireStep, data []byte, files []*os.File, staged func(pid int)) (answer, error) {
 	if len(files) > wireMaxFds {
 		return answer{}, fmt.Errorf("cannot start with %d descriptors: at most %d", len(files), wireMaxFds)
 	}
 	h.Nfds = uint32(len(files)) //nolint:gosec // bounded just above
-	ch := make(chan answer, 1)
+	ch := make(chan answer, 2)
 	k.mu.Lock()
 	k.next++
 	h.ID = k.next
@@ -261,21 +261,47 @@ func (k *Keeper) ask(ctx context.Context, h wireRequest, steps []wireStep, data 
 		k.mu.Unlock()
 		return answer{}, err
 	}
-	select {
-	case a := <-ch:
-		return a, nil
-	case <-k.gone:
-		return answer{}, ErrKeeperGone
-	case <-ctx.Done():
-		go k.abandon(ch)
-		return answer{}, context.Cause(ctx)
+	return k.await(ctx, h.ID, ch, staged)
+}
+
+func (k *Keeper) await(ctx context.Context, id uint64, ch chan answer, staged func(pid int)) (answer, error) {
+	for {
+		select {
+		case a := <-ch:
+			if a.reply.Kind != wireKindStaged {
+				return a, nil
+			}
+			staged(int(a.reply.Pid))
+			if err := k.say(wireKindGo, id); err != nil {
+				return answer{}, err
+			}
+		case <-k.gone:
+			return answer{}, ErrKeeperGone
+		case <-ctx.Done():
+			go k.abandon(id, ch)
+			return answer{}, context.Cause(ctx)
+		}
 	}
 }
 
+// say sends a word about a plugin.
+func (k *Keeper) say(kind uint32, id uint64) error {
+	msg, err := pack(wireRequest{ID: id, Kind: kind, CgroupFD: wireNoString}, nil, nil)
+	if err != nil {
+		return err
+	}
+	return k.send(msg, nil)
+}
+
 // abandon ends what started for someone who did not wait for it.
-func (k *Keeper) abandon(ch chan answer) {
+func (k *Keeper) abandon(id uint64, ch chan answer) {
 	select {
 	case a := <-ch:
+		if a.reply.Kind == wireKindStaged {
+			_ = k.say(wireKindGo, id)
+			k.abandon(id, ch)
+			return
+		}
 		closeAll(a.files)
 		if c := a.child; c != nil {
 			_ = c.Signal(unix.SIGKILL)
@@ -301,7 +327,7 @@ func closeAll(files []*os.File) {
 func (k *Keeper) UserNS(ctx context.Context, uidMap, gidMap string) (*os.File, error) {
 	var b blob
 	b.strs([]string{uidMap, gidMap})
-	a, err := k.ask(ctx, wireRequest{Kind: wireKindUserns, CgroupFD: wireNoString}, nil, b.data, nil)
+	a, err := k.ask(ctx, wireRequest{Kind: wireKindUserns, CgroupFD: wireNoString}, nil, b.data, nil, nil)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a user namespace: %w", err)
 	}
@@ -319,11 +345,14 @@ func (k *Keeper) Launch(ctx context.Context, l Launch) (*Child, error) {
 	if l.CgroupFile >= 0 {
 		h.CgroupFD = uint32(l.CgroupFile) //nolint:gosec // an index into Files
 	}
+	if l.Staged != nil {
+		h.Flags |= wireFlagStage
+	}
 	steps, data, err := encode(l.Steps)
 	if err != nil {
 		return nil, err
 	}
-	a, err := k.ask(ctx, h, steps, data, l.Files)
+	a, err := k.ask(ctx, h, steps, data, l.Files, l.Staged)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("cannot start: %w", err)
@@ -417,7 +446,9 @@ func (k *Keeper) deliver(a answer) {
 		return
 	}
 	if ch := k.pending[r.ID]; ch != nil {
-		delete(k.pending, r.ID)
+		if r.Kind != wireKindStaged {
+			delete(k.pending, r.ID)
+		}
 		ch <- a
 		return
 	}

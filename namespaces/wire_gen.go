@@ -15,6 +15,9 @@ const (
 	wireKindLaunch     = 0x1        // request: run the steps in a new child.
 	wireKindUserns     = 0x2        // request: make a user namespace; blob holds uid_map and gid_map.
 	wireKindForget     = 0x3        // request: the groups of the ended plugin ID are removed, drop what is held for it.
+	wireKindGo         = 0x4        // request: let the staged plugin ID go on to its exec.
+	wireFlagStage      = 0x1        // of a launch: every wall is up, say STAGED and wait for GO before the exec.
+	wireKindStaged     = 0x14       // reply: the plugin waits behind its walls; pid is valid.
 	wireKindStarted    = 0x10       // reply: the plugin was executed; descriptors: pidfd, then its listener if it has one.
 	wireKindFailed     = 0x11       // reply: step and errno say what failed; nothing is left.
 	wireKindExited     = 0x12       // reply: the plugin and everything in its pid namespace have ended.
@@ -39,7 +42,7 @@ type wireRequest struct {
 	ReaperUID uint32 // host ids of the reaper
 	ReaperGID uint32
 	CgroupFD  uint32 // index of the v2 group's directory, or NO_STRING
-	Pad       uint32 // zero
+	Flags     uint32 // FLAG_*
 }
 
 const wireRequestSize = 48

@@ -141,6 +141,7 @@ u32 check_request(struct launch *l, u64 length)
 	case CK_KIND_USERNS:
 		return strings_ok(l, 0, 2, 2) && r->nsteps == 0 ? 0 : 9;
 	case CK_KIND_FORGET:
+	case CK_KIND_GO:
 		return r->nsteps == 0 ? 0 : 9;
 	default:
 		return 10;

@@ -5,7 +5,7 @@
  *   launch:  reaper cloned (new namespaces, v2 cgroup) -> plugin cloned into the
  *            reaper's pid namespace, sharing our memory -> it runs its steps ->
  *            'G' on the gate: its listener is taken, and once the reaper said
- *            'R' it is let go -> the gate closes at exec: STARTED
+ *            'R' it is let go (or STAGED, and GO) -> the gate closes at exec: STARTED
  *   end:     plugin reaped -> reaper killed, and with it the namespace ->
  *            reaper reaped: EXITED -> FORGET: what was held is let go
  *   no daemon: every group is killed, everything reaped, every group directory
@@ -26,7 +26,7 @@
 enum { IN = 1, OUT = 4, HUP = 16 };
 enum source { FROM_DAEMON, FROM_GATE, FROM_READY, FROM_PLUGIN, FROM_REAPER };
 enum state { FREE, LAUNCHING, RUNNING, ENDING, ENDED };
-enum { SAY_STARTED = 1, SAY_FAILED = 2, SAY_EXITED = 4 };
+enum { SAY_STARTED = 1, SAY_FAILED = 2, SAY_EXITED = 4, SAY_STAGED = 8 };
 
 struct group { int parent; char name[80]; };
 
@@ -35,7 +35,7 @@ struct slot {
 	u64 id;
 	struct launch *launch;
 	int plugin, reaper, gate, ready, listener, killfd; /* -1: none */
-	int gate_waiting, reaper_up;
+	int gate_waiting, reaper_up, stage; /* stage: the daemon has not said GO */
 	u32 say; /* replies not sent yet */
 	u32 step, error, detail;
 	u32 plugin_pid, reaper_pid;
@@ -98,10 +98,16 @@ static void speak(struct slot *s)
 
 	if (ending)
 		s->say = 0;
+	r.pid = s->plugin_pid;
+	r.reaper = s->reaper_pid;
+	if (s->say & SAY_STAGED) {
+		r.kind = CK_KIND_STAGED;
+		if (send_reply(&r, 0, 0))
+			return;
+		s->say &= ~(u32)SAY_STAGED;
+	}
 	if (s->say & SAY_STARTED) {
 		r.kind = CK_KIND_STARTED;
-		r.pid = s->plugin_pid;
-		r.reaper = s->reaper_pid;
 		if (send_reply(&r, fds, s->plugin < 0 ? 0 : s->listener < 0 ? 1 : 2))
 			return;
 		s->say &= ~(u32)SAY_STARTED;
@@ -346,7 +352,7 @@ static void launch(struct launch *l)
 		return;
 	}
 	index = (u32)(s - slots);
-	*s = (struct slot){.state = LAUNCHING, .id = l->request->id, .launch = l, .plugin = -1, .reaper = -1,
+	*s = (struct slot){.state = LAUNCHING, .id = l->request->id, .launch = l, .stage = l->request->flags & CK_FLAG_STAGE, .plugin = -1, .reaper = -1,
 			   .gate = -1, .ready = -1, .listener = -1, .killfd = -1};
 	l->busy = 1;
 	l->keeper = self;
@@ -363,7 +369,12 @@ static void launch(struct launch *l)
 /* Lets the plugin go on to its exec when its listener is ours and the reaper is up. */
 static void open_gate(struct slot *s)
 {
-	if (s->gate_waiting && s->reaper_up && s->state == LAUNCHING)
+	if (!s->gate_waiting || !s->reaper_up || s->state != LAUNCHING)
+		return;
+	if (s->stage) {
+		s->say |= SAY_STAGED;
+		speak(s);
+	} else
 		SYS(sendto, s->gate, "G", 1, MSG_NOSIGNAL_ | MSG_DONTWAIT_, (void *)0, 0);
 }
 
@@ -593,6 +604,17 @@ static i64 receive(struct launch *l)
 	return n > 0 && (message.flags & (MSG_TRUNC_ | MSG_CTRUNC_)) ? -EBADMSG_ : n;
 }
 
+/* What the daemon says of a plugin; out of its time it means nothing. */
+static void on_word(struct slot *s, u32 kind)
+{
+	if (kind == CK_KIND_FORGET && s->state == ENDED)
+		forget(s);
+	if (kind == CK_KIND_GO && s->state == LAUNCHING && s->stage) {
+		s->stage = 0;
+		open_gate(s);
+	}
+}
+
 static void obey(struct launch *l, u64 n)
 {
 	u32 wrong = check_request(l, n);
@@ -606,8 +628,8 @@ static void obey(struct launch *l, u64 n)
 		make_userns(l);
 	else
 		for (u32 i = 0; i < nslots; i++)
-			if (slots[i].state == ENDED && slots[i].id == id)
-				forget(&slots[i]);
+			if (slots[i].id == id)
+				on_word(&slots[i], l->request->kind);
 	for (u32 i = 0; i < l->nfds; i++)
 		close_fd(&l->fds[i]);
 	l->nfds = 0;

@@ -13,6 +13,9 @@
 #define CK_KIND_LAUNCH 0x1u /* request: run the steps in a new child. */
 #define CK_KIND_USERNS 0x2u /* request: make a user namespace; blob holds uid_map and gid_map. */
 #define CK_KIND_FORGET 0x3u /* request: the groups of the ended plugin ID are removed, drop what is held for it. */
+#define CK_KIND_GO 0x4u /* request: let the staged plugin ID go on to its exec. */
+#define CK_FLAG_STAGE 0x1u /* of a launch: every wall is up, say STAGED and wait for GO before the exec. */
+#define CK_KIND_STAGED 0x14u /* reply: the plugin waits behind its walls; pid is valid. */
 #define CK_KIND_STARTED 0x10u /* reply: the plugin was executed; descriptors: pidfd, then its listener if it has one. */
 #define CK_KIND_FAILED 0x11u /* reply: step and errno say what failed; nothing is left. */
 #define CK_KIND_EXITED 0x12u /* reply: the plugin and everything in its pid namespace have ended. */
@@ -35,7 +38,7 @@ struct ck_request {
 	u32 reaper_uid; /* host ids of the reaper */
 	u32 reaper_gid;
 	u32 cgroup_fd; /* index of the v2 group's directory, or NO_STRING */
-	u32 pad; /* zero */
+	u32 flags; /* FLAG_* */
 };
 _Static_assert(sizeof(struct ck_request) == 48, "layout");
 

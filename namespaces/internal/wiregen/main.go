@@ -38,6 +38,9 @@ var constants = []constant{
 	{"KIND_LAUNCH", 1, "request: run the steps in a new child."},
 	{"KIND_USERNS", 2, "request: make a user namespace; blob holds uid_map and gid_map."},
 	{"KIND_FORGET", 3, "request: the groups of the ended plugin ID are removed, drop what is held for it."},
+	{"KIND_GO", 4, "request: let the staged plugin ID go on to its exec."},
+	{"FLAG_STAGE", 1, "of a launch: every wall is up, say STAGED and wait for GO before the exec."},
+	{"KIND_STAGED", 20, "reply: the plugin waits behind its walls; pid is valid."},
 	{"KIND_STARTED", 16, "reply: the plugin was executed; descriptors: pidfd, then its listener if it has one."},
 	{"KIND_FAILED", 17, "reply: step and errno say what failed; nothing is left."},
 	{"KIND_EXITED", 18, "reply: the plugin and everything in its pid namespace have ended."},
@@ -61,7 +64,7 @@ var request = []field{
 	{"u32", "reaper_uid", "host ids of the reaper"},
 	{"u32", "reaper_gid", ""},
 	{"u32", "cgroup_fd", "index of the v2 group's directory, or NO_STRING"},
-	{"u32", "pad", "zero"},
+	{"u32", "flags", "FLAG_*"},
 }
 
 var step = []field{
