@@ -68,7 +68,11 @@ type Error struct {
 	Code    int
 	Message string
 	Hint    string
-	cause   error
+	// FromPlugin says that a plugin answered this, with Data. It can claim any
+	// code and say anything.
+	FromPlugin bool
+	Data       json.RawMessage
+	cause      error
 }
 
 // Error implements error.

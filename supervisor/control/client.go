@@ -1,0 +1,258 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/cordonhq/cordon/ipc"
+	"github.com/cordonhq/cordon/supervisor/violation"
+)
+
+// DefaultSocket is where the daemon listens unless it is told otherwise.
+const DefaultSocket = "/run/cordon/cordon.sock"
+
+// The notifications of a stream, besides those of the methods' own.
+const (
+	noteEvent  = "event"
+	noteLog    = "log"
+	noteEnd    = "stream.end"     // params: streamEnd
+	noteAttach = "attach.message" // params: the message
+)
+
+// streamEnd says why a stream ended.
+type streamEnd struct {
+	// Lost says that the follower was too slow.
+	Lost bool `json:"lost"`
+}
+
+// wireLimits are those of the control socket: room for the largest message of
+// a plugin inside one of ours.
+func wireLimits() ipc.Limits {
+	return ipc.Limits{MaxFrame: 16<<20 - 1, MaxInFlight: 16, MaxDepth: 128}
+}
+
+// ErrLost is returned by Follow when this side was too slow.
+var ErrLost = errors.New("some were lost: this side was too slow")
+
+// Client is the command line's end of a control connection. Call may be used
+// concurrently; a connection carries one stream or one bridge.
+type Client struct {
+	conn  *ipc.Conn
+	notes chan note
+}
+
+// note is one notification of the daemon.
+type note struct {
+	method string
+	params json.RawMessage
+}
+
+// Dial connects to the daemon's control socket at path. The caller closes.
+func Dial(ctx context.Context, path string) (*Client, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, dialError(path, err)
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("cannot connect to %s: not a unix socket", path), c.Close())
+	}
+	return newClient(u), nil
+}
+
+// dialError says what would mend it.
+func dialError(path string, err error) error {
+	hint := ""
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		hint = "is cordond running? start it as root: cordond"
+	case errors.Is(err, fs.ErrPermission):
+		hint = "the socket is for root and the group cordon: use sudo, or join the group"
+	}
+	return Errorf(ipc.CodePluginGone, hint, "cannot reach the daemon at %s: %w", path, err)
+}
+
+func newClient(u *net.UnixConn) *Client {
+	c := &Client{notes: make(chan note, 64)}
+	c.conn = ipc.NewConn(ipc.SocketTransport(u), ipc.Options{Limits: wireLimits(), OnNotify: c.noted})
+	go func() {
+		_ = c.conn.Run(context.Background()) // every call says why it ended
+		close(c.notes)
+	}()
+	return c
+}
+
+// noted queues a notification; while the queue is full nothing more is read,
+// which the daemon notices.
+func (c *Client) noted(method string, params json.RawMessage) {
+	select {
+	case c.notes <- note{method, append(json.RawMessage(nil), params...)}:
+	case <-c.conn.Done():
+	}
+}
+
+// Close ends the connection.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// Call makes one request and decodes its result into result, which may be nil.
+// What the daemon or a plugin answers with is an *Error. Without a deadline of
+// ctx's own it waits as long as the daemon takes.
+func (c *Client) Call(ctx context.Context, method string, params, result any) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 24*time.Hour) // ipc would use its own, which is short
+		defer cancel()
+	}
+	raw, err := c.conn.Call(ctx, method, params)
+	if err != nil {
+		return fromWire(err)
+	}
+	if result == nil {
+		return nil
+	}
+	if err := json.Unmarshal(raw, result); err != nil {
+		return fmt.Errorf("cannot read the daemon's answer to %s: %w", method, err)
+	}
+	return nil
+}
+
+// Follow makes a request that asks to follow, decodes its result, calls past,
+// and then calls each for the params of every notification, until either
+// returns an error, ctx ends (nil), or the stream does: ErrLost if this side
+// was too slow.
+func (c *Client) Follow(ctx context.Context, method string, params, result any, past func() error, each func(json.RawMessage) error) error {
+	if err := c.Call(ctx, method, params, result); err != nil {
+		return err
+	}
+	if err := past(); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case n, ok := <-c.notes:
+			if !ok {
+				return errors.New("the daemon has ended")
+			}
+			if n.method == noteEnd {
+				return endOf(n.params)
+			}
+			if err := each(n.params); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func endOf(params json.RawMessage) error {
+	var end streamEnd
+	if err := json.Unmarshal(params, &end); err == nil && end.Lost {
+		return ErrLost
+	}
+	return nil
+}
+
+// Attachment is a client's bridge to a plugin.
+type Attachment struct {
+	AttachResult
+	c *Client
+}
+
+// Attach makes the connection a bridge to a running plugin. The connection is
+// used for nothing else afterwards.
+func (c *Client) Attach(ctx context.Context, name string) (*Attachment, error) {
+	a := &Attachment{c: c}
+	if err := c.Call(ctx, MethodAttach, NameParams{Name: name}, &a.AttachResult); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Send hands one message to the plugin. It waits while the daemon does not read.
+func (a *Attachment) Send(ctx context.Context, message json.RawMessage) error {
+	return a.c.conn.NotifyWait(ctx, noteAttach, message)
+}
+
+// Receive waits for the next message of the plugin; io errors and the end of
+// the bridge are an error, ErrLost if this side was too slow.
+func (a *Attachment) Receive(ctx context.Context) (json.RawMessage, error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case n, ok := <-a.c.notes:
+			switch {
+			case !ok:
+				return nil, os.ErrClosed
+			case n.method == noteEnd:
+				return nil, errors.Join(os.ErrClosed, endOf(n.params))
+			case n.method == noteAttach:
+				return n.params, nil
+			}
+		}
+	}
+}
+
+// wireData is the data member of an error on the wire.
+type wireData struct {
+	Hint string `json:"hint,omitempty"`
+	// Plugin says that the error is a plugin's own answer, with its data.
+	Plugin bool            `json:"plugin,omitempty"`
+	Data   json.RawMessage `json:"data,omitempty"`
+}
+
+// fromWire makes an Error of what a call on the control connection returned.
+func fromWire(err error) error {
+	var e *ipc.RPCError
+	if !errors.As(err, &e) {
+		return err
+	}
+	out := &Error{Code: e.Code, Message: e.Message, cause: err}
+	if e.Local {
+		if e.Code == ipc.CodePluginGone {
+			out.Message = "the daemon ended the connection"
+		}
+		return out
+	}
+	var data wireData
+	if len(e.Data) > 0 && json.Unmarshal(e.Data, &data) == nil {
+		out.Hint, out.FromPlugin, out.Data = data.Hint, data.Plugin, data.Data
+	}
+	return out
+}
+
+// toWire makes the answer of an error. What a plugin answered is marked as its
+// own, for it can claim any code; an error of no kind we know is an internal
+// error with its text, since only those whom the daemon serves can read it.
+func toWire(err error) *ipc.RPCError {
+	var own *Error
+	var rpc *ipc.RPCError
+	var data wireData
+	out := &ipc.RPCError{Code: ipc.CodeInternal, Message: err.Error(), Local: true}
+	switch {
+	case errors.As(err, &own):
+		out.Code, data.Hint = own.Code, own.Hint
+	case errors.As(err, &rpc) && rpc.Local:
+		out.Code = rpc.Code
+	case errors.As(err, &rpc):
+		out.Code, out.Message = rpc.Code, violation.Escape(rpc.Message, 4096)
+		data.Plugin, data.Data = true, rpc.Data
+	case errors.Is(err, context.DeadlineExceeded):
+		out.Code = ipc.CodeDeadline
+	case errors.Is(err, context.Canceled):
+		out.Code = ipc.CodeCancelled
+	}
+	if raw, err := json.Marshal(data); err == nil && (data.Hint != "" || data.Plugin) {
+		out.Data = raw
+	}
+	return out
+}
