@@ -58,21 +58,23 @@ type Client struct {
 	b      *Bridge
 	send   func(msg []byte) error
 	places chan struct{}
-	done   chan struct{}
+	ctx    context.Context //nolint:containedctx // of the attachment's own life
+	cancel context.CancelFunc
 	scan   *scanner // Receive's own
 	rate   rate
 
 	mu   sync.Mutex
 	gone bool
 	err  error
-	open map[string]*forwarded // by the client's own id
+	open map[string]*forwarded // by the client's own id, also those that wait
+	line line
 }
 
 // forwarded is one request of a client, on its way.
 type forwarded struct {
 	cl *Client
-	id string // as the client wrote it
-	pc *pendingCall
+	id string       // as the client wrote it
+	pc *pendingCall // nil while it waits for a place
 }
 
 // Attach adds a client. send gets each message for it, valid until it returns;
@@ -81,10 +83,11 @@ type forwarded struct {
 func (b *Bridge) Attach(send func(msg []byte) error) (*Client, error) {
 	l := b.c.o.Limits
 	cl := &Client{
-		b: b, send: send, done: make(chan struct{}), open: map[string]*forwarded{},
+		b: b, send: send, open: map[string]*forwarded{},
 		places: make(chan struct{}, max(1, l.MaxInFlight/4)),
 		scan:   newScanner(l.MaxDepth), rate: newRate(l.Rate),
 	}
+	cl.line.space = make(chan struct{}, 1)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -93,13 +96,14 @@ func (b *Bridge) Attach(send func(msg []byte) error) (*Client, error) {
 	if len(b.clients) >= maxClients {
 		return nil, Errorf(CodeOverloaded, "cannot attach: %d clients are attached already", maxClients)
 	}
+	cl.ctx, cl.cancel = context.WithCancel(context.Background())
 	b.clients = append(b.clients, cl)
 	return cl, nil
 }
 
 // Done is closed once the client is detached, by itself, by an error, or by the
 // end of the plugin's connection.
-func (cl *Client) Done() <-chan struct{} { return cl.done }
+func (cl *Client) Done() <-chan struct{} { return cl.ctx.Done() }
 
 // Err returns why the client was detached, after Done: nil when it left by
 // itself.
@@ -121,12 +125,14 @@ func (cl *Client) detach(cause error) {
 	}
 	cl.gone, cl.err = true, cause
 	open := cl.open
-	cl.open = nil
+	cl.open, cl.line.waiting = nil, nil
 	cl.mu.Unlock()
-	close(cl.done)
+	cl.cancel()
 	cl.b.remove(cl)
 	for _, f := range open {
-		cl.b.drop(f)
+		if f.pc != nil {
+			cl.b.drop(f)
+		}
 	}
 }
 
@@ -165,9 +171,9 @@ func (b *Bridge) close() {
 }
 
 // Receive takes one whole message of the client, of any framing, without its
-// frame. It waits for a place and for room towards the plugin until ctx ends,
-// which is the client's back-pressure. Only one goroutine may call it. An error
-// means that the client is detached: a *ProtocolError when it broke a rule.
+// frame. It waits for room towards the plugin until ctx ends, which is the
+// client's back-pressure. Only one goroutine may call it. An error means that
+// the client is detached: a *ProtocolError when it broke a rule.
 func (cl *Client) Receive(ctx context.Context, msg []byte) error {
 	err := cl.receive(ctx, msg)
 	if err != nil {
@@ -177,6 +183,9 @@ func (cl *Client) Receive(ctx context.Context, msg []byte) error {
 }
 
 func (cl *Client) receive(ctx context.Context, msg []byte) error {
+	if cl.ctx.Err() != nil {
+		return ErrClosed
+	}
 	if err := cl.pace(ctx); err != nil {
 		return err
 	}
@@ -216,7 +225,7 @@ func (cl *Client) pace(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-cl.done:
+	case <-cl.ctx.Done():
 		return ErrClosed
 	}
 }
@@ -233,71 +242,10 @@ func (cl *Client) request(ctx context.Context, m *incoming) error {
 		return cl.answer(errorReply(m.idBytes(), &RPCError{Code: CodeShuttingDown, Message: "the plugin is stopping"}))
 	}
 	b.c.advance(PhaseServing)
-	return cl.forward(ctx, m)
+	return cl.ask(ctx, m)
 }
 
 func (cl *Client) answer(parts [][]byte) error { return cl.send(appendAll(nil, parts)) }
-
-// forward passes a request on under an id of the connection's.
-func (cl *Client) forward(ctx context.Context, m *incoming) error {
-	f := &forwarded{cl: cl, id: string(m.idBytes())}
-	if cl.uses(f.id) {
-		return breach(BreachID, "an id that is in use by another request")
-	}
-	if err := cl.acquire(ctx); err != nil {
-		return err
-	}
-	pc, err := cl.b.c.calls.begin(f)
-	if err != nil {
-		cl.b.release(cl)
-		return err
-	}
-	f.pc = pc
-	if !cl.track(f) {
-		cl.b.c.calls.forget(pc)
-		cl.b.release(cl)
-		return ErrClosed
-	}
-	id := strconv.AppendUint(nil, pc.id, 10)
-	return cl.b.c.out.put(&patience{ctx: ctx}, m.msg[:m.id.start], id, m.msg[m.id.end:])
-}
-
-// acquire takes a place of the client's, of the bridge's and of the
-// connection's, always in this order.
-func (cl *Client) acquire(ctx context.Context) error {
-	p := &patience{ctx: ctx}
-	c := cl.b.c
-	if err := c.acquire(p, cl.places); err != nil {
-		return err
-	}
-	if err := c.acquire(p, cl.b.places); err != nil {
-		<-cl.places
-		return err
-	}
-	if err := c.acquire(p, c.calls.places); err != nil {
-		<-cl.b.places
-		<-cl.places
-		return err
-	}
-	return nil
-}
-
-func (cl *Client) uses(id string) bool {
-	cl.mu.Lock()
-	defer cl.mu.Unlock()
-	_, ok := cl.open[id]
-	return ok
-}
-
-func (cl *Client) track(f *forwarded) bool {
-	cl.mu.Lock()
-	defer cl.mu.Unlock()
-	if cl.gone {
-		return false
-	}
-	cl.open[f.id] = f
-	return true
-}
 
 // untrack says whether f was still the client's to finish.
 func (cl *Client) untrack(f *forwarded) bool {
@@ -350,33 +298,53 @@ func (cl *Client) notification(ctx context.Context, m *incoming) error {
 		return nil
 	}
 	if member, ok := cancelMember(c.o.Protocol, method); ok {
-		return cl.cancel(ctx, m, member)
+		return cl.passCancel(ctx, m, member)
 	}
-	return c.out.put(&patience{ctx: ctx}, m.msg)
+	return cl.tell(ctx, m)
 }
 
-// cancel passes a cancellation on under the connection's id. One of a finished
+// passCancel passes a cancellation on under the connection's id. One of a finished
 // or unknown request is dropped.
-func (cl *Client) cancel(ctx context.Context, m *incoming, member string) error {
+func (cl *Client) passCancel(ctx context.Context, m *incoming, member string) error {
 	params := m.peek(m.params)
 	at, ok := lookup(params, member)
 	if !ok {
 		return nil
 	}
-	cl.mu.Lock()
-	f, ok := cl.open[string(at.of(params))]
-	cl.mu.Unlock()
-	if !ok {
+	mcp := cl.b.c.o.Protocol == ProtocolMCP // where no reply will come
+	f, pc := cl.cancelled(string(at.of(params)), mcp)
+	switch {
+	case f == nil:
 		cl.b.c.st.lateCancels.Add(1)
 		return nil
-	}
-	if cl.b.c.o.Protocol == ProtocolMCP && cl.untrack(f) { // no reply will come
-		cl.b.c.calls.cancel(f.pc)
+	case pc == nil && mcp: // it was still waiting for its place
+		return nil
+	case pc == nil:
+		return cl.answer(errorReply([]byte(f.id), &RPCError{Code: cancelledCode(cl.b.c.o.Protocol), Message: "cancelled"}))
+	case mcp && cl.b.c.calls.cancel(pc):
 		cl.b.release(cl)
+	case mcp: // answered in this moment, but untracked here: nobody else releases it
+		cl.b.release(cl)
+		return nil
 	}
-	id := strconv.AppendUint(nil, f.pc.id, 10)
+	id := strconv.AppendUint(nil, pc.id, 10)
 	from, to := m.params.start+at.start, m.params.start+at.end
 	return cl.b.c.out.put(&patience{ctx: ctx}, m.msg[:from], id, m.msg[to:])
+}
+
+// cancelled finds an open request, and takes it from the client when it still
+// waits for its place, or always.
+func (cl *Client) cancelled(id string, always bool) (*forwarded, *pendingCall) {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	f, ok := cl.open[id]
+	if !ok {
+		return nil, nil
+	}
+	if f.pc == nil || always {
+		delete(cl.open, id)
+	}
+	return f, f.pc
 }
 
 // reply passes the client's answer to the plugin that asked. One that it was
@@ -423,7 +391,7 @@ func (b *Bridge) pluginAsks(s *served, m *incoming) (taken bool, err error) {
 	}
 	cl.give(m.msg)
 	select {
-	case <-cl.done: // detached meanwhile, perhaps before the request was noted
+	case <-cl.ctx.Done(): // detached meanwhile, perhaps before the request was noted
 		b.forsake(s)
 	default:
 	}

@@ -315,7 +315,7 @@ func (c *Conn) handle(fr frame) error {
 // stray counts a line that is no message. Programs that print a banner to
 // their standard output are common; a program that goes on is refused.
 func (c *Conn) stray(line []byte) error {
-	if n := c.st.strays.Add(1); n > uint64(max(c.o.Limits.Strays, 0)) { //nolint:gosec // not negative
+	if n := c.st.strays.Add(1); n > uint64(max(c.o.Limits.Strays, 0)) {
 		return breach(BreachStray, "more than %d lines that are no message", max(c.o.Limits.Strays, 0))
 	}
 	if c.o.OnStray != nil {

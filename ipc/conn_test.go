@@ -503,7 +503,7 @@ func TestSlowReader(t *testing.T) {
 		}
 		buf := make([]byte, 1)
 		for range 200 {
-			time.Sleep(time.Second)
+			pass(time.Second)
 			if _, err := peer.Read(buf); err != nil {
 				t.Fatal(err)
 			}
@@ -560,3 +560,6 @@ func TestDrain(t *testing.T) {
 		}
 	})
 }
+
+// pass lets d go by on the clock of a synctest bubble, which takes no time.
+func pass(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // the bubble's clock is injected

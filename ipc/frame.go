@@ -401,7 +401,7 @@ func appendFrame(dst []byte, f Framing, parts ...[]byte) []byte {
 		dst = strconv.AppendInt(dst, int64(n), 10)
 		return appendAll(append(dst, "\r\n\r\n"...), parts)
 	case FramingLength:
-		return appendAll(binary.BigEndian.AppendUint32(dst, uint32(n)), parts) //nolint:gosec // n <= frameCeiling
+		return appendAll(binary.BigEndian.AppendUint32(dst, uint32(n)), parts)
 	default:
 		return dst
 	}

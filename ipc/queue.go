@@ -157,7 +157,7 @@ func (q *queue) next() {
 // written accounts for n bytes of active. Called without the lock, by whoever
 // set writing; it returns what is left of active.
 func (q *queue) written(n int) []byte {
-	q.st.bytesOut.Add(uint64(n)) //nolint:gosec // never negative
+	q.st.bytesOut.Add(uint64(n))
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	rest := q.active[n:]
