@@ -32,11 +32,11 @@ func openDir(path string) (*dir, error) {
 func (d *dir) with(f func(fd int) error) error {
 	conn, err := d.SyscallConn()
 	if err != nil {
-		return err
+		return fs.ErrClosed
 	}
 	var result error
-	if err := conn.Control(func(fd uintptr) { result = f(int(fd)) }); err != nil {
-		return err
+	if conn.Control(func(fd uintptr) { result = f(int(fd)) }) != nil {
+		return fs.ErrClosed
 	}
 	return result
 }

@@ -150,12 +150,21 @@ func (g *Group) awaitFrozen(ctx context.Context) error {
 // the group is proven empty in every hierarchy, or with ctx (10 s at most, if
 // it has no deadline). A frozen group dies too.
 func (g *Group) Kill(ctx context.Context) error {
+	if g.isRemoved() {
+		return nil
+	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	if err := g.killAll(ctx); err != nil {
 		return fmt.Errorf("cannot end group %s: %w", g.name, err)
 	}
 	return nil
+}
+
+func (g *Group) isRemoved() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.removed
 }
 
 func (g *Group) killAll(ctx context.Context) error {

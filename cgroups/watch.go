@@ -1,6 +1,7 @@
 package cgroups
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,10 +15,12 @@ import (
 
 // Watcher tells of limit hits in any number of groups from one loop, woken by
 // the kernel: inotify on memory.events, pids.events and cgroup.events, and on
-// v1 an eventfd at memory.oom_control.
+// v1 an eventfd at memory.oom_control and the kernel's log.
 type Watcher struct {
 	epoll, inotify, wake int
-	now                  func() time.Time
+	// kmsg is the kernel's log, -1 until a group with v1 pids needs it.
+	kmsg int
+	now  func() time.Time
 
 	mu      sync.Mutex
 	watches map[*watch]bool
@@ -50,7 +53,22 @@ type watch struct {
 	// settle counts the further looks after a v1 OOM, the next of them at next.
 	settle int
 	next   time.Time
+	// recheck is when a group is looked at whose v1 pids.events says nothing
+	// more; zero if it need not be.
+	recheck time.Time
 }
+
+// Since Linux 6.11 pids.events of v1 notifies nobody (it signals a file that v1
+// does not have; inotify and POLLPRI were both tried on 6.18). What is left is
+// the line that the kernel logs when it refuses a fork in a group for the first
+// time. It is taken as a hint to read the counters, never as a fact. Refusals
+// after the first are looked for once a second, in the groups that had one; in
+// all groups with v1 pids if the log cannot be read.
+const (
+	forkRefused   = "fork rejected by pids controller"
+	recheckPeriod = time.Second
+	maxLogRecords = 256 // read in one round
+)
 
 // round is one watch to look at.
 type round struct {
@@ -66,7 +84,7 @@ const settleLooks = 8
 // NewWatcher starts the loop. The caller closes the Watcher.
 func NewWatcher() (*Watcher, error) {
 	w := &Watcher{
-		epoll: -1, inotify: -1, wake: -1,
+		epoll: -1, inotify: -1, wake: -1, kmsg: -1,
 		now:     time.Now,
 		watches: map[*watch]bool{},
 		byWD:    map[int32]*watch{},
@@ -109,7 +127,7 @@ func (w *Watcher) poll(fd int) error {
 }
 
 func (w *Watcher) closeAll() {
-	for _, fd := range []int{w.epoll, w.inotify, w.wake} {
+	for _, fd := range []int{w.epoll, w.inotify, w.wake, w.kmsg} {
 		if fd >= 0 {
 			_ = unix.Close(fd)
 		}
@@ -152,6 +170,9 @@ func (w *Watcher) arm(one *watch) error {
 		if err := w.notify(one, m, "pids.events"); err != nil {
 			return err
 		}
+		if !m.h.v2 && !w.openLog() {
+			one.recheck = w.now()
+		}
 	}
 	m := g.with("memory")
 	if m == nil {
@@ -191,6 +212,44 @@ func (w *Watcher) notifyOOM(one *watch, m *member) error {
 	}
 	w.byFD[int32(fd)] = one
 	return w.poll(fd)
+}
+
+// openLog begins to read the kernel's log from now on.
+func (w *Watcher) openLog() bool {
+	if w.kmsg >= 0 {
+		return true
+	}
+	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	if _, err := unix.Seek(fd, 0, unix.SEEK_END); err != nil || w.poll(fd) != nil {
+		_ = unix.Close(fd)
+		return false
+	}
+	w.kmsg = fd
+	return true
+}
+
+// readLog marks all watches if a fork was refused somewhere, or if records were
+// lost (EPIPE).
+func (w *Watcher) readLog() {
+	buf := make([]byte, 8192) // CONSOLE_EXT_LOG_MAX
+	for range maxLogRecords {
+		n, err := unix.Read(w.kmsg, buf)
+		if errors.Is(err, unix.EAGAIN) {
+			return
+		}
+		if errors.Is(err, unix.EPIPE) || err == nil && bytes.Contains(buf[:n], []byte(forkRefused)) {
+			w.markAll()
+		}
+	}
+}
+
+func (w *Watcher) markAll() {
+	for one := range w.watches {
+		one.due = true
+	}
 }
 
 // disarm undoes arm; the caller holds w.mu.
@@ -260,8 +319,20 @@ func (w *Watcher) loop() {
 		var due []round
 		due, timeout = w.rounds()
 		for _, r := range due {
-			r.look(r.said)
+			if r.look(r.said) {
+				w.recheck(r.watch)
+			}
 		}
+	}
+}
+
+// recheck has a watch looked at once a second from now on.
+func (w *Watcher) recheck(one *watch) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if one.recheck.IsZero() {
+		one.recheck = w.now().Add(recheckPeriod)
+		w.kick() // the next timeout was computed without it
 	}
 }
 
@@ -275,6 +346,8 @@ func (w *Watcher) collect(events []unix.EpollEvent) (open bool) {
 			w.readInotify()
 		case w.wake:
 			drain(w.wake)
+		case w.kmsg:
+			w.readLog()
 		default:
 			if one := w.byFD[e.Fd]; one != nil {
 				drain(one.oom)
@@ -293,14 +366,8 @@ func (w *Watcher) rounds() (due []round, timeout int) {
 	now := w.now()
 	timeout = -1
 	for one := range w.watches {
-		if one.settle > 0 && !now.Before(one.next) {
-			one.due = true
-			one.next = now.Add(time.Millisecond << (settleLooks - one.settle))
-			one.settle--
-		}
-		if one.settle > 0 {
-			ms := int(one.next.Sub(now)/time.Millisecond) + 1
-			if timeout < 0 || ms < timeout {
+		for _, at := range one.schedule(now) {
+			if ms := int(at.Sub(now)/time.Millisecond) + 1; timeout < 0 || ms < timeout {
 				timeout = ms
 			}
 		}
@@ -310,6 +377,28 @@ func (w *Watcher) rounds() (due []round, timeout int) {
 		}
 	}
 	return due, timeout
+}
+
+// schedule marks the watch if a look is due by time, and gives when the next
+// ones are.
+func (one *watch) schedule(now time.Time) []time.Time {
+	var next []time.Time
+	if one.settle > 0 && !now.Before(one.next) {
+		one.due = true
+		one.next = now.Add(time.Millisecond << (settleLooks - one.settle))
+		one.settle--
+	}
+	if one.settle > 0 {
+		next = append(next, one.next)
+	}
+	if !one.recheck.IsZero() {
+		if !now.Before(one.recheck) {
+			one.due = true
+			one.recheck = now.Add(recheckPeriod)
+		}
+		next = append(next, one.recheck)
+	}
+	return next
 }
 
 // drain empties an eventfd.
@@ -338,9 +427,7 @@ func (w *Watcher) readInotify() {
 
 func (w *Watcher) notified(wd int32, mask uint32) {
 	if mask&unix.IN_Q_OVERFLOW != 0 {
-		for one := range w.watches {
-			one.due = true
-		}
+		w.markAll()
 		return
 	}
 	if one := w.byWD[wd]; one != nil {
@@ -353,16 +440,18 @@ func (w *Watcher) notified(wd int32, mask uint32) {
 }
 
 // look reads the counters and tells what rose. A group that has gone gives no
-// events.
-func (one *watch) look(said bool) {
+// events. The result is whether pids.max was hit on v1.
+func (one *watch) look(said bool) (hitV1 bool) {
 	one.mu.Lock()
 	defer one.mu.Unlock()
 	if one.gone {
-		return
+		return false
 	}
 	one.lookOOM()
 	one.lookPids()
 	one.lookEmpty(said)
+	m := one.group.with("pids")
+	return one.pidsMax > 0 && m != nil && !m.h.v2
 }
 
 func (one *watch) lookOOM() {

@@ -1,0 +1,181 @@
+package cgroups
+
+import (
+	"strconv"
+	"testing"
+	"time"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// watched starts a watcher on the group and gives its events.
+func watched(t *testing.T, g *Group) <-chan Event {
+	t.Helper()
+	w, err := NewWatcher()
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := make(chan Event, 1000)
+	remove, err := w.Add(g, func(e Event) { events <- e })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		remove()
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return events
+}
+
+// await takes events until one of a kind comes.
+func await(t *testing.T, events <-chan Event, kind EventKind) Event {
+	t.Helper()
+	guard := time.After(hangGuard)
+	for {
+		select {
+		case e := <-events:
+			if e.Kind == kind {
+				return e
+			}
+		case <-guard:
+			t.Fatalf("no event %q", kind)
+		}
+	}
+}
+
+func TestAMemoryBombIsToldWithItsFigures(t *testing.T) {
+	eachMode(t, func(t *testing.T, l *layout) {
+		const limit = 48 << 20
+		g := testGroup(t, testTree(t, l), Limits{MemoryMax: ptr(int64(limit))})
+		events := watched(t, g)
+		script, env := self("eat")
+		cmd := start(t, g, script, env)
+		e := await(t, events, EventOOMKill)
+		if e.Count < 1 || e.Limit != limit || e.Peak > limit || e.Peak < limit/2 {
+			t.Errorf("event %+v, want limit %d and a peak just below", e, limit)
+		}
+		if err := cmd.Wait(); err == nil {
+			t.Error("the memory bomb was not killed")
+		}
+		if g.unified() != nil {
+			await(t, events, EventEmpty)
+		}
+	})
+}
+
+func TestAForkBombIsToldWithItsFigures(t *testing.T) {
+	eachMode(t, func(t *testing.T, l *layout) {
+		g := testGroup(t, testTree(t, l), Limits{PidsMax: ptr(int64(10))})
+		events := watched(t, g)
+		start(t, g, "while :; do sleep 1000 & done 2>/dev/null")
+		e := await(t, events, EventPidsMax)
+		if e.Count < 1 || e.Limit != 10 || e.Peak != 10 && e.Peak != -1 {
+			t.Errorf("event %+v, want limit 10", e)
+		}
+	})
+}
+
+// The last process of a group is told also when it came and went unseen.
+func TestEmptyIsTold(t *testing.T) {
+	eachMode(t, func(t *testing.T, l *layout) {
+		g := testGroup(t, testTree(t, l), Limits{})
+		if g.unified() == nil {
+			t.Skip("no unified tree: cgroup.events is missing, and Features says so")
+		}
+		events := watched(t, g)
+		for n := range 3 {
+			if err := start(t, g, "exit 0").Wait(); err != nil {
+				t.Fatal(err)
+			}
+			if e := await(t, events, EventEmpty); e.Count != int64(n+1) {
+				t.Errorf("event %+v, want count %d", e, n+1)
+			}
+		}
+	})
+}
+
+// What happened before Add is told, since nobody can be fast enough to add a
+// watch before the first fork.
+func TestAddTellsOfTheTimeBefore(t *testing.T) {
+	eachMode(t, func(t *testing.T, l *layout) {
+		g := testGroup(t, testTree(t, l), Limits{PidsMax: ptr(int64(3))})
+		first := watched(t, g)
+		start(t, g, "while :; do sleep 1000 & done 2>/dev/null")
+		await(t, first, EventPidsMax)
+		await(t, watched(t, g), EventPidsMax)
+	})
+}
+
+func TestNoCallAfterRemove(t *testing.T) {
+	eachMode(t, func(t *testing.T, l *layout) {
+		tree := testTree(t, l)
+		w, err := NewWatcher()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close() //nolint:errcheck // gives none
+		g := testGroup(t, tree, Limits{PidsMax: ptr(int64(3))})
+		called := make(chan struct{}, 1000)
+		removed := false // read and written under the watcher's own promise: -race checks it
+		remove, err := w.Add(g, func(Event) {
+			if removed {
+				t.Error("called after remove returned")
+			}
+			called <- struct{}{}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start(t, g, "while :; do sleep 1000 & done 2>/dev/null")
+		<-called
+		remove()
+		removed = true
+		if err := g.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		// Another group's event goes through the loop after ours would have.
+		other := testGroup(t, tree, Limits{PidsMax: ptr(int64(3))})
+		told := make(chan Event, 1000)
+		if _, err := w.Add(other, func(e Event) { told <- e }); err != nil {
+			t.Fatal(err)
+		}
+		start(t, other, "while :; do sleep 1000 & done 2>/dev/null")
+		await(t, told, EventPidsMax)
+	})
+}
+
+func TestManyGroupsOneLoop(t *testing.T) {
+	eachMode(t, func(t *testing.T, l *layout) {
+		tree := testTree(t, l)
+		w, err := NewWatcher()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close() //nolint:errcheck // gives none
+		told := make(chan string, 1000)
+		want := map[string]bool{}
+		for range 8 {
+			g := testGroup(t, tree, Limits{PidsMax: ptr(int64(2))})
+			want[g.Name()] = true
+			if _, err := w.Add(g, func(e Event) {
+				if e.Kind == EventPidsMax {
+					told <- g.Name()
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			start(t, g, "sleep 1000 & sleep 1000 & sleep 1000 & wait")
+		}
+		guard := time.After(hangGuard)
+		for len(want) > 0 {
+			select {
+			case name := <-told:
+				delete(want, name)
+			case <-guard:
+				t.Fatalf("nothing was told of %v", want)
+			}
+		}
+	})
+}
