@@ -34,6 +34,16 @@ func Escape(s string, limit int) string {
 	return b.String()
 }
 
+// EscapeLines is Escape for each line of s by itself; line ends at the very end
+// are dropped.
+func EscapeLines(s string, limit int) string {
+	parts := strings.Split(strings.TrimRight(s, "\n"), "\n")
+	for i, part := range parts {
+		parts[i] = Escape(part, limit)
+	}
+	return strings.Join(parts, "\n")
+}
+
 // escapeRune gives r as it may be shown; raw are its bytes.
 func escapeRune(r rune, raw string) string {
 	if r == utf8.RuneError && len(raw) == 1 {

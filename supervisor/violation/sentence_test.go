@@ -74,3 +74,9 @@ func TestEscape(t *testing.T) {
 		}
 	}
 }
+
+func TestEscapeLines(t *testing.T) {
+	if got, want := EscapeLines("a\x1b\n\nlong\n\n", 6), "a\\x1b\n\nlong"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
