@@ -35,7 +35,7 @@ func (b *Bundle) copyTo(to *os.File) error {
 	w := &walker{ctx: ctx}
 	w.enter = func(e *entry) error { return makeDir(to, e) }
 	w.link = func(e *entry) error {
-		return made(e, unix.Symlinkat(e.target, int(to.Fd()), e.path))
+		return copied(e, unix.Symlinkat(e.target, int(to.Fd()), e.path))
 	}
 	w.file = func(e *entry, from *os.File) error {
 		dst, err := create(to, e)
@@ -51,7 +51,7 @@ func (b *Bundle) copyTo(to *os.File) error {
 	return w.finishTimes(to)
 }
 
-func made(e *entry, err error) error {
+func copied(e *entry, err error) error {
 	if err != nil {
 		return fmt.Errorf("cannot copy %s: %w", e.path, err)
 	}
@@ -62,15 +62,15 @@ func made(e *entry, err error) error {
 // nobody else can enter it.
 func makeDir(to *os.File, e *entry) error {
 	if e.path == "." {
-		return made(e, nil)
+		return copied(e, nil)
 	}
-	return made(e, unix.Mkdirat(int(to.Fd()), e.path, 0o755))
+	return copied(e, unix.Mkdirat(int(to.Fd()), e.path, 0o755))
 }
 
 func create(to *os.File, e *entry) (*os.File, error) {
 	fd, err := unix.Openat(int(to.Fd()), e.path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return nil, made(e, err)
+		return nil, copied(e, err)
 	}
 	return os.NewFile(uintptr(fd), e.path), nil
 }
@@ -88,14 +88,14 @@ func copyFile(e *entry, dst, src *os.File) (err error) {
 	if err := unix.Fstat(int(dst.Fd()), &st); err != nil || st.Size != e.size {
 		return errors.Join(changed(e.path), err)
 	}
-	return made(e, unix.Fchmod(int(dst.Fd()), sealedMode(e)))
+	return copied(e, unix.Fchmod(int(dst.Fd()), sealedMode(e)))
 }
 
 // copyBytes copies what the file had when it was judged, and one byte more if
 // it has grown since, which the caller notices.
 func copyBytes(e *entry, dst, src *os.File) error {
 	_, err := io.Copy(dst, io.LimitReader(src, e.size+1))
-	return made(e, err)
+	return copied(e, err)
 }
 
 // finishTimes fixes mode and times, the deepest first, because making a file
@@ -106,11 +106,11 @@ func (w *walker) finishTimes(to *os.File) error {
 		e := w.entries[i]
 		if e.kind == dir {
 			if err := unix.Fchmodat(fd, path.Clean(e.path), 0o755, 0); err != nil {
-				return made(e, err)
+				return copied(e, err)
 			}
 		}
 		if err := unix.UtimesNanoAt(fd, e.path, sealedTime, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return made(e, err)
+			return copied(e, err)
 		}
 	}
 	return nil

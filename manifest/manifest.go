@@ -6,7 +6,6 @@ package manifest
 
 import (
 	"fmt"
-	"regexp"
 	"sort"
 	"strings"
 
@@ -106,17 +105,41 @@ const (
 	maxText = 4096 // bytes of one argument, value or reason
 )
 
-var (
-	nameRule    = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
-	versionRule = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}$`)
-	envRule     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
-	capRule     = regexp.MustCompile(`^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$`)
+// ValidName says whether a plugin may bear this name: lower-case letters,
+// digits, '.', '-' and '_', at most 64, a letter or digit first, no "..".
+func ValidName(name string) bool {
+	return made(name, 64, "abcdefghijklmnopqrstuvwxyz0123456789._-") &&
+		!strings.ContainsRune("._-", rune(name[0])) && !strings.Contains(name, "..")
+}
+
+// ValidVariable says whether name can be an environment variable's: letters,
+// digits and '_', at most 128, no digit first.
+func ValidVariable(name string) bool {
+	return made(name, 128, letters+digits+"_") && !strings.ContainsRune(digits, rune(name[0]))
+}
+
+const (
+	letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	digits  = "0123456789"
 )
 
-// ValidName says whether a plugin may bear this name: lower-case letters,
-// digits, '.', '-' and '_', at most 64, a letter or digit first.
-func ValidName(name string) bool {
-	return nameRule.MatchString(name) && !strings.Contains(name, "..")
+func validVersion(s string) bool {
+	return made(s, 64, letters+digits+".+_-") && !strings.ContainsRune(".+_-", rune(s[0]))
+}
+
+// validCapability is dotted words such as "net.dial".
+func validCapability(s string) bool {
+	for _, word := range strings.Split(s, ".") {
+		if !made(word, 64, "abcdefghijklmnopqrstuvwxyz0123456789_") || word[0] < 'a' || word[0] > 'z' {
+			return false
+		}
+	}
+	return len(s) <= 128
+}
+
+// made says whether s is made of these bytes, 1 to most of them.
+func made(s string, most int, of string) bool {
+	return s != "" && len(s) <= most && strings.Trim(s, of) == ""
 }
 
 // Parse reads a manifest; file is only for messages. The error is a
@@ -163,8 +186,8 @@ func (c *checker) document(doc *document) {
 		c.fail("environment.set", "", "too many variables: at most %d", maxEnv)
 	}
 	for _, name := range sorted(doc.Environment.Set) {
-		key := "environment.set." + name
-		if !envRule.MatchString(name) {
+		key := strict.Path("environment.set", name)
+		if !ValidVariable(name) {
 			c.fail(key, "", "expected a variable's name of letters, digits and '_'")
 		}
 		c.text(key, doc.Environment.Set[name])
@@ -178,7 +201,7 @@ func (c *checker) plugin(doc *document) {
 		c.fail("plugin.name", "", "expected up to 64 lower-case letters, digits, '.', '-' and '_', a letter or digit first, got %q", clip(*p.Name))
 	}
 	c.need(p.Version != nil, "plugin.version", `write version = "1.0.0" under [plugin]`)
-	if p.Version != nil && !versionRule.MatchString(*p.Version) {
+	if p.Version != nil && !validVersion(*p.Version) {
 		c.fail("plugin.version", "", "expected a version such as \"1.0.0\", got %q", clip(*p.Version))
 	}
 	c.need(p.Protocol != nil, "plugin.protocol", `write protocol = "cordon", "mcp", "lsp" or "jsonrpc" under [plugin]`)
@@ -216,7 +239,7 @@ func (c *checker) asks(doc *document) {
 	for i, ask := range doc.Capability {
 		at := fmt.Sprintf("capability[%d]", i)
 		c.need(ask.Name != "", at+".name", `write the capability's name, such as "net.dial"`)
-		if ask.Name != "" && !capRule.MatchString(ask.Name) {
+		if ask.Name != "" && !validCapability(ask.Name) {
 			c.fail(at+".name", "", "expected a name such as \"net.dial\", got %q", clip(ask.Name))
 		}
 		for j, target := range ask.Target {

@@ -3,9 +3,9 @@ package profiles
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
+	"github.com/cordonhq/cordon/manifest"
 	"github.com/cordonhq/cordon/profiles/strict"
 	"github.com/cordonhq/cordon/seccomp"
 )
@@ -47,6 +47,8 @@ func (c *checker) id(key string, v *int64) {
 func (c *checker) tmpfs(key string, size *strict.Size, inodes *strict.Count) {
 	if size != nil && *size == strict.Unlimited {
 		c.fail(key+".size", "", "expected a size: a scratch file system without bound would be the host's memory")
+	} else if size != nil && *size < 4096 && (key != "shm" || *size != 0) {
+		c.fail(key+".size", "", "expected at least 4K, got %d bytes", *size)
 	}
 	if inodes != nil && (*inodes == strict.Unlimited || *inodes < 1) {
 		c.fail(key+".inodes", "", "expected a number of at least 1")
@@ -72,10 +74,7 @@ func (c *checker) seccomp(t *seccompTable) {
 
 // keyed is the path of a name in a table; a group's name is quoted there.
 func keyed(table, name string) string {
-	if regexp.MustCompile(`^[A-Za-z0-9_-]+$`).MatchString(name) {
-		return table + "." + name
-	}
-	return fmt.Sprintf("%s.%q", table, name)
+	return strict.Path(table, name)
 }
 
 func (c *checker) calls(key string, names []string) {
@@ -319,10 +318,20 @@ func expandVariables(s string) (string, error) {
 	}
 }
 
-var (
-	envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
-	cpuList = regexp.MustCompile(`^[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*$`)
-)
+// cpuList says whether s is a list such as "0-1,3".
+func cpuList(s string) bool {
+	for _, part := range strings.Split(s, ",") {
+		first, last, span := strings.Cut(part, "-")
+		if !cpuNumber(first) || span && !cpuNumber(last) {
+			return false
+		}
+	}
+	return len(s) < 1024
+}
+
+func cpuNumber(s string) bool {
+	return s != "" && len(s) <= 4 && strings.Trim(s, "0123456789") == ""
+}
 
 func (c *checker) environment(doc *document) {
 	for _, name := range sortedKeys(doc.Environment.Set) {
@@ -346,7 +355,7 @@ func (c *checker) environment(doc *document) {
 const maxValue = 32 << 10
 
 func (c *checker) envName(key, name string) {
-	if !envName.MatchString(name) {
+	if !manifest.ValidVariable(name) {
 		c.fail(key, "", "expected a variable's name of letters, digits and '_', got %q", clip(name))
 	}
 }
@@ -361,10 +370,10 @@ func (c *checker) resources(r *resourcesTable) {
 	if r.CPUWeight != nil && (*r.CPUWeight < 1 || *r.CPUWeight > 10000) {
 		c.fail("resources.cpu.weight", "", "expected 1 to 10000, got %d", *r.CPUWeight)
 	}
-	if r.Cpuset != nil && !cpuList.MatchString(*r.Cpuset) {
+	if r.Cpuset != nil && !cpuList(*r.Cpuset) {
 		c.fail("resources.cpuset.cpus", "", "expected a list of processors such as \"0-1,3\", got %q", clip(*r.Cpuset))
 	}
-	for _, one := range r.Rlimit.all() {
+	for _, one := range r.all() {
 		c.rlimit("resources.rlimit."+one.name, one)
 	}
 }

@@ -71,6 +71,9 @@ type seccompTable struct {
 	Remove []string          `toml:"remove"`
 	Errno  map[string]string `toml:"errno"`
 	Rule   []ruleTable       `toml:"rule"`
+	// The words of others for what is not to be chosen here.
+	DefaultAction any `toml:"default_action" refuse:"there is one default: a known call that is not allowed is a violation, and [violation] seccomp says what follows"`
+	NewerCalls    any `toml:"newer_than_profile" refuse:"there is one answer to calls newer than the tables: ENOSYS, so that programs fall back"`
 }
 
 // ruleTable is one rule in the words of the OCI runtime specification.
@@ -163,22 +166,22 @@ type resourcesTable struct {
 	Cpuset        *string          `toml:"cpuset.cpus"`
 	TimeWall      *strict.Duration `toml:"time.wall"`
 	TimeCPU       *strict.Duration `toml:"time.cpu"`
-	Rlimit        rlimits          `toml:"rlimit"`
+	rlimits
 }
 
 // rlimits are the limits of setrlimit(2), by its names. Those that count bytes
 // read sizes.
 type rlimits struct {
-	AS         *rlimitSize  `toml:"as"`
-	Core       *rlimitSize  `toml:"core"`
-	Data       *rlimitSize  `toml:"data"`
-	Fsize      *rlimitSize  `toml:"fsize"`
-	Memlock    *rlimitSize  `toml:"memlock"`
-	Msgqueue   *rlimitSize  `toml:"msgqueue"`
-	Nofile     *rlimitCount `toml:"nofile"`
-	Nproc      *rlimitCount `toml:"nproc"`
-	Sigpending *rlimitCount `toml:"sigpending"`
-	Stack      *rlimitSize  `toml:"stack"`
+	AS         *rlimitSize  `toml:"rlimit.as"`
+	Core       *rlimitSize  `toml:"rlimit.core"`
+	Data       *rlimitSize  `toml:"rlimit.data"`
+	Fsize      *rlimitSize  `toml:"rlimit.fsize"`
+	Memlock    *rlimitSize  `toml:"rlimit.memlock"`
+	Msgqueue   *rlimitSize  `toml:"rlimit.msgqueue"`
+	Nofile     *rlimitCount `toml:"rlimit.nofile"`
+	Nproc      *rlimitCount `toml:"rlimit.nproc"`
+	Sigpending *rlimitCount `toml:"rlimit.sigpending"`
+	Stack      *rlimitSize  `toml:"rlimit.stack"`
 }
 
 type rlimitSize struct {

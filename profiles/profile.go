@@ -153,7 +153,7 @@ func unknownProfile(name, dir string) error {
 			names = append(names, nameOf(f))
 		}
 	}
-	hint := "known are " + strings.Join(names, ", ")
+	hint := "known are " + strings.Join(names[:min(len(names), 12)], ", ")
 	if near := strict.Nearest(name, names); near != "" {
 		hint = fmt.Sprintf("did you mean %q?", near)
 	}
@@ -210,8 +210,12 @@ func (l *loader) embedded(name string) error {
 
 func (l *loader) file(path string) error {
 	data, err := ReadBounded(path)
+	var at *os.PathError
+	if errors.As(err, &at) {
+		err = at.Err // the path is named once
+	}
 	if err != nil {
-		return fmt.Errorf("cannot read profile: %w", err)
+		return fmt.Errorf("cannot read profile %s: %w", path, err)
 	}
 	return l.parse(nameOf(path), path, data)
 }
@@ -224,7 +228,7 @@ func ReadBounded(path string) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no regular file", path)
+		return nil, errors.New("not a regular file")
 	}
 	f, err := os.Open(path)
 	if err != nil {

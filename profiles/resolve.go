@@ -167,7 +167,7 @@ func (b *builder) resources(l *layer) {
 	scalar(b, l, "resources.cpuset.cpus", &lim.Cpuset, r.Cpuset)
 	scalar(b, l, "resources.time.wall", &b.plan.Time.Wall, (*time.Duration)(r.TimeWall))
 	scalar(b, l, "resources.time.cpu", &b.plan.Time.CPU, (*time.Duration)(r.TimeCPU))
-	for _, one := range r.Rlimit.all() {
+	for _, one := range r.all() {
 		b.rlimits[one.name] = namespaces.Rlimit{Name: one.name, Soft: unsigned(*one.soft), Hard: unsigned(*one.hard)}
 		b.origin(l, "resources.rlimit."+one.name)
 	}
@@ -449,7 +449,7 @@ func (b *builder) environ() error {
 	}
 	for _, pair := range b.in.Env {
 		name, value, ok := strings.Cut(pair, "=")
-		if !ok || !envName.MatchString(name) {
+		if !ok || !manifest.ValidVariable(name) {
 			return fmt.Errorf("cannot set variable %q: expected NAME=VALUE", clip(pair))
 		}
 		env[name] = value

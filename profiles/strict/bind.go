@@ -233,6 +233,10 @@ func (d *decoder) unknown(n *node, key string, v any, path string) {
 				d.failKey(join(path, sub), spelling(key+"."+sub, near), "unknown key")
 				return
 			}
+			if at := d.elsewhere(key+"."+sub, path); at != "" {
+				d.failKey(join(path, sub), at, "unknown key")
+				return
+			}
 		}
 	}
 	d.failKey(path, d.meant(key, names, path), "unknown key")
@@ -279,10 +283,7 @@ func (d *decoder) value(rv reflect.Value, v any, path string, tag reflect.Struct
 		return
 	}
 	if rv.Kind() == reflect.Pointer {
-		if rv.IsNil() {
-			rv.Set(reflect.New(rv.Type().Elem()))
-		}
-		d.value(rv.Elem(), v, path, tag)
+		d.pointer(rv, v, path, tag)
 		return
 	}
 	if p, ok := rv.Addr().Interface().(Parser); ok {
@@ -310,6 +311,17 @@ func (d *decoder) value(rv reflect.Value, v any, path string, tag reflect.Struct
 		d.mapping(rv, v, path, tag)
 	default:
 		panic(fmt.Sprintf("strict: cannot decode into %s", rv.Type()))
+	}
+}
+
+// pointer leaves a wrong value nil, so that the caller does not judge it too; a
+// table keeps what is right in it.
+func (d *decoder) pointer(rv reflect.Value, v any, path string, tag reflect.StructTag) {
+	before := len(d.errs)
+	elem := reflect.New(rv.Type().Elem())
+	d.value(elem.Elem(), v, path, tag)
+	if len(d.errs) == before || elem.Elem().Kind() == reflect.Struct {
+		rv.Set(elem)
 	}
 }
 

@@ -242,6 +242,9 @@ func isBare(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_'
 }
 
+// Path joins a table's path and a key in it, as Positions knows them.
+func Path(table, key string) string { return join(table, key) }
+
 // join adds a key to a path; one that could not stand bare is quoted, so that
 // "memory.max" in quotes and memory.max are two things.
 func join(path, part string) string {

@@ -11,6 +11,9 @@ func Nearest(word string, candidates []string) string {
 			return c
 		}
 	}
+	if c := byLastPart(word, candidates); c != "" {
+		return c
+	}
 	best, at := "", 1+max(1, len(word)/3)
 	for _, c := range candidates {
 		if d := distance(strings.ToLower(word), strings.ToLower(c)); d < at {
@@ -20,8 +23,21 @@ func Nearest(word string, candidates []string) string {
 	return best
 }
 
-// SameWord says whether two spellings differ only in case and punctuation.
-func SameWord(a, b string) bool { return squash(a) == squash(b) }
+// byLastPart finds the one dotted candidate that ends in word: nofile for
+// rlimit.nofile.
+func byLastPart(word string, candidates []string) string {
+	found := ""
+	for _, c := range candidates {
+		if i := strings.LastIndexByte(c, '.'); i < 0 || squash(c[i+1:]) != squash(word) {
+			continue
+		}
+		if found != "" {
+			return ""
+		}
+		found = c
+	}
+	return found
+}
 
 func squash(s string) string {
 	return strings.ToLower(strings.Map(func(r rune) rune {
