@@ -20,6 +20,9 @@ type Config struct {
 	CgroupRoot string
 	// UIDBase and UIDCount are the range of host uids, two for each plugin.
 	UIDBase, UIDCount uint32
+	// RuntimeDir holds the lock by which launchers agree on uids; default
+	// /run/cordon.
+	RuntimeDir string
 	// Compile makes the BPF program of a filter spec. The daemon links
 	// libseccomp; the command line asks a helper and a cache.
 	Compile func(seccomp.Filter) ([]byte, error)

@@ -1,0 +1,163 @@
+package launch
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cordonhq/cordon/cgroups"
+	"github.com/cordonhq/cordon/seccomp"
+	"github.com/cordonhq/cordon/supervisor/violation"
+)
+
+// onCall is called in the listener's loop for every call that waits. It only
+// queues: the worker decodes, judges and answers while the caller still waits,
+// so that what is reported is what was asked. A plugin that floods waits for
+// its own worker and for nobody else's; beyond the queue its calls are refused
+// undecoded, or let go on if they were only observed.
+func (p *Process) onCall(n seccomp.Notification) seccomp.Verdict {
+	select {
+	case p.work <- n:
+		return seccomp.Verdict{Pending: true}
+	default:
+		return seccomp.Verdict{Errno: unix.EPERM, Continue: p.observed(n)}
+	}
+}
+
+// observed tells whether a call is allowed and only looked at.
+func (p *Process) observed(n seccomp.Notification) bool {
+	return len(p.r.Plan.Seccomp.Watch) > 0 && seccomp.IsWatchCall(n.Call) && p.r.Plan.Seccomp.Allows(n.Call)
+}
+
+// decode is the process's worker: it may be held up by the plugin's own memory
+// locks, which holds up nobody else.
+func (p *Process) decode() {
+	defer close(p.worked)
+	for n := range p.work {
+		if p.observed(n) {
+			p.onOpen(n)
+			continue
+		}
+		p.onRefused(n)
+	}
+}
+
+// onRefused judges a call that no rule allows, contains the plugin if it must,
+// then answers.
+func (p *Process) onRefused(n seccomp.Notification) {
+	v := violation.Violation{
+		Wall: violation.Seccomp, What: n.Call, Call: n.Call, RawArgs: n.Args[:], Unverified: true,
+		Action: p.judge.Decide(violation.Seccomp, time.Now()),
+	}
+	if contains(v.Action) {
+		_ = p.group.FreezeNow() // if it cannot be frozen, report kills it
+	}
+	v.Args, v.Path = seccomp.Describe(n)
+	v.Where = where(n)
+	// Only a complain mode may let a refused call go on, and the profile says so.
+	_ = n.Answer(seccomp.Verdict{Errno: unix.EPERM, Continue: v.Action == violation.Log})
+	p.report(v)
+}
+
+func where(n seccomp.Notification) violation.Where {
+	pid, exe := n.Process()
+	return violation.Where{PID: pid, TID: n.PID, PC: n.PC, Exe: exe}
+}
+
+func contains(a violation.Action) bool { return a == violation.Kill || a == violation.Quarantine }
+
+// onLimit is called in the watcher's loop.
+func (p *Process) onLimit(e cgroups.Event) {
+	v := violation.Violation{Limit: e.Limit, Peak: e.Peak}
+	switch e.Kind {
+	case cgroups.EventOOMKill:
+		v.Wall, v.What = violation.Memory, "memory.max"
+	case cgroups.EventPidsMax:
+		v.Wall, v.What = violation.Pids, "pids.max"
+	case cgroups.EventEmpty:
+		return
+	}
+	v.Action = p.judge.Decide(v.Wall, time.Now())
+	p.report(v)
+}
+
+func (p *Process) onTime(what string, limit time.Duration) {
+	p.report(violation.Violation{
+		Wall: violation.Time, What: what, Limit: int64(limit), Action: p.judge.Decide(violation.Time, time.Now()),
+	})
+}
+
+// report contains the plugin as the action asks, completes the violation and
+// hands it on. Frozen is contained; what cannot be frozen is killed.
+func (p *Process) report(v violation.Violation) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if contains(v.Action) {
+		if err := p.group.FreezeNow(); err != nil {
+			_ = p.Kill()
+		}
+	}
+	p.count++
+	v.Kind, v.Time, v.Plugin = "violation", time.Now(), p.r.Name
+	v.ID = fmt.Sprintf("v-%x-%d", v.Time.UnixMicro(), p.count)
+	v.PolicyDigest, v.PlanDigest = p.r.Plan.PolicyDigest(), p.planDigest
+	violation.Explain(&v, p.r.Plan)
+	if p.r.OnViolation != nil {
+		p.r.OnViolation(v)
+	}
+}
+
+// onOpen judges the path of an observed call by the plan's grants, and lets the
+// call go on: the walls decide, this only tells.
+func (p *Process) onOpen(n seccomp.Notification) {
+	file, access := seccomp.OpenAccess(n)
+	w := where(n)
+	_ = n.Answer(seccomp.Verdict{Continue: true})
+	if file == "" {
+		return
+	}
+	v := violation.Violation{
+		Wall: violation.Files, What: access + " " + file, Call: n.Call, Path: file, Access: access, Where: w, Unverified: true,
+		Action: violation.Log,
+	}
+	allowed := p.granted(file, access)
+	if !allowed && p.existsOnHost(file) {
+		v.Action = p.judge.Decide(violation.Files, time.Now())
+		p.report(v)
+		return
+	}
+	if p.r.OnWatch != nil {
+		p.r.OnWatch(v)
+	}
+}
+
+// granted judges a path as the walls do: the longest rule above it decides.
+func (p *Process) granted(file, access string) bool {
+	file = path.Clean(file)
+	want := map[string][]string{"read": {"read_file", "read_dir"}, "write": {"write_file"}, "execute": {"execute"}}[access]
+	if file == "/" || file == "/proc" || strings.HasPrefix(file, "/proc/") || strings.HasPrefix(file, "/dev/") {
+		return true // the launcher's own; what is masked there is not a grant's matter
+	}
+	for _, link := range p.view.Symlinks {
+		if rest, ok := strings.CutPrefix(file, link.Path+"/"); ok {
+			file = "/" + path.Join(link.Target, rest)
+		}
+	}
+	for _, rule := range p.view.Landlock.Paths {
+		if (file == rule.Path || strings.HasPrefix(file, rule.Path+"/")) && hasAny(rule.Access, want...) {
+			return true
+		}
+	}
+	return false
+}
+
+// existsOnHost tells a refusal from a file that is simply not there, which is
+// recorded but never counted. Nothing is opened and no link followed at the end.
+func (p *Process) existsOnHost(file string) bool {
+	_, err := os.Lstat(path.Clean(file))
+	return err == nil
+}

@@ -1,0 +1,53 @@
+package launch
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/cordonhq/cordon/namespaces"
+)
+
+func (e *ExecError) Error() string {
+	switch e.Errno {
+	case syscall.ENOENT:
+		return fmt.Sprintf("cannot execute %s: not found in the plugin's view, or its interpreter is not", e.Path)
+	case syscall.EACCES:
+		return fmt.Sprintf("cannot execute %s: not executable there (a grant needs the access \"rx\")", e.Path)
+	case syscall.ENOEXEC:
+		return fmt.Sprintf("cannot execute %s: not a program of this machine", e.Path)
+	default:
+		return fmt.Sprintf("cannot execute %s: %v", e.Path, e.Errno)
+	}
+}
+
+// Unwrap gives the errno.
+func (e *ExecError) Unwrap() error { return e.Errno }
+
+// MissingWallError refuses a start because this host cannot give a wall that
+// the profile requires.
+type MissingWallError struct {
+	Wall string
+	// Need is the kernel option, version or setting that would give it.
+	Need string
+	// MayGoWithout is the line of a profile that would start without it; empty
+	// if nothing may.
+	MayGoWithout string
+}
+
+func (e *MissingWallError) Error() string {
+	s := fmt.Sprintf("cannot raise the wall %q on this host: it needs %s", e.Wall, e.Need)
+	if e.MayGoWithout != "" {
+		return s + "; a profile may go without it by " + e.MayGoWithout
+	}
+	return s + "; no profile may go without it"
+}
+
+// startError turns the keeper's failure into the caller's words.
+func startError(err error, argv0 string) error {
+	var step *namespaces.StepError
+	if errors.As(err, &step) && step.Op == namespaces.OpExec {
+		return &ExecError{Path: argv0, Errno: step.Errno}
+	}
+	return err
+}

@@ -1,0 +1,137 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/cordonhq/cordon/cgroups"
+	"github.com/cordonhq/cordon/namespaces"
+	"github.com/cordonhq/cordon/seccomp"
+)
+
+// Defaults of Config.
+const (
+	DefaultUIDBase    = 1900000000 // above every range that distributions and systemd assign
+	DefaultUIDCount   = 65536
+	DefaultRuntimeDir = "/run/cordon"
+)
+
+func itoa(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
+
+// Launcher starts plugins on this host. Safe for concurrent use.
+type Launcher struct {
+	cfg      Config
+	tree     *cgroups.Tree
+	watcher  *cgroups.Watcher
+	listener *seccomp.Listener
+
+	mu     sync.Mutex
+	keeper *namespaces.Keeper // nil until the first start, and after it has gone
+	closed bool
+}
+
+// New prepares a launcher: it finds the host's cgroups, ends what an earlier
+// one left there, and starts no process yet.
+func New(cfg Config) (_ *Launcher, err error) {
+	if cfg.UIDBase == 0 {
+		cfg.UIDBase, cfg.UIDCount = DefaultUIDBase, DefaultUIDCount
+	}
+	if cfg.RuntimeDir == "" {
+		cfg.RuntimeDir = DefaultRuntimeDir
+	}
+	if cfg.Compile == nil || cfg.UIDCount < 8 || cfg.UIDBase < 1000 || cfg.UIDBase > ^uint32(0)-1-cfg.UIDCount {
+		return nil, fmt.Errorf("cannot use %d uids from %d: want at least 8, none below 1000", cfg.UIDCount, cfg.UIDBase)
+	}
+	if err := refuseSuidDumpable(); err != nil {
+		return nil, err
+	}
+	l := &Launcher{cfg: cfg}
+	var back undo
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, back.run())
+		}
+	}()
+	if l.tree, err = cgroups.Open(cfg.CgroupRoot); err != nil {
+		return nil, err
+	}
+	back.add(l.tree.Close)
+	if _, err = l.tree.Sweep(); err != nil {
+		return nil, fmt.Errorf("cannot end what an earlier run left: %w", err)
+	}
+	if l.watcher, err = cgroups.NewWatcher(); err != nil {
+		return nil, err
+	}
+	back.add(l.watcher.Close)
+	l.listener, err = seccomp.NewListener()
+	return l, err
+}
+
+// refuseSuidDumpable: between its setresuid and its exec a plugin shares the
+// keeper's memory; with 1 anything of the same uid could look at it.
+func refuseSuidDumpable() error {
+	b, err := os.ReadFile("/proc/sys/fs/suid_dumpable")
+	if err != nil {
+		return fmt.Errorf("cannot read fs.suid_dumpable: %w", err)
+	}
+	if v := strings.TrimSpace(string(b)); v != "0" && v != "2" {
+		return fmt.Errorf("cannot launch with fs.suid_dumpable = %s: set it to 0 or 2 (sysctl -w fs.suid_dumpable=0)", v)
+	}
+	return nil
+}
+
+// kept gives the running keeper, or starts one: the first, or the next after
+// one that ended.
+func (l *Launcher) kept() (*namespaces.Keeper, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, errors.New("cannot start: the launcher is closed")
+	}
+	if l.keeper != nil {
+		select {
+		case <-l.keeper.Gone():
+			_ = l.keeper.Close()
+			l.keeper = nil
+		default:
+			return l.keeper, nil
+		}
+	}
+	k, err := namespaces.StartKeeper()
+	if err == nil {
+		l.keeper = k
+	}
+	return k, err
+}
+
+// Close ends every plugin, whatever it does, and leaves no process, group or
+// descriptor. Processes are Done then and must still be released.
+func (l *Launcher) Close() error {
+	l.mu.Lock()
+	k := l.keeper
+	l.keeper, l.closed = nil, true
+	l.mu.Unlock()
+	var errs []error
+	if k != nil {
+		errs = append(errs, k.Close())
+	}
+	errs = append(errs, l.listener.Close(), l.watcher.Close())
+	if _, err := l.tree.Sweep(); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, l.tree.Close())...)
+}
+
+// userNS makes the namespace in which the plugin's ids mean something: uid 0
+// is not mapped.
+func userNS(ctx context.Context, k *namespaces.Keeper, r Request, host uint32) (*os.File, error) {
+	p := r.Plan.Process
+	return k.UserNS(ctx, mapLine(p.UID, host), mapLine(p.GID, host))
+}
+
+func mapLine(inside, outside uint32) string { return itoa(inside) + " " + itoa(outside) + " 1\n" }

@@ -1,0 +1,156 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cordonhq/cordon/cgroups"
+	"github.com/cordonhq/cordon/namespaces"
+	"github.com/cordonhq/cordon/seccomp"
+	"github.com/cordonhq/cordon/supervisor/violation"
+)
+
+// Process is one started plugin: everything in its group. Methods may be
+// called from any goroutine.
+type Process struct {
+	l          *Launcher
+	r          Request
+	lease      *lease
+	group      *cgroups.Group
+	view       namespaces.View
+	host       namespaces.Host
+	planDigest string
+
+	child  *namespaces.Child
+	walls  Enforced // as read at the gate
+	wallsE error
+
+	judge  *violation.Judge
+	work   chan seccomp.Notification // calls to decode; one worker
+	worked chan struct{}             // closed when the worker has ended
+	detect []func()                  // stops the detectors, in order
+	timer  *time.Timer
+
+	mu     sync.Mutex // serialises reports
+	count  int
+	done   chan struct{}
+	exit   Exit
+	ending sync.Once
+}
+
+// adopt takes the started child over: its detectors, its end.
+func (p *Process) adopt(child *namespaces.Child) error {
+	p.child = child
+	go p.decode()
+	err := p.watch()
+	if err != nil { // unwatched is unwalled: end it
+		_ = child.Signal(syscall.SIGKILL)
+	}
+	go p.wait()
+	if err != nil {
+		<-p.done
+		return errors.Join(err, p.child.Forget())
+	}
+	return nil
+}
+
+// watch arms every detector.
+func (p *Process) watch() error {
+	if p.child.Listener != nil {
+		remove, err := p.l.listener.Add(int(p.child.Listener.Fd()), p.onCall)
+		if err != nil {
+			return errors.Join(err, p.child.Listener.Close())
+		}
+		p.detect = append(p.detect, remove)
+		if err := p.child.Listener.Close(); err != nil { // the listener has its own
+			return err
+		}
+	}
+	remove, err := p.l.watcher.Add(p.group, p.onLimit)
+	if err != nil {
+		return err
+	}
+	p.detect = append(p.detect, remove)
+	if wall := p.r.Plan.Time.Wall; wall > 0 && !switchedOff("time.wall") {
+		p.timer = time.AfterFunc(wall, func() { p.onTime("time.wall", wall) })
+	}
+	return nil
+}
+
+// wait ends the process's story: no report comes after Done.
+func (p *Process) wait() {
+	<-p.child.Done()
+	end := p.child.End()
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	for _, stop := range p.detect {
+		stop()
+	}
+	close(p.work)
+	<-p.worked
+	if cpu := p.r.Plan.Time.CPU; cpu > 0 && end.Status.Signaled() && end.User+end.System >= cpu-100*time.Millisecond {
+		p.onTime("time.cpu", cpu)
+	}
+	p.exit = Exit{Status: end.Status, Duration: end.Time.Sub(p.child.Started)}
+	p.exit.Usage, _ = p.group.Usage()
+	close(p.done)
+}
+
+// PID is the plugin's first process, as the host sees it.
+func (p *Process) PID() int { return p.child.PID }
+
+// PlanDigest is the policy digest with what is particular to this host.
+func (p *Process) PlanDigest() string { return p.planDigest }
+
+// Group is the plugin's control group. It belongs to the process.
+func (p *Process) Group() *cgroups.Group { return p.group }
+
+// Done is closed when the last process has gone and everything was reported.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Exit is how it ended; valid after Done.
+func (p *Process) Exit() Exit { return p.exit }
+
+// Procs are the processes of the plugin now, as the host sees them.
+func (p *Process) Procs() ([]int, error) { return p.group.Procs() }
+
+// Signal sends a signal to the plugin's first process.
+func (p *Process) Signal(s syscall.Signal) error { return p.child.Signal(s) }
+
+// killTime bounds the proof that a killed group is empty.
+const killTime = 10 * time.Second
+
+// Kill ends every process of the plugin, whatever it does, and proves it.
+func (p *Process) Kill() error {
+	select {
+	case <-p.done:
+		return nil
+	default:
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), killTime)
+	defer cancel()
+	// The first process ends the namespace even where the group cannot be
+	// killed at once; an error here is one of the group's.
+	_ = p.child.Signal(syscall.SIGKILL)
+	return p.group.Kill(ctx)
+}
+
+// Freeze stops every process of the plugin where it stands.
+func (p *Process) Freeze(ctx context.Context) error { return p.group.Freeze(ctx) }
+
+// Thaw lets a frozen plugin go on.
+func (p *Process) Thaw() error { return p.group.Thaw() }
+
+// Usage is what the plugin has used so far.
+func (p *Process) Usage() (cgroups.Usage, error) { return p.group.Usage() }
+
+// Release gives back group and uid. Call it once, after Done.
+func (p *Process) Release() error {
+	<-p.done
+	err := p.group.Remove()
+	return errors.Join(err, p.child.Forget(), p.lease.file.Close())
+}

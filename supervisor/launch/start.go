@@ -1,0 +1,343 @@
+package launch
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cordonhq/cordon/cgroups"
+	"github.com/cordonhq/cordon/namespaces"
+	"github.com/cordonhq/cordon/seccomp"
+	"github.com/cordonhq/cordon/supervisor/violation"
+)
+
+// start collects what one start needs, and takes it back if it fails.
+type start struct {
+	l    *Launcher
+	r    Request
+	back undo // always run: what only the start needed
+	fail undo // run on failure: what the process keeps
+
+	keeper *namespaces.Keeper
+	lease  *lease
+	group  *cgroups.Group
+	view   namespaces.View
+	host   namespaces.Host
+	files  []*os.File
+}
+
+// Start raises every wall of the plan and starts the plugin behind them. On
+// any failure nothing is left, and the error is an *ExecError, a
+// *MissingWallError or says which step failed.
+func (l *Launcher) Start(ctx context.Context, r Request) (_ *Process, err error) {
+	s := &start{l: l, r: r}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.fail.run())
+		}
+		_ = s.back.run() // closes descriptors that were only read
+	}()
+	for _, stage := range []func(context.Context) error{s.require, s.claim, s.assemble, s.filter, s.stdio} {
+		if err := stage(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return s.launch(ctx)
+}
+
+// require refuses, before anything is made, what this host cannot give.
+func (s *start) require(context.Context) error {
+	p := s.r.Plan
+	hard := func(wall string) bool { return p.Require[wall].Mode != "best_effort" }
+	abi := namespaces.LandlockABI()
+	switch need := p.Require["landlock"].MinABI; {
+	case abi == 0 && hard("landlock"):
+		return &MissingWallError{"landlock", "CONFIG_SECURITY_LANDLOCK=y and landlock in the lsm= list", `[require] landlock = "best_effort"`}
+	case abi < need:
+		return &MissingWallError{"landlock", fmt.Sprintf("Landlock ABI %d, and this kernel has %d", need, abi), "a smaller min_abi"}
+	}
+	for _, e := range s.l.tree.Unsupported(p.Limits) {
+		promise, _, _ := strings.Cut(e.Limit, ".")
+		if hard(promise) {
+			return &MissingWallError{e.Limit, e.Need, fmt.Sprintf("[require] %s = \"best_effort\"", promise)}
+		}
+	}
+	return nil
+}
+
+// claim takes what no other start may have: a uid and a group.
+func (s *start) claim(context.Context) (err error) {
+	cfg := s.l.cfg
+	if s.keeper, err = s.l.kept(); err != nil {
+		return err
+	}
+	if s.lease, err = leaseUID(cfg.RuntimeDir, cfg.UIDBase, cfg.UIDCount, s.r.UID); err != nil {
+		return err
+	}
+	s.fail.add(s.lease.file.Close)
+	if s.group, err = s.l.tree.New(s.r.Name, s.limits()); err != nil {
+		return fmt.Errorf("cannot make the group of %s: %w", s.r.Name, err)
+	}
+	s.fail.add(s.group.Remove)
+	return nil
+}
+
+// limits are the plan's without what this host cannot do and need not.
+func (s *start) limits() cgroups.Limits {
+	limits := s.r.Plan.Limits
+	for _, e := range s.l.tree.Unsupported(limits) {
+		drop(&limits, e.Limit)
+	}
+	for _, name := range []string{"memory.max", "pids.max", "cpu.max"} {
+		if switchedOff(name) {
+			drop(&limits, name)
+		}
+	}
+	return limits
+}
+
+func drop(l *cgroups.Limits, name string) {
+	switch name {
+	case "memory.max":
+		l.MemoryMax, l.MemorySwapMax = nil, nil
+	case "memory.high":
+		l.MemoryHigh = nil
+	case "memory.swap.max":
+		l.MemorySwapMax = nil
+	case "pids.max":
+		l.PidsMax = nil
+	case "cpu.max":
+		l.CPUMax = nil
+	case "cpu.weight":
+		l.CPUWeight = nil
+	case "cpuset.cpus":
+		l.Cpuset = ""
+	}
+}
+
+// file adds a descriptor to the launch and gives its index.
+func (s *start) file(f *os.File) int {
+	s.files = append(s.files, f)
+	return len(s.files) - 1
+}
+
+// owned adds a descriptor that the start closes.
+func (s *start) owned(f *os.File) int {
+	s.back.add(f.Close)
+	return s.file(f)
+}
+
+// assemble opens what the view shows and says where the group is.
+func (s *start) assemble(ctx context.Context) error {
+	s.view = buildView(s.r)
+	if switchedOff(namespaces.WallNoexec) {
+		for i := range s.view.Mounts {
+			s.view.Mounts[i].Exec = !s.view.Mounts[i].Writable || s.view.Mounts[i].From == ""
+		}
+	}
+	s.host = namespaces.Host{
+		LandlockABI: namespaces.LandlockABI(), Kill: namespaces.NoFile, UserNS: namespaces.NoFile,
+		UID: s.lease.uid, GID: s.lease.uid, MemfdNoexec: hasMemfdNoexec(),
+	}
+	s.clampRlimits()
+	ns, err := userNS(ctx, s.keeper, s.r, s.lease.uid)
+	if err != nil {
+		return err
+	}
+	s.host.UserNS = s.owned(ns)
+	for _, m := range s.view.Mounts {
+		if err := s.source(ctx, m); err != nil {
+			return err
+		}
+	}
+	return s.groupFiles()
+}
+
+// hasMemfdNoexec: Linux 6.3; before that memfd_create is the filter's to deny.
+func hasMemfdNoexec() bool {
+	_, err := os.Stat("/proc/sys/vm/memfd_noexec")
+	return err == nil
+}
+
+// clampRlimits lowers what this process could not raise: without
+// CAP_SYS_RESOURCE a hard limit only falls.
+func (s *start) clampRlimits() {
+	s.view.Rlimits = slices.Clone(s.view.Rlimits)
+	for i, r := range s.view.Rlimits {
+		var now unix.Rlimit
+		n, ok := namespaces.RlimitNumber(r.Name)
+		if ok && unix.Prlimit(0, n, nil, &now) == nil {
+			s.view.Rlimits[i].Hard = min(r.Hard, now.Max)
+			s.view.Rlimits[i].Soft = min(r.Soft, now.Max)
+		}
+	}
+	if cpu := s.r.Plan.Time.CPU; cpu > 0 {
+		seconds := uint64((cpu + 999_999_999) / 1_000_000_000) //nolint:gosec // positive
+		s.view.Rlimits = append(s.view.Rlimits, namespaces.Rlimit{Name: "cpu", Soft: seconds, Hard: seconds})
+	}
+}
+
+// source opens one mount's tree.
+func (s *start) source(ctx context.Context, m namespaces.Mount) error {
+	if m.From == "" {
+		s.host.Sources = append(s.host.Sources, namespaces.Source{File: namespaces.NoFile})
+		return nil
+	}
+	idmap, err := s.idmap(ctx, m)
+	if err != nil {
+		return err
+	}
+	tree, err := namespaces.OpenTree(m, idmap)
+	if m.Optional && errors.Is(err, unix.ENOENT) {
+		s.host.Sources = append(s.host.Sources, namespaces.Source{File: namespaces.NoFile, Missing: true})
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.host.Sources = append(s.host.Sources, namespaces.Source{File: s.owned(tree.File), Dir: tree.Dir})
+	return nil
+}
+
+// idmap lets a plugin write what belongs to a user of the host, as that user.
+// Never what belongs to root: a set-user-id file left there would be root's.
+func (s *start) idmap(ctx context.Context, m namespaces.Mount) (*namespaces.IDMap, error) {
+	if !m.Writable || m.Owned {
+		return nil, nil
+	}
+	info, err := os.Stat(m.From)
+	if err != nil {
+		return nil, nil //nolint:nilerr // OpenTree says it better
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !ok || st.Uid == s.lease.uid:
+		return nil, nil
+	case st.Uid == 0 && info.Mode().Perm()&0o002 == 0:
+		return nil, &namespaces.SourceError{Path: m.From, Why: "it belongs to root and the plugin, which never acts as root, could not write there; give it to another user (chown), whom the plugin will then write as"}
+	case st.Uid == 0:
+		return nil, nil
+	}
+	gid := st.Gid
+	if gid == 0 {
+		gid = 65534
+	}
+	ns, err := s.keeper.UserNS(ctx, mapLine(st.Uid, s.lease.uid), mapLine(gid, s.lease.uid))
+	if err != nil {
+		return nil, err
+	}
+	s.back.add(ns.Close)
+	return &namespaces.IDMap{UserNS: ns}, nil
+}
+
+// groupFiles gives the keeper what it needs to end and remove the group when
+// nobody else can.
+func (s *start) groupFiles() error {
+	for _, f := range s.group.Joins() {
+		s.host.Joins = append(s.host.Joins, s.file(f))
+	}
+	s.host.Holds = append(s.host.Holds, s.file(s.lease.file))
+	if f := s.group.LockFile(); f != nil {
+		s.host.Holds = append(s.host.Holds, s.file(f))
+	}
+	if f := s.group.KillFile(); f != nil {
+		s.host.Kill = s.file(f)
+	}
+	for _, dir := range s.group.Paths() {
+		parent, err := os.Open(filepath.Dir(dir))
+		if err != nil {
+			return fmt.Errorf("cannot open the group's parent: %w", err)
+		}
+		s.host.Groups = append(s.host.Groups, namespaces.GroupDir{Parent: s.owned(parent), Name: filepath.Base(dir)})
+	}
+	return nil
+}
+
+// filter compiles the plan's system calls.
+func (s *start) filter(context.Context) error {
+	program, err := s.l.cfg.Compile(s.r.Plan.Seccomp)
+	if err != nil {
+		return fmt.Errorf("cannot compile the filter: %w", err)
+	}
+	s.host.Filter = program
+	s.host.FilterFlags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+	return nil
+}
+
+func (s *start) stdio(context.Context) error {
+	var null *os.File
+	for n, f := range []*os.File{s.r.Stdin, s.r.Stdout, s.r.Stderr, s.r.Socket} {
+		if f == nil && n == 3 {
+			continue
+		}
+		if f == nil {
+			if null == nil {
+				var err error
+				if null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
+					return fmt.Errorf("cannot open /dev/null: %w", err)
+				}
+				s.back.add(null.Close)
+			}
+			f = null
+		}
+		s.host.Descriptors = append(s.host.Descriptors, namespaces.Descriptor{File: s.file(f), Number: n})
+	}
+	return nil
+}
+
+// launch compiles the steps, runs them and takes the process over.
+func (s *start) launch(ctx context.Context) (*Process, error) {
+	steps, err := namespaces.Compile(s.view, s.host)
+	if err != nil {
+		return nil, err
+	}
+	steps = slices.DeleteFunc(steps, func(step namespaces.Step) bool { return switchedOff(step.Wall) })
+	request := namespaces.Launch{
+		Steps: steps, Files: s.files, CgroupFile: namespaces.NoFile,
+		ReaperUID: s.lease.uid + 1, ReaperGID: s.lease.uid + 1,
+	}
+	if dir := s.group.Dir(); dir != nil {
+		request.Files = append(request.Files, dir)
+		request.CgroupFile = len(request.Files) - 1
+	}
+	p := s.process(steps)
+	request.Staged = p.staged
+	child, err := s.keeper.Launch(ctx, request)
+	if err != nil {
+		return nil, startError(err, s.r.Plan.Process.Argv[0])
+	}
+	return p, p.adopt(child)
+}
+
+// process is what remains of a start; it owns lease and group from here on.
+func (s *start) process(steps []namespaces.Step) *Process {
+	return &Process{
+		l: s.l, r: s.r, lease: s.lease, group: s.group, view: s.view, host: s.host,
+		planDigest: planDigest(s.r, steps, s.lease.uid),
+		judge:      violation.NewJudge(s.r.Plan),
+		work:       make(chan seccomp.Notification, 64),
+		worked:     make(chan struct{}),
+		done:       make(chan struct{}),
+	}
+}
+
+// planDigest adds to the policy digest what is particular to this host: the
+// steps as they run, and the uid.
+func planDigest(r Request, steps []namespaces.Step, uid uint32) string {
+	h := sha256.New()
+	fmt.Fprintln(h, r.Plan.PolicyDigest(), uid)
+	for _, step := range steps {
+		fmt.Fprintln(h, step.Op, step.Wall, step.A, step.B, step.C, step.S, step.T, step.Text)
+		h.Write(step.Bytes)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil))
+}

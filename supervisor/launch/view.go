@@ -1,0 +1,159 @@
+package launch
+
+import (
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/cordonhq/cordon/namespaces"
+	"github.com/cordonhq/cordon/profiles/plan"
+)
+
+// The rights that go with what every plugin has.
+var (
+	readRights  = []string{"read_file", "read_dir"}
+	runRights   = []string{"read_file", "read_dir", "execute"}
+	writeRights = []string{
+		"read_file", "read_dir", "write_file", "truncate", "make_reg", "make_dir", "make_sym",
+		"remove_file", "remove_dir", "refer",
+	}
+	socketRights = append([]string{"make_sock", "make_fifo"}, writeRights...)
+	deviceRights = []string{"read_file", "write_file"}
+)
+
+// masked is what of a full /proc says too much of the host or does something to
+// it; the OCI runtimes' lists, and what came since.
+var masked = []string{
+	"/proc/acpi", "/proc/asound", "/proc/bus", "/proc/config.gz", "/proc/driver", "/proc/fs", "/proc/interrupts",
+	"/proc/irq", "/proc/kallsyms", "/proc/kcore", "/proc/key-users", "/proc/keys", "/proc/kmsg", "/proc/kpagecgroup",
+	"/proc/kpagecount", "/proc/kpageflags", "/proc/latency_stats", "/proc/modules", "/proc/sched_debug", "/proc/scsi",
+	"/proc/slabinfo", "/proc/sysrq-trigger", "/proc/sysvipc", "/proc/timer_list", "/proc/timer_stats", "/proc/vmallocinfo",
+}
+
+// hasAny tells whether access names one of the rights.
+func hasAny(access []string, rights ...string) bool {
+	return slices.ContainsFunc(rights, func(r string) bool { return slices.Contains(access, r) })
+}
+
+// writes tells whether access changes anything.
+func writes(access []string) bool {
+	return hasAny(access, "write_file", "truncate", "make_reg", "make_dir", "make_sym", "make_sock", "make_fifo",
+		"remove_file", "remove_dir", "refer", "make_char", "make_block")
+}
+
+// buildView says what the plugin of a request sees. Only the paths of the
+// host's bundle and data come from the request; the rest is the plan's.
+func buildView(r Request) namespaces.View {
+	p := r.Plan
+	v := namespaces.View{
+		Hostname: p.Process.Hostname,
+		UID:      p.Process.UID, GID: p.Process.GID,
+		Devices:  p.Devices,
+		Proc:     namespaces.Proc{Mode: p.Proc},
+		Files:    etcFiles(p),
+		Symlinks: rootLinks(p),
+		Rlimits:  p.Rlimits,
+		Process:  namespaces.Process{Argv: p.Process.Argv, Env: p.Process.Env, Cwd: p.Process.Cwd},
+	}
+	if v.Hostname == "" {
+		v.Hostname = "cordon"
+	}
+	if p.Proc == "full" {
+		v.Proc.Masked = masked
+	}
+	v.Landlock.MinABI = p.Require["landlock"].MinABI
+	grants(&v, p.Files)
+	standard(&v, r)
+	return v
+}
+
+// grants mounts what the plan's files name. A grant that lies inside another
+// one of the same tree with the same flags needs no mount of its own.
+func grants(v *namespaces.View, files []plan.File) {
+	sorted := slices.Clone(files)
+	slices.SortStableFunc(sorted, func(a, b plan.File) int { return strings.Compare(a.Path, b.Path) })
+	for _, f := range sorted {
+		m := namespaces.Mount{
+			Path: f.Path, From: f.From, Writable: writes(f.Access),
+			Exec: hasAny(f.Access, "execute"), Optional: f.Optional,
+		}
+		if !slices.ContainsFunc(v.Mounts, func(outer namespaces.Mount) bool { return covers(outer, m) }) {
+			v.Mounts = append(v.Mounts, m)
+		}
+		rule(v, f.Path, f.Access)
+	}
+}
+
+// covers tells whether outer already shows what inner would.
+func covers(outer, inner namespaces.Mount) bool {
+	rest, ok := strings.CutPrefix(inner.Path, strings.TrimSuffix(outer.Path, "/")+"/")
+	return ok && !outer.Optional && path.Join(outer.From, rest) == inner.From && outer.Writable == inner.Writable && outer.Exec == inner.Exec
+}
+
+func rule(v *namespaces.View, p string, access []string) {
+	v.Landlock.Paths = append(v.Landlock.Paths, namespaces.PathRule{Path: p, Access: access})
+}
+
+// standard is the same in every profile: /plugin, /data, /tmp, /dev, /proc and
+// the few files of /etc that programs ask for.
+func standard(v *namespaces.View, r Request) {
+	p := r.Plan
+	if r.Bundle != "" {
+		v.Mounts = append(v.Mounts, namespaces.Mount{Path: "/plugin", From: r.Bundle, Exec: true})
+		rule(v, "/plugin", runRights)
+	}
+	data := namespaces.Mount{Path: "/data", Writable: true, Owned: true, Mode: 0o700, Size: p.Data.Size, Inodes: p.Data.Inodes}
+	if p.Data.Persistent {
+		data.From = r.Data
+	}
+	scratch(v, data, socketRights)
+	scratch(v, namespaces.Mount{Path: "/tmp", Writable: true, Mode: 0o1777, Size: p.Tmp.Size, Inodes: p.Tmp.Inodes}, socketRights)
+	scratch(v, namespaces.Mount{Path: "/dev/shm", Writable: true, Mode: 0o1777, Size: p.Shm.Size, Inodes: p.Shm.Inodes}, writeRights)
+	for _, d := range p.Devices {
+		rule(v, "/dev/"+d, deviceRights)
+	}
+	if v.Proc.Mode == "pid" || v.Proc.Mode == "full" {
+		rule(v, "/proc", readRights)
+	}
+	for _, f := range v.Files {
+		rule(v, f.Path, readRights)
+	}
+}
+
+// scratch is one writable place, if it has a size or a home.
+func scratch(v *namespaces.View, m namespaces.Mount, rights []string) {
+	if m.From == "" && m.Size == 0 {
+		return
+	}
+	v.Mounts = append(v.Mounts, m)
+	rule(v, m.Path, rights)
+}
+
+// etcFiles answer who the plugin is and what localhost means.
+func etcFiles(p *plan.Plan) []namespaces.File {
+	uid, gid := itoa(p.Process.UID), itoa(p.Process.GID)
+	text := func(path, data string) namespaces.File {
+		return namespaces.File{Path: path, Data: []byte(data), Mode: fs.FileMode(0o444)}
+	}
+	return []namespaces.File{
+		text("/etc/passwd", "plugin:x:"+uid+":"+gid+":plugin:/data:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+		text("/etc/group", "plugin:x:"+gid+":\nnogroup:x:65534:\n"),
+		text("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+		text("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
+	}
+}
+
+// rootLinks are those of a merged /usr, unless a grant stands there.
+func rootLinks(p *plan.Plan) []namespaces.Symlink {
+	var links []namespaces.Symlink
+	for _, name := range []string{"bin", "sbin", "lib", "lib64"} {
+		taken := slices.ContainsFunc(p.Files, func(f plan.File) bool {
+			return f.Path == "/"+name || strings.HasPrefix(f.Path, "/"+name+"/")
+		})
+		if !taken {
+			links = append(links, namespaces.Symlink{Path: "/" + name, Target: "usr/" + name})
+		}
+	}
+	return links
+}
