@@ -203,6 +203,13 @@ func (l *Listener) drop(s *source) {
 	s.fd = -1
 }
 
+// Len is how many plugins are served.
+func (l *Listener) Len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.sources)
+}
+
 // Close ends the loop and every source. Calls that wait are refused as soon as
 // nobody else holds their listener.
 func (l *Listener) Close() error {
