@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -63,11 +64,51 @@ func readBare(c net.Conn, buf []byte) (int, error) {
 	return whole, err
 }
 
+// peerVariable names the echo that a second process of the test binary runs on
+// its descriptor 3, in place of tests.
+const peerVariable = "CORDON_TEST_PEER"
+
+func TestMain(m *testing.M) {
+	echoes := map[string]func(net.Conn){"bare": bareEcho, "rpc": bareRPCEcho, "conn": connEcho}
+	if echo, ok := echoes[os.Getenv(peerVariable)]; ok {
+		c, err := net.FileConn(os.NewFile(3, "socket"))
+		if err != nil {
+			os.Exit(1)
+		}
+		echo(c)
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// peerProcess starts an echo in a process of its own, as a plugin is, and
+// returns the host's end of its socket.
+func peerProcess(b *testing.B, echo string) *net.UnixConn {
+	b.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	theirs := os.NewFile(uintptr(fds[1]), "socket")
+	cmd := exec.Command(os.Args[0]) //nolint:gosec // this test binary
+	cmd.Env = append(os.Environ(), peerVariable+"="+echo)
+	cmd.ExtraFiles = []*os.File{theirs}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	_ = theirs.Close()
+	host := unixConn(b, fds[0])
+	b.Cleanup(func() {
+		_ = host.Close()
+		_ = cmd.Wait()
+	})
+	return host
+}
+
 // BenchmarkBare64B is the floor: a length-prefixed ping-pong in Go over the
 // same kind of socket, without JSON, limits and concurrency.
 func BenchmarkBare64B(b *testing.B) {
-	host, plugin := socketpair(b)
-	go bareEcho(plugin)
+	host := peerProcess(b, "bare")
 	msg := binary.BigEndian.AppendUint32(nil, 124)
 	msg = append(msg, strings.Repeat("x", 124)...)
 	buf := make([]byte, 4096)
@@ -104,40 +145,24 @@ func bareRPCEcho(c net.Conn) {
 
 var payload64 = json.RawMessage(`{"data":"` + strings.Repeat("x", 64) + `"}`)
 
+// connEcho is a plugin built on Conn itself, with a goroutine for each request.
+func connEcho(c net.Conn) {
+	handler := func(_ context.Context, r *Request) (any, error) { return r.Params, nil }
+	_ = NewConn(SocketTransport(c.(*net.UnixConn)), Options{Limits: Limits{Rate: 1e9}, Handler: handler}).Run(context.Background())
+}
+
 // BenchmarkCall64B is one call with 64 bytes of payload each way, every limit
 // on, against a plugin that does the least possible.
-func BenchmarkCall64B(b *testing.B) {
-	hostEnd, plugin := socketpair(b)
-	go bareRPCEcho(plugin)
-	c := NewConn(SocketTransport(hostEnd), Options{Limits: Limits{Rate: 1e9}})
+func BenchmarkCall64B(b *testing.B) { benchmarkCalls(b, "rpc") }
+
+// BenchmarkCall64BBothEnds has a Conn on the plugin's side as well.
+func BenchmarkCall64BBothEnds(b *testing.B) { benchmarkCalls(b, "conn") }
+
+func benchmarkCalls(b *testing.B, echo string) {
+	b.Helper()
+	c := NewConn(SocketTransport(peerProcess(b, echo)), Options{Limits: Limits{Rate: 1e9}})
 	ended := make(chan error, 1)
 	go func() { ended <- c.Run(context.Background()) }()
-	benchmarkCalls(b, c)
-	_ = c.Close()
-	<-ended
-}
-
-// BenchmarkCall64BBothEnds has a Conn on the plugin's side as well, with a
-// goroutine for each request.
-func BenchmarkCall64BBothEnds(b *testing.B) {
-	hostEnd, pluginEnd := socketpair(b)
-	limits := Limits{Rate: 1e9}
-	c := NewConn(SocketTransport(hostEnd), Options{Limits: limits})
-	p := NewConn(SocketTransport(pluginEnd), Options{
-		Limits:  limits,
-		Handler: func(_ context.Context, r *Request) (any, error) { return r.Params, nil },
-	})
-	ended := make(chan error, 2)
-	go func() { ended <- c.Run(context.Background()) }()
-	go func() { ended <- p.Run(context.Background()) }()
-	benchmarkCalls(b, c)
-	_ = c.Close()
-	<-ended
-	<-ended
-}
-
-func benchmarkCalls(b *testing.B, c *Conn) {
-	b.Helper()
 	ctx := context.Background()
 	b.ReportAllocs()
 	for b.Loop() {
@@ -145,4 +170,6 @@ func benchmarkCalls(b *testing.B, c *Conn) {
 			b.Fatal(err)
 		}
 	}
+	_ = c.Close()
+	<-ended
 }
