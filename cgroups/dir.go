@@ -91,7 +91,7 @@ func (d *dir) text(name string) (string, error) {
 
 // write writes a value with one write(2), as the kernel wants it.
 func (d *dir) write(name, value string) error {
-	f, err := d.open(name, unix.O_WRONLY)
+	f, err := d.open(name, unix.O_WRONLY|unix.O_TRUNC)
 	if err != nil {
 		return err
 	}

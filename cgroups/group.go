@@ -115,7 +115,7 @@ func (g *Group) claim() error {
 
 // enter makes the group's directory in another hierarchy.
 func (g *Group) enter(h *hierarchy) error {
-	if err := g.tree.makeRoot(h); err != nil {
+	if _, err := g.tree.makeRoot(h); err != nil {
 		return err
 	}
 	err := g.tree.kernel.mkdir(g.dir(h))

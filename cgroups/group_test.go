@@ -122,7 +122,7 @@ func TestNewUndoesInEveryHierarchy(t *testing.T) {
 		tree := testTree(t, l)
 		for _, bad := range l.hierarchies {
 			if bad.optional() {
-				if err := tree.makeRoot(bad); err != nil {
+				if _, err := tree.makeRoot(bad); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -58,6 +58,7 @@ const (
 type Event struct {
 	Kind  EventKind
 	Count int64
-	// Limit and Peak are the figures of the limit that was hit, -1 if unknown.
+	// Limit and Peak are the figures of the limit that was hit, -1 if unknown. A
+	// peak of memory may exceed its limit by a few pages.
 	Limit, Peak int64
 }

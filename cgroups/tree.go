@@ -74,16 +74,13 @@ func (t *Tree) makeRoots() error {
 	if err := t.lockRoot(); err != nil {
 		return err
 	}
-	for _, h := range t.layout.hierarchies {
+	for _, h := range t.layout.hierarchies[1:] {
 		if h.optional() {
 			continue
 		}
-		if err := t.makeRoot(h); err != nil {
+		if _, err := t.makeRoot(h); err != nil {
 			return err
 		}
-	}
-	if h := t.layout.unified(); h != nil {
-		return t.enableControllers(h)
 	}
 	return nil
 }
@@ -93,7 +90,8 @@ func (t *Tree) makeRoots() error {
 // doing so is waited for.
 func (t *Tree) lockRoot() error {
 	for range claimTries {
-		if err := t.makeRoot(t.layout.primary()); err != nil {
+		made, err := t.makeRoot(t.layout.primary())
+		if err != nil {
 			return err
 		}
 		d, err := openDir(t.rootDir(t.layout.primary()))
@@ -101,10 +99,10 @@ func (t *Tree) lockRoot() error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("cannot open cgroup root: %w", err)
+			return errors.Join(fmt.Errorf("cannot open cgroup root: %w", err), t.unmake(made))
 		}
 		if err := d.lock(unix.LOCK_SH); err != nil {
-			return errors.Join(fmt.Errorf("cannot lock cgroup root %s: %w", d.path, err), d.Close())
+			return errors.Join(fmt.Errorf("cannot lock cgroup root %s: %w", d.path, err), d.Close(), t.unmake(made))
 		}
 		if d.current() {
 			t.lock = d
@@ -117,27 +115,43 @@ func (t *Tree) lockRoot() error {
 
 func (t *Tree) rootDir(h *hierarchy) string { return filepath.Join(h.mount, t.root) }
 
-// makeRoot makes the root in one hierarchy and marks what it makes.
-func (t *Tree) makeRoot(h *hierarchy) error {
+// makeRoot makes the root in one hierarchy, marks what it makes and, on v2,
+// enables the controllers on every level from the mount down. It gives what it
+// made; after an error that is nothing.
+func (t *Tree) makeRoot(h *hierarchy) (made []string, err error) {
 	path := h.mount
 	parts := strings.Split(t.root, "/")
-	for i, part := range parts {
-		path = filepath.Join(path, part)
-		err := t.kernel.mkdir(path)
-		if errors.Is(err, fs.ErrExist) {
-			if i == len(parts)-1 {
-				return adopt(path)
-			}
-			continue
+	err = h.enable(path)
+	for i := 0; err == nil && i < len(parts); i++ {
+		path = filepath.Join(path, parts[i])
+		err = t.kernel.mkdir(path)
+		switch {
+		case err == nil:
+			made = append(made, path)
+			err = mark(path)
+		case !errors.Is(err, fs.ErrExist):
+			err = fmt.Errorf("cannot make cgroup root %s: %w", path, err)
+		case i == len(parts)-1:
+			err = adopt(path)
+		default:
+			err = nil
 		}
-		if err != nil {
-			return fmt.Errorf("cannot make cgroup root %s: %w", path, err)
-		}
-		if err := mark(path); err != nil {
-			return errors.Join(err, t.kernel.rmdir(path))
+		if err == nil {
+			err = h.enable(path)
 		}
 	}
-	return nil
+	if err != nil {
+		return nil, errors.Join(err, t.unmake(made))
+	}
+	return made, nil
+}
+
+func (t *Tree) unmake(made []string) error {
+	var errs []error
+	for _, path := range slices.Backward(made) {
+		errs = append(errs, t.kernel.rmdir(path))
+	}
+	return errors.Join(errs...)
 }
 
 func mark(path string) error {
@@ -172,21 +186,14 @@ func adopt(path string) error {
 	return mark(path)
 }
 
-// enableControllers writes cgroup.subtree_control from the mount down to the
-// root. The library's ToggleControllers is not used: it forgets an error of an
-// upper level when a lower one succeeds, and cannot say which level refused.
-func (t *Tree) enableControllers(h *hierarchy) error {
-	path := h.mount
-	for _, part := range append([]string{""}, strings.Split(t.root, "/")...) {
-		path = filepath.Join(path, part)
-		if err := enable(path, h.controllers); err != nil {
-			return err
-		}
+// enable lets the groups below path have the hierarchy's controllers. The
+// library's ToggleControllers is not used: it forgets an error of an upper
+// level when a lower one succeeds, and cannot say which level refused. What is
+// on stays on when the Tree is closed; others may have come to rely on it.
+func (h *hierarchy) enable(path string) error {
+	if !h.v2 || len(h.controllers) == 0 {
+		return nil
 	}
-	return nil
-}
-
-func enable(path string, controllers []string) error {
 	d, err := openDir(path)
 	if err != nil {
 		return fmt.Errorf("cannot enable controllers: %w", err)
@@ -197,7 +204,7 @@ func enable(path string, controllers []string) error {
 		return fmt.Errorf("cannot enable controllers: %w", err)
 	}
 	var missing []string
-	for _, c := range controllers {
+	for _, c := range h.controllers {
 		if !slices.Contains(strings.Fields(on), c) {
 			missing = append(missing, "+"+c)
 		}
@@ -205,14 +212,17 @@ func enable(path string, controllers []string) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	err = d.write("cgroup.subtree_control", strings.Join(missing, " "))
+	return explainEnable(path, missing, d.write("cgroup.subtree_control", strings.Join(missing, " ")))
+}
+
+func explainEnable(path string, controllers []string, err error) error {
 	if errors.Is(err, unix.EBUSY) {
-		// "No internal process constraint" of cgroup-v2.rst.
+		// The "no internal process constraint" of cgroup-v2.rst.
 		return fmt.Errorf("cannot enable controllers %s in %s: processes live in it, and cgroup v2 lets a group have either processes or limited children; start the daemon in a leaf of its own (systemd: Delegate=yes and DelegateSubgroup=): %w",
-			strings.Join(missing, " "), path, err)
+			strings.Join(controllers, " "), path, err)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot enable controllers %s in %s: %w", strings.Join(missing, " "), path, err)
+		return fmt.Errorf("cannot enable controllers %s in %s: %w", strings.Join(controllers, " "), path, err)
 	}
 	return nil
 }

@@ -53,8 +53,9 @@ func TestAMemoryBombIsToldWithItsFigures(t *testing.T) {
 		script, env := self("eat")
 		cmd := start(t, g, script, env)
 		e := await(t, events, EventOOMKill)
-		if e.Count < 1 || e.Limit != limit || e.Peak > limit || e.Peak < limit/2 {
-			t.Errorf("event %+v, want limit %d and a peak just below", e, limit)
+		// The kernel lets what cannot wait exceed the limit by a few pages.
+		if e.Count < 1 || e.Limit != limit || e.Peak > limit+64*pageSize || e.Peak < limit/2 {
+			t.Errorf("event %+v, want limit %d and a peak near it", e, limit)
 		}
 		if err := cmd.Wait(); err == nil {
 			t.Error("the memory bomb was not killed")
