@@ -1,0 +1,37 @@
+package run
+
+import (
+	"fmt"
+	"os"
+	"path"
+
+	"github.com/cordonhq/cordon/profiles"
+	"github.com/cordonhq/cordon/profiles/plan"
+)
+
+// profileDir is where the profiles are that go by their names.
+const profileDir = "/etc/cordon/profiles"
+
+// resolve makes the plan of a run: the profile, and what the flags add, under
+// the host's ceiling. The command itself gets nothing for being the command.
+func resolve(o *Options) (*plan.Plan, error) {
+	profile, err := profiles.Find(o.Profile, profileDir)
+	if err != nil {
+		return nil, err
+	}
+	files, err := grants(o)
+	if err != nil {
+		return nil, err
+	}
+	env, err := environment(o, os.LookupEnv)
+	if err != nil {
+		return nil, err
+	}
+	if o.Cwd != "" && (!path.IsAbs(o.Cwd) || path.Clean(o.Cwd) != o.Cwd) {
+		return nil, fmt.Errorf("--cwd %s: expected an absolute, clean path inside the walls", o.Cwd)
+	}
+	return profiles.Resolve(profiles.Input{
+		Profile: profile, Ceiling: profiles.DefaultCeiling(),
+		Argv: o.Argv, Env: env, Cwd: o.Cwd, Files: files, Watch: o.Explain,
+	})
+}
