@@ -107,7 +107,7 @@ func (c *Cache) load(key string) ([]byte, error) {
 		return nil, err
 	}
 	file := os.NewFile(uintptr(fd), key) // #nosec G115 -- a descriptor
-	defer file.Close()                   //nolint:errcheck // it is only read
+	defer file.Close()                   // it is only read
 	if err := trustFile(fd); err != nil {
 		return nil, err
 	}

@@ -22,7 +22,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		want   []string
 	}{
 		"unknown call":      {Filter{Rules: []Rule{allow("opne")}}, []string{"rule 1", `"opne"`, `nearest name is "open"`}},
-		"unknown group":     {Filter{Rules: []Rule{allow("@proces")}}, []string{`"@process"`}},
+		"unknown group":     {Filter{Rules: []Rule{allow("@procss")}}, []string{`"@process"`}},
 		"no call":           {Filter{Rules: []Rule{{Action: ActAllow}}}, []string{"names no call"}},
 		"unknown action":    {Filter{Rules: []Rule{{Names: []string{"open"}, Action: "ALLOW"}}}, []string{`"ALLOW"`, "SCMP_ACT_ALLOW"}},
 		"unknown errno":     {Filter{Rules: []Rule{{Names: []string{"open"}, Action: ActErrno, Errno: "EPREM"}}}, []string{`"EPREM"`}},

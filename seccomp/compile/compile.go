@@ -260,7 +260,7 @@ func export(filter *libseccomp.ScmpFilter) ([]byte, error) {
 		return nil, fmt.Errorf("memfd: %w", err)
 	}
 	file := os.NewFile(uintptr(fd), "cordon-bpf")
-	defer file.Close() //nolint:errcheck // nothing was written that must last
+	defer file.Close() // nothing was written that must last
 	if err := filter.ExportBPF(file); err != nil {
 		return nil, fmt.Errorf("libseccomp: export: %w", err)
 	}

@@ -54,8 +54,10 @@ func reference(f seccomp.Filter, d seccompData) uint32 {
 		return retNotify
 	case seccomp.ActKillProcess:
 		return retKillProcess
+	case seccomp.ActErrno:
+		return retErrno | map[string]uint32{"EPERM": 1, "EACCES": 13, "ENOSYS": 38}[best.Errno]
 	}
-	return retErrno | map[string]uint32{"EPERM": 1, "EACCES": 13, "ENOSYS": 38}[best.Errno]
+	return 0
 }
 
 func better(a, b seccomp.Rule) bool {
@@ -164,7 +166,8 @@ func filters(t testing.TB) map[string]seccomp.Filter {
 			when(allow("fcntl"), seccomp.Condition{Index: 1, Op: seccomp.OpLessEqual, Value: 11}),
 			when(allow("fcntl"), eq(1, unix.F_DUPFD_CLOEXEC)),
 			when(allow("mmap"), masked(2, 4, 0)), when(allow("mmap"), masked(2, 6, 4)),
-			allow("mprotect"), {Names: []string{"mprotect"}, Action: seccomp.ActNotify, Args: []seccomp.Condition{masked(2, 6, 6)}},
+			allow("mprotect"),
+			{Names: []string{"mprotect"}, Action: seccomp.ActNotify, Args: []seccomp.Condition{masked(2, 6, 6)}},
 			when(errno("EPERM", "chmod"), masked(1, 0o4000, 0o4000)),
 		},
 	}
@@ -178,7 +181,8 @@ func filters(t testing.TB) map[string]seccomp.Filter {
 		"all":       {Rules: []seccomp.Rule{allow(expand(t, "@known")...)}},
 		"new calls": {Rules: []seccomp.Rule{allow("listns", "statmount"), errno("EPERM", "mseal"), when(allow("lsm_get_self_attr"), eq(0, 7))}},
 		"kill and log": {Rules: []seccomp.Rule{
-			{Names: []string{"ptrace"}, Action: seccomp.ActKillProcess}, {Names: []string{"uname"}, Action: seccomp.ActLog},
+			{Names: []string{"ptrace"}, Action: seccomp.ActKillProcess},
+			{Names: []string{"uname"}, Action: seccomp.ActLog},
 			allow("ptrace", "uname"),
 		}},
 		// libseccomp 2.5.4 lets the value between these two through.

@@ -149,7 +149,7 @@ func FuzzFilter(f *testing.F) {
 // The same without a fuzzer, for every run of the tests.
 func TestRandomFilters(t *testing.T) {
 	random := rand.New(rand.NewPCG(7, 8)) // #nosec G404 -- a test
-	for range 500 {
+	for range 200 {
 		data := make([]byte, 200)
 		for i := range data {
 			data[i] = byte(random.Uint32()) // #nosec G115 -- any byte

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -77,15 +78,15 @@ func TestProcessGetsWhatTheFilterSays(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			v, l := start(t, f, c.call), listen(t)
-			var notified bool
+			var notified atomic.Bool
 			v.serve(t, l, func(seccomp.Notification) seccomp.Verdict {
-				notified = true
+				notified.Store(true)
 				return seccomp.Verdict{Errno: unix.ENOTBLK}
 			})
 			v.release(t)
 			got := v.results(t)[0]
-			if got.Errno != c.want || notified != c.notified {
-				t.Errorf("the call gave %d (%v), notified %v; want %v, notified %v", got.Value, got.Errno, notified, c.want, c.notified)
+			if got.Errno != c.want || notified.Load() != c.notified {
+				t.Errorf("the call gave %d (%v), notified %v; want %v, notified %v", got.Value, got.Errno, notified.Load(), c.want, c.notified)
 			}
 			if v.signal(t) != 0 {
 				t.Error("the victim was killed")
