@@ -43,6 +43,7 @@ type Source struct {
 type GroupDir struct {
 	Parent int // index of the parent directory's descriptor
 	Name   string
+	Shared bool // only if nothing else is left in it
 }
 
 // Descriptor gives the plugin a descriptor of its own: 0 to 9.
@@ -203,7 +204,11 @@ func (c *compiler) keep() {
 		c.add(Step{Op: OpKillfd, Wall: WallGroup, File: c.h.Kill, Text: "keep cgroup.kill at hand"})
 	}
 	for _, g := range c.h.Groups {
-		c.add(Step{Op: OpRmdir, Wall: WallGroup, File: g.Parent, S: g.Name, Text: "remember to remove group " + g.Name})
+		s := Step{Op: OpRmdir, Wall: WallGroup, File: g.Parent, S: g.Name, Text: "remember to remove group " + g.Name}
+		if g.Shared {
+			s.A = 1
+		}
+		c.add(s)
 	}
 }
 

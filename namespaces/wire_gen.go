@@ -11,7 +11,7 @@ const (
 	wireMaxFds         = 0xc8       // descriptors of one request (the kernel's limit is 253).
 	wireMaxArgs        = 0x400      // strings of argv and of envp, each.
 	wireMaxSlots       = 0x1000     // plugins of one keeper.
-	wireMaxHold        = 0x10       // descriptors and group directories kept for one plugin, each.
+	wireMaxHold        = 0x18       // descriptors and group directories kept for one plugin, each.
 	wireKindLaunch     = 0x1        // request: run the steps in a new child.
 	wireKindUserns     = 0x2        // request: make a user namespace; blob holds uid_map and gid_map.
 	wireKindForget     = 0x3        // request: the groups of the ended plugin ID are removed, drop what is held for it.
@@ -86,7 +86,7 @@ const (
 	OpHold Op = 1
 	// OpKillfd: keeper: write 1 to fd to end the plugin's group.
 	OpKillfd Op = 2
-	// OpRmdir: keeper: remove s below directory fd when the launcher is gone.
+	// OpRmdir: keeper: remove s below directory fd when the launcher is gone; if a, only if nothing else is in it.
 	OpRmdir Op = 3
 	// OpJoin: write 0 to fd, a v1 tasks file.
 	OpJoin Op = 4

@@ -28,7 +28,7 @@ enum source { FROM_DAEMON, FROM_GATE, FROM_READY, FROM_PLUGIN, FROM_REAPER };
 enum state { FREE, LAUNCHING, RUNNING, ENDING, ENDED };
 enum { SAY_STARTED = 1, SAY_FAILED = 2, SAY_EXITED = 4, SAY_STAGED = 8 };
 
-struct group { int parent; char name[80]; };
+struct group { int parent; int shared; char name[80]; };
 
 struct slot {
 	enum state state;
@@ -186,6 +186,7 @@ static u32 keep(struct slot *s, struct launch *l)
 			struct group *g = &s->groups[s->ngroups++];
 
 			g->parent = (int)fd;
+			g->shared = step->a != 0;
 			n = strlen(l->blob + step->s);
 			if (n >= sizeof g->name)
 				return ENAMETOOLONG_;
@@ -705,18 +706,29 @@ static int all_ended(void)
 	return 1;
 }
 
-/* The groups are empty; the kernel may still be letting go of the last task. */
-static void remove_groups(void)
+/*
+ * The groups are empty; the kernel may still be letting go of the last task.
+ * A directory above them is shared with others and goes only if they left, too.
+ */
+static void remove_group(const struct group *g, int shared)
 {
 	i64 pause[2] = {0, 2000000};
 
-	for (u32 i = 0; i < nslots; i++)
-		for (u32 g = 0; g < slots[i].ngroups; g++)
-			for (int tries = 0; tries < 200; tries++) {
-				if (SYS(unlinkat, slots[i].groups[g].parent, slots[i].groups[g].name, AT_REMOVEDIR_) != -EBUSY_)
-					break;
-				SYS(nanosleep, pause, (void *)0);
-			}
+	if (g->shared != shared)
+		return;
+	for (int tries = 0; tries < 200; tries++) {
+		if (SYS(unlinkat, g->parent, g->name, AT_REMOVEDIR_) != -EBUSY_ || shared)
+			return;
+		SYS(nanosleep, pause, (void *)0);
+	}
+}
+
+static void remove_groups(void)
+{
+	for (int shared = 0; shared < 2; shared++)
+		for (u32 i = 0; i < nslots; i++)
+			for (u32 g = 0; g < slots[i].ngroups; g++)
+				remove_group(&slots[i].groups[g], shared);
 }
 
 static int prepare(void)

@@ -9,7 +9,7 @@
 #define CK_MAX_FDS 0xc8u /* descriptors of one request (the kernel's limit is 253). */
 #define CK_MAX_ARGS 0x400u /* strings of argv and of envp, each. */
 #define CK_MAX_SLOTS 0x1000u /* plugins of one keeper. */
-#define CK_MAX_HOLD 0x10u /* descriptors and group directories kept for one plugin, each. */
+#define CK_MAX_HOLD 0x18u /* descriptors and group directories kept for one plugin, each. */
 #define CK_KIND_LAUNCH 0x1u /* request: run the steps in a new child. */
 #define CK_KIND_USERNS 0x2u /* request: make a user namespace; blob holds uid_map and gid_map. */
 #define CK_KIND_FORGET 0x3u /* request: the groups of the ended plugin ID are removed, drop what is held for it. */
@@ -83,7 +83,7 @@ enum ck_phase {
 enum ck_op {
 	CK_OP_HOLD = 1, /* keeper: keep descriptor fd open while the plugin lives */
 	CK_OP_KILLFD = 2, /* keeper: write 1 to fd to end the plugin's group */
-	CK_OP_RMDIR = 3, /* keeper: remove s below directory fd when the launcher is gone */
+	CK_OP_RMDIR = 3, /* keeper: remove s below directory fd when the launcher is gone; if a, only if nothing else is in it */
 	CK_OP_JOIN = 4, /* write 0 to fd, a v1 tasks file */
 	CK_OP_OOM_SCORE = 5, /* write s to /proc/self/oom_score_adj */
 	CK_OP_SYSCTL = 6, /* write t to /proc/sys/s from inside the new pid namespace; if a, a missing file is fine */

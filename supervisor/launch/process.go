@@ -136,7 +136,13 @@ func (p *Process) Kill() error {
 	// The first process ends the namespace even where the group cannot be
 	// killed at once; an error here is one of the group's.
 	_ = p.child.Signal(syscall.SIGKILL)
-	return p.group.Kill(ctx)
+	err := p.group.Kill(ctx)
+	select {
+	case <-p.done: // it ended meanwhile, and the group may be gone with it
+		return nil
+	default:
+		return err
+	}
 }
 
 // Freeze stops every process of the plugin where it stands.

@@ -253,12 +253,22 @@ func (s *start) groupFiles() error {
 		s.host.Kill = s.file(f)
 	}
 	for _, dir := range s.group.Paths() {
-		parent, err := os.Open(filepath.Dir(dir))
-		if err != nil {
-			return fmt.Errorf("cannot open the group's parent: %w", err)
+		if err := s.groupDir(dir, false); err != nil {
+			return err
 		}
-		s.host.Groups = append(s.host.Groups, namespaces.GroupDir{Parent: s.owned(parent), Name: filepath.Base(dir)})
+		if err := s.groupDir(filepath.Dir(dir), true); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+func (s *start) groupDir(dir string, shared bool) error {
+	parent, err := os.Open(filepath.Dir(dir))
+	if err != nil {
+		return fmt.Errorf("cannot open the group's parent: %w", err)
+	}
+	s.host.Groups = append(s.host.Groups, namespaces.GroupDir{Parent: s.owned(parent), Name: filepath.Base(dir), Shared: shared})
 	return nil
 }
 

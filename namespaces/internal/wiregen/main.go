@@ -34,7 +34,7 @@ var constants = []constant{
 	{"MAX_FDS", 200, "descriptors of one request (the kernel's limit is 253)."},
 	{"MAX_ARGS", 1024, "strings of argv and of envp, each."},
 	{"MAX_SLOTS", 4096, "plugins of one keeper."},
-	{"MAX_HOLD", 16, "descriptors and group directories kept for one plugin, each."},
+	{"MAX_HOLD", 24, "descriptors and group directories kept for one plugin, each."},
 	{"KIND_LAUNCH", 1, "request: run the steps in a new child."},
 	{"KIND_USERNS", 2, "request: make a user namespace; blob holds uid_map and gid_map."},
 	{"KIND_FORGET", 3, "request: the groups of the ended plugin ID are removed, drop what is held for it."},
@@ -107,7 +107,7 @@ var phases = []string{"keep", "join", "mount", "identity", "lock", "exec"}
 var ops = []op{
 	{"HOLD", "keep", "keeper: keep descriptor fd open while the plugin lives"},
 	{"KILLFD", "keep", "keeper: write 1 to fd to end the plugin's group"},
-	{"RMDIR", "keep", "keeper: remove s below directory fd when the launcher is gone"},
+	{"RMDIR", "keep", "keeper: remove s below directory fd when the launcher is gone; if a, only if nothing else is in it"},
 	{"JOIN", "join", "write 0 to fd, a v1 tasks file"},
 	{"OOM_SCORE", "join", "write s to /proc/self/oom_score_adj"},
 	{"SYSCTL", "join", "write t to /proc/sys/s from inside the new pid namespace; if a, a missing file is fine"},
