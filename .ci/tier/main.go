@@ -8,12 +8,15 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
+	"syscall"
 )
 
 // event is one line of go test -json; go doc test2json.
@@ -41,7 +44,15 @@ func main() {
 
 func run(name string, args []string) error {
 	fmt.Printf("=== the %s tier\n", name)
-	cmd := exec.Command("go", append([]string{"test", "-json"}, args...)...)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := endWithParent(); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, args...)...)
+	// go test and its tests are one process group, which ends together.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.Stderr = os.Stderr
 	events, err := cmd.StdoutPipe()
 	if err != nil {
@@ -53,6 +64,16 @@ func run(name string, args []string) error {
 	t := &tally{output: map[string][]string{}, out: os.Stdout}
 	t.read(events)
 	return t.verdict(name, cmd.Wait())
+}
+
+// endWithParent has this program told when what started it is killed, so that
+// tests do not run on without anyone to read them; prctl(2).
+func endWithParent() error {
+	const setPdeathsig = 1
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, setPdeathsig, uintptr(syscall.SIGTERM), 0); errno != 0 {
+		return fmt.Errorf("cannot prepare for an early end: %w", errno)
+	}
+	return nil
 }
 
 // read takes all of go test's events.
