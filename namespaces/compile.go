@@ -371,7 +371,7 @@ func (c *compiler) tmpfs(m Mount) {
 		options += fmt.Sprintf(",uid=%d,gid=%d", c.h.UID, c.h.GID)
 	}
 	attr := uint64(unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
-	if !m.Exec {
+	if !m.Exec && !c.v.ExecutableScratch {
 		attr |= unix.MOUNT_ATTR_NOEXEC
 	}
 	c.mount(Step{Op: OpTmpfs, File: NoFile, S: m.Path, T: options, A: attr, Text: fmt.Sprintf("mount a tmpfs of %d bytes and %d inodes at %s", m.Size, m.Inodes, m.Path)})

@@ -28,6 +28,9 @@ type View struct {
 	Rlimits  []Rlimit
 	Landlock Landlock
 	Process  Process
+	// ExecutableScratch takes the noexec off every fresh tmpfs. Only test
+	// builds set it, to show what the wall holds back.
+	ExecutableScratch bool
 }
 
 // Mount is one tree or file of the host, or one fresh tmpfs, attached at Path.

@@ -140,8 +140,11 @@ func (s *start) owned(f *os.File) int {
 func (s *start) assemble(ctx context.Context) error {
 	s.view = buildView(s.r)
 	if switchedOff(namespaces.WallNoexec) {
-		for i := range s.view.Mounts {
-			s.view.Mounts[i].Exec = !s.view.Mounts[i].Writable || s.view.Mounts[i].From == ""
+		s.view.ExecutableScratch = true
+	}
+	for i := range s.view.Mounts {
+		if switchedOff("scratch size") {
+			s.view.Mounts[i].Size *= 1024
 		}
 	}
 	s.host = namespaces.Host{
@@ -310,7 +313,7 @@ func (s *start) launch(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	steps = slices.DeleteFunc(steps, func(step namespaces.Step) bool { return switchedOff(step.Wall) })
+	steps = withoutSwitchedOff(steps)
 	request := namespaces.Launch{
 		Steps: steps, Files: s.files, CgroupFile: namespaces.NoFile,
 		ReaperUID: s.lease.uid + 1, ReaperGID: s.lease.uid + 1,
