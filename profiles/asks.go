@@ -121,7 +121,6 @@ func (b *builder) askFile(f manifest.File) {
 		return
 	}
 	access := shorthands[f.Access]
-	line := fmt.Sprintf("[[files]] path = %q, access = %q", at, f.Access)
 	if g, ok := b.covering(at, access); ok {
 		b.granted(ask, f.Why, "granted by %s", g.Origin)
 		return
@@ -130,7 +129,7 @@ func (b *builder) askFile(f manifest.File) {
 		refuse("ceiling", "", "refused by the ceiling: %s", why)
 		return
 	}
-	refuse("profile", line, "refused: profile %s has no such grant; %s would grant it", b.plan.Profile, line)
+	refuse("profile", fmt.Sprintf("[[files]]\npath = %q\naccess = %q\n", at, f.Access), "refused: profile %s has no such grant", b.plan.Profile)
 }
 
 // covering finds the grant that gives an access to a path.
@@ -149,7 +148,7 @@ func (b *builder) askResources(r *manifest.Resources) {
 	p := b.plan
 	if r.MemoryMax != nil {
 		b.askBound(r, "memory.max", r.MemoryMax.String(), &p.Limits.MemoryMax, int64(*r.MemoryMax),
-			func(n int64) string { return fmt.Sprintf("%q", strict.Size(n)) })
+			func(n int64) string { return strict.Size(n).String() })
 	}
 	if r.PidsMax != nil {
 		b.askBound(r, "pids.max", r.PidsMax.String(), &p.Limits.PidsMax, int64(*r.PidsMax),
@@ -173,7 +172,7 @@ func (b *builder) resource(r *manifest.Resources, key, ask, have string, fits bo
 		by = b.plan.Profile
 	}
 	if fits {
-		b.granted(key+" "+ask, r.Why, "granted: within %s of %s", have, by)
+		b.granted(key+" "+ask, r.Why, "granted: %s by %s bounds it", have, by)
 		b.plan.Origins["resources."+key] = r.Origins[key]
 		return
 	}
@@ -183,7 +182,7 @@ func (b *builder) resource(r *manifest.Resources, key, ask, have string, fits bo
 	}
 	b.refused(plan.Refusal{
 		Ask: key + " " + ask, Why: r.Why, By: who,
-		Hint: fmt.Sprintf("[resources] %s = %s", key, quoted(ask)),
+		Hint: fmt.Sprintf("[resources]\n%s = %s\n", key, quoted(ask)),
 	}, "refused: it stays at %s, by %s", have, by)
 }
 
@@ -223,7 +222,7 @@ func (b *builder) askCPU(r *manifest.Resources) {
 
 // askTime decides a time; 0 is no bound.
 func (b *builder) askTime(r *manifest.Resources, key string, dst *time.Duration, want time.Duration) {
-	have := "no bound"
+	have := "no time"
 	if *dst > 0 {
 		have = dst.String()
 	}

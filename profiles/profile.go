@@ -110,9 +110,10 @@ func ParseProfile(file string, data []byte) (*Profile, error) {
 	return l.profile(func() error { return l.parse(nameOf(file), file, data) }, nameOf(file))
 }
 
-// Find gives a profile as people name it: "strict" and "builtin:strict" are
-// built-in, a name with a slash or ending in ".toml" is a path, every other
-// name is NAME.toml in dir.
+// Find gives a profile as people name it: "builtin:NAME" is built-in, a name
+// with a slash or ending in ".toml" is a path, and every other name is
+// NAME.toml in dir or else a built-in one. As with systemd's units, what the
+// operator wrote stands before what was shipped; Name tells the two apart.
 func Find(nameOrPath, dir string) (*Profile, error) {
 	path, err := locate(nameOrPath, dir)
 	if err != nil {
@@ -134,14 +135,11 @@ func locate(name, dir string) (string, error) {
 	}
 	path := filepath.Join(dir, name+".toml")
 	_, err := os.Lstat(path)
-	here := err == nil && dir != ""
 	switch {
-	case isBuiltin(name) && here:
-		return "", fmt.Errorf("cannot tell which profile %q is: %s bears the name of a built-in one; rename it, or write builtin:%s or its path", name, path, name)
+	case err == nil && dir != "" && name != "":
+		return path, nil
 	case isBuiltin(name):
 		return "", nil
-	case here:
-		return path, nil
 	}
 	return "", unknownProfile(name, dir)
 }
