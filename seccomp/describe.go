@@ -136,8 +136,14 @@ func (n Notification) stringArgument(addr uint64) string {
 	return quoted(s)
 }
 
-// quoted shows a string of the plugin.
-func quoted(s string) string { return `"` + escape(s, maxString) + `"` }
+// quoted shows a string of the plugin, as a Go string; dots behind it say that
+// it was cut.
+func quoted(s string) string {
+	if len(s) > maxString {
+		return strconv.Quote(s[:maxString]) + "..."
+	}
+	return strconv.Quote(s)
+}
 
 // structure shows what a pointer leads to where that is worth it, and the path
 // in it.

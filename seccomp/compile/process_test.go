@@ -385,10 +385,11 @@ func TestCallsAreDescribed(t *testing.T) {
 		{call(unix.SYS_OPENAT, 999, 0, unix.O_PATH|unix.O_RDWR, 0).with(1, []byte("/y")), `999 "/y" O_RDWR|O_PATH 0`, "/y", "read /y"},
 		{call(unix.SYS_OPENAT2, cwd, 0, 0, 24).with(1, []byte("z")).exact(2, how), `AT_FDCWD "z" {flags=O_RDWR|O_CREAT, mode=0600, resolve=0x8} 24`, "/tmp/z", "write /tmp/z"},
 		{call(unix.SYS_CREAT, 0, 0o644).with(0, []byte("/c")), `"/c" 0644`, "/c", "write /c"},
+		{call(unix.SYS_OPEN).with(0, []byte(`/a" O_RDONLY "`)), `"/a\" O_RDONLY \"" O_RDONLY 0`, `/a" O_RDONLY "`, `read /a" O_RDONLY "`},
 		{call(unix.SYS_OPEN, 16), `0x10 O_RDONLY 0`, "", "read"},
 		{call(unix.SYS_OPEN).exact(0, []byte("/no end")), `"/no end" O_RDONLY 0`, "", "read"},
-		{call(unix.SYS_OPEN).with(0, long), `"/` + strings.Repeat("a", 255) + `..." O_RDONLY 0`, "", "read"},
-		{call(unix.SYS_OPEN).with(0, append(slices.Repeat([]byte("/a"), 2047), '/')), `"` + strings.Repeat("/a", 128) + `..." O_RDONLY 0`, strings.Repeat("/a", 2047), "read " + strings.Repeat("/a", 2047)},
+		{call(unix.SYS_OPEN).with(0, long), `"/` + strings.Repeat("a", 255) + `"... O_RDONLY 0`, "", "read"},
+		{call(unix.SYS_OPEN).with(0, append(slices.Repeat([]byte("/a"), 2047), '/')), `"` + strings.Repeat("/a", 128) + `"... O_RDONLY 0`, strings.Repeat("/a", 2047), "read " + strings.Repeat("/a", 2047)},
 		{call(unix.SYS_EXECVEAT, 3, 0, 0, 0, unix.AT_EMPTY_PATH).with(1, nil), `3 "" NULL NULL 0x1000`, "", ""},
 		{call(182, 1, 2, 3), `0x1 0x2 0x3 0x0 0x0 0x0`, "", ""},
 	} {
