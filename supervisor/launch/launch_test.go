@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cordonhq/cordon/profiles"
 	"github.com/cordonhq/cordon/profiles/plan"
@@ -181,5 +184,84 @@ func TestAttacksAreNamed(t *testing.T) {
 				t.Errorf("it went on: %v", o.exit.Status)
 			}
 		})
+	}
+}
+
+// staticTool builds the smallest static program of the C library.
+func staticTool(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the plugin's uid reads it
+		t.Fatal(err)
+	}
+	source, tool := dir+"/tool.c", dir+"/tool"
+	if err := os.WriteFile(source, []byte("int main(void) { return 7; }\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("gcc", "-static", "-o", tool, source).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return tool
+}
+
+func TestEveryBuiltinProfileIsEnforcedAsPlanned(t *testing.T) {
+	l := testLauncher(t)
+	tool := staticTool(t)
+	for _, name := range profiles.BuiltinNames() {
+		t.Run(name, func(t *testing.T) {
+			files := []plan.File{{Path: "/tool", From: tool, Access: []string{"execute", "read_file"}}}
+			o, err := run(t, l, testPlan(t, name, files, "/tool"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if o.exit.Status.ExitStatus() != 7 {
+				t.Errorf("status %v, violations %v", o.exit.Status, o.violations)
+			}
+			if len(o.enforced.Walls) < 30 {
+				t.Errorf("only %d walls were read back", len(o.enforced.Walls))
+			}
+			for _, w := range o.enforced.Walls {
+				if w.State != "enforced" {
+					t.Errorf("%s: planned %q, actual %q (%s)", w.Name, w.Planned, w.Actual, w.State)
+				}
+			}
+		})
+	}
+}
+
+// TestNothingIsLeftWhenAStartFails asks for what cannot be had, one after the
+// other, and for a good start after them.
+func TestNothingIsLeftWhenAStartFails(t *testing.T) {
+	l := testLauncher(t)
+	dir := t.TempDir()
+	if err := unix.Mkfifo(dir+"/fifo", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc/shadow", dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(dir, 1000, 1000); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ path, want string }{
+		{dir + "/fifo", "fifo"}, {dir + "/link", "symbolic link"}, {dir + "/gone", "no such file"},
+	} {
+		files := []plan.File{{Path: "/x", From: c.path, Access: []string{"read_file"}}}
+		_, err := run(t, l, testPlan(t, "shell", files, "sh", "-c", "true"))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", c.path, err, c.want)
+		}
+	}
+	p := testPlan(t, "shell", nil, "sh", "-c", "true")
+	p.Process.Cwd = "/nowhere"
+	if _, err := run(t, l, p); err == nil || !strings.Contains(err.Error(), "change to /nowhere (step ") {
+		t.Errorf("got %v", err)
+	}
+	groups, err := l.tree.Sweep()
+	if err != nil || len(groups) != 0 {
+		t.Errorf("groups were left: %v, %v", groups, err)
+	}
+	if _, err := run(t, l, testPlan(t, "shell", nil, "sh", "-c", "true")); err != nil {
+		t.Error(err)
 	}
 }

@@ -36,7 +36,9 @@ func says(line string) func(outcome, error) bool {
 
 // hits holds if a violation of the wall was reported first.
 func hits(w violation.Wall) func(outcome, error) bool {
-	return func(o outcome, err error) bool { return err == nil && len(o.violations) > 0 && o.violations[0].Wall == w }
+	return func(o outcome, err error) bool {
+		return err == nil && len(o.violations) > 0 && o.violations[0].Wall == w
+	}
 }
 
 func allow(names ...string) func(*plan.Plan) {
