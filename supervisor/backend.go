@@ -68,7 +68,7 @@ type Source interface {
 // Connector speaks the plugins' protocols. Connect takes the transport over,
 // also when it fails.
 type Connector interface {
-	Connect(t ipc.Transport, p *plan.Plan) (Conn, error)
+	Connect(t ipc.Transport, name string, p *plan.Plan) (Conn, error)
 }
 
 // Conn is a connection to one plugin.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/manifest"
@@ -21,6 +22,9 @@ func (s *Supervisor) Install(_ context.Context, by control.Caller, p control.Ins
 	}
 	if p.As != "" && !manifest.ValidName(p.As) {
 		return control.InstallResult{}, control.Errorf(ipc.CodeInvalidParams, "", "cannot install as %q: %w", p.As, errNoName)
+	}
+	if strings.ContainsRune(p.Profile, '/') && !filepath.IsAbs(p.Profile) {
+		return control.InstallResult{}, control.Errorf(ipc.CodeInvalidParams, "", "cannot install %s: the profile %q is neither a name nor an absolute path", p.Dir, p.Profile)
 	}
 	s.installing.Lock()
 	defer s.installing.Unlock()

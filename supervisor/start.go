@@ -122,7 +122,7 @@ func (p *plugin) spawn(ctx context.Context, number uint64, req launch.Request) (
 		return nil, &stepError{"connect", err}
 	}
 	defer w.closePlugins()
-	conn, err := p.connector.Connect(w.transport, req.Plan)
+	conn, err := p.connector.Connect(w.transport, req.Name, req.Plan)
 	if err != nil {
 		w.closeHosts()
 		return nil, &stepError{"connect", err}

@@ -39,6 +39,19 @@ type fakeService struct {
 	once  sync.Once
 }
 
+// fail lets every method return err from now on.
+func (f *fakeService) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
+func (f *fakeService) failure() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
 func (f *fakeService) end() { f.once.Do(func() { close(f.done) }) }
 
 func (f *fakeService) did(what string, by Caller) (Status, error) {
@@ -81,18 +94,20 @@ func (f *fakeService) Disable(_ context.Context, by Caller, _ NameParams) (Statu
 func (f *fakeService) Release(_ context.Context, by Caller, _ ReleaseParams) (Status, error) {
 	return f.did("release", by)
 }
-func (f *fakeService) List(context.Context) ([]Status, error) { return []Status{{Name: "p"}}, f.err }
+func (f *fakeService) List(context.Context) ([]Status, error) {
+	return []Status{{Name: "p"}}, f.failure()
+}
 
 func (f *fakeService) Inspect(context.Context, NameParams) (Inspection, error) {
-	return Inspection{Signature: "unsigned"}, f.err
+	return Inspection{Signature: "unsigned"}, f.failure()
 }
 
 func (f *fakeService) Call(context.Context, CallParams) (json.RawMessage, error) {
-	return json.RawMessage(`{"ok":true}`), f.err
+	return json.RawMessage(`{"ok":true}`), f.failure()
 }
 
 func (f *fakeService) Why(context.Context, NameParams) ([]violation.Violation, error) {
-	return nil, f.err
+	return nil, f.failure()
 }
 
 type logStream struct{ f *fakeService }
@@ -109,7 +124,7 @@ func (f *fakeService) Logs(_ context.Context, p LogsParams) ([]LogLine, Stream[L
 }
 
 func (f *fakeService) Events(context.Context, EventsParams) ([]Event, Stream[Event], error) {
-	return []Event{{Seq: 1}}, nil, f.err
+	return []Event{{Seq: 1}}, nil, f.failure()
 }
 
 // echo is a plugin that answers each message with itself.
@@ -123,7 +138,7 @@ func (e *echo) Done() <-chan struct{}                           { return e.f.don
 func (e *echo) Close()                                          { e.f.end() }
 
 func (f *fakeService) Attach(_ context.Context, _ NameParams, deliver func(json.RawMessage) error) (AttachResult, Bridge, error) {
-	return AttachResult{Protocol: "mcp"}, &echo{f: f, deliver: deliver}, f.err
+	return AttachResult{Protocol: "mcp"}, &echo{f: f, deliver: deliver}, f.failure()
 }
 
 // desk is a server with a fake service.
@@ -213,18 +228,18 @@ func TestWhoMayDoWhat(t *testing.T) {
 func TestErrorsCrossTheWire(t *testing.T) {
 	d := newDesk(t)
 	c := d.client(root)
-	d.service.err = Errorf(ipc.CodeQuarantined, "cordon release p", "cannot start p: it is quarantined")
+	d.service.fail(Errorf(ipc.CodeQuarantined, "cordon release p", "cannot start p: it is quarantined"))
 	_, err := c.Start(t.Context(), "p")
 	var e *Error
 	if !errors.As(err, &e) || e.Code != ipc.CodeQuarantined || e.Hint != "cordon release p" || !strings.Contains(e.Message, "quarantined") || e.FromPlugin {
 		t.Errorf("got %#v", err)
 	}
-	d.service.err = &ipc.RPCError{Code: ipc.CodeQuarantined, Message: "I am\x1b[2J", Data: json.RawMessage(`{"a":1}`)}
+	d.service.fail(&ipc.RPCError{Code: ipc.CodeQuarantined, Message: "I am\x1b[2J", Data: json.RawMessage(`{"a":1}`)})
 	_, err = c.CallPlugin(t.Context(), CallParams{Name: "p", Method: "m"})
 	if !errors.As(err, &e) || !e.FromPlugin || strings.Contains(e.Message, "\x1b") || string(e.Data) != `{"a":1}` {
 		t.Errorf("a plugin's own answer: %#v", err)
 	}
-	d.service.err = nil
+	d.service.fail(nil)
 	if got, err := c.CallPlugin(t.Context(), CallParams{Name: "p", Method: "m"}); err != nil || string(got) != `{"ok":true}` {
 		t.Errorf("%s, %v", got, err)
 	}

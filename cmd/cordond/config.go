@@ -1,0 +1,102 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cordonhq/cordon/profiles"
+	"github.com/cordonhq/cordon/profiles/strict"
+	"github.com/cordonhq/cordon/supervisor/control"
+	"github.com/cordonhq/cordon/supervisor/launch"
+)
+
+const defaultConfig = "/etc/cordon/cordond.toml"
+
+// config is cordond.toml.
+type config struct {
+	Daemon  daemonTable      `toml:"daemon"`
+	Ceiling profiles.Ceiling `toml:"ceiling"`
+}
+
+// daemonTable is [daemon]. Every path is absolute.
+type daemonTable struct {
+	// StateDir holds what must not be forgotten; RuntimeDir the socket.
+	StateDir    string `toml:"state_dir"`
+	RuntimeDir  string `toml:"runtime_dir"`
+	ProfilesDir string `toml:"profiles_dir"`
+	// Socket defaults to cordon.sock in RuntimeDir.
+	Socket string `toml:"socket"`
+	// CgroupRoot is a name below each hierarchy's root.
+	CgroupRoot string `toml:"cgroup_root"`
+	// UIDBase and UIDCount are the range of the plugins, two for each.
+	UIDBase  uint32 `toml:"uid_base"`
+	UIDCount uint32 `toml:"uid_count"`
+	// LogFormat is text, json, or empty for text on a terminal only.
+	LogFormat string `toml:"log_format" oneof:"text json"`
+}
+
+func defaults() config {
+	return config{
+		Daemon: daemonTable{
+			StateDir: "/var/lib/cordon", RuntimeDir: filepath.Dir(control.DefaultSocket), ProfilesDir: "/etc/cordon/profiles",
+			CgroupRoot: "cordon", UIDBase: launch.DefaultUIDBase, UIDCount: launch.DefaultUIDCount,
+		},
+		Ceiling: *profiles.DefaultCeiling(),
+	}
+}
+
+// loadConfig reads file. A file that was not asked for by name may be absent:
+// then the defaults hold and found is false.
+func loadConfig(file string, asked bool) (c config, found bool, err error) {
+	c = defaults()
+	data, err := profiles.ReadBounded(file)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && !asked:
+		return c.completed(), false, nil
+	case err != nil:
+		return c, false, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	if err := strict.Decode(file, data, &c); err != nil {
+		return c, true, err
+	}
+	c = c.completed()
+	if err := errors.Join(c.check(), c.Ceiling.Validate()); err != nil {
+		return c, true, fmt.Errorf("cannot use %s: %w", file, err)
+	}
+	return c, true, nil
+}
+
+// completed fills what follows from other keys.
+func (c config) completed() config {
+	if c.Daemon.Socket == "" {
+		c.Daemon.Socket = filepath.Join(c.Daemon.RuntimeDir, filepath.Base(control.DefaultSocket))
+	}
+	return c
+}
+
+// maxSocketPath is sun_path without its final zero; unix(7).
+const maxSocketPath = 107
+
+func (c config) check() error {
+	d := c.Daemon
+	var errs []error
+	for _, p := range []struct{ key, value string }{
+		{"state_dir", d.StateDir}, {"runtime_dir", d.RuntimeDir}, {"profiles_dir", d.ProfilesDir}, {"socket", d.Socket},
+	} {
+		if !filepath.IsAbs(p.value) || filepath.Clean(p.value) != p.value || p.value == "/" {
+			errs = append(errs, fmt.Errorf("daemon.%s: expected an absolute path without '..' or a final slash, got %q", p.key, p.value))
+		}
+	}
+	if len(d.Socket) > maxSocketPath {
+		errs = append(errs, fmt.Errorf("daemon.socket: expected at most %d bytes, got %d", maxSocketPath, len(d.Socket)))
+	}
+	if d.CgroupRoot == "" || d.CgroupRoot != filepath.Base(d.CgroupRoot) || d.CgroupRoot == ".." || d.CgroupRoot == "." {
+		errs = append(errs, fmt.Errorf("daemon.cgroup_root: expected a name without '/', got %q", d.CgroupRoot))
+	}
+	if d.UIDBase < 1000 || d.UIDCount < 8 || d.UIDBase > ^uint32(0)-1-d.UIDCount {
+		errs = append(errs, fmt.Errorf("daemon.uid_base, daemon.uid_count: expected at least 8 uids, none below 1000, got %d from %d", d.UIDCount, d.UIDBase))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,267 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cordonhq/cordon/seccomp"
+	"github.com/cordonhq/cordon/seccomp/compile"
+	"github.com/cordonhq/cordon/supervisor"
+	"github.com/cordonhq/cordon/supervisor/audit"
+	"github.com/cordonhq/cordon/supervisor/control"
+	"github.com/cordonhq/cordon/supervisor/launch"
+	"github.com/cordonhq/cordon/supervisor/store"
+)
+
+// stopTime bounds a graceful stop of all plugins; what is left then is killed.
+const stopTime = 60 * time.Second
+
+// options is the command line.
+type options struct {
+	configFile string
+	explicit   bool // --config was given
+	logFormat  string
+	errs       io.Writer
+}
+
+// daemon is everything that one run of cordond holds, released in reverse.
+type daemon struct {
+	config     config
+	log        *slog.Logger
+	store      *store.Store
+	audit      *audit.Log
+	bundles    *supervisor.Bundles
+	supervisor *supervisor.Supervisor
+	server     *control.Server
+	socket     *control.Socket
+	undo       []func() error
+}
+
+// runDaemon starts the daemon, serves until it is told to end, and leaves
+// nothing of it but its state.
+func runDaemon(o options) error {
+	if os.Geteuid() != 0 {
+		return errors.New("cordond must run as root: it makes namespaces, cgroups and uids for plugins")
+	}
+	c, found, err := loadConfig(o.configFile, o.explicit)
+	if err != nil {
+		return err
+	}
+	log, err := newLogger(o, c.Daemon.LogFormat)
+	if err != nil {
+		return err
+	}
+	if !found {
+		log.Info("no configuration file: the defaults hold", "file", o.configFile)
+	}
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	d := &daemon{config: c, log: log}
+	if err := d.start(); err != nil {
+		return errors.Join(err, d.release())
+	}
+	d.serve(o, signals)
+	return d.release()
+}
+
+func newLogger(o options, format string) (*slog.Logger, error) {
+	if o.logFormat != "" {
+		format = o.logFormat
+	}
+	if format == "" && !isTerminal(o.errs) {
+		format = "json"
+	}
+	switch format {
+	case "", "text":
+		return slog.New(slog.NewTextHandler(o.errs, nil)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(o.errs, nil)), nil
+	default:
+		return nil, &usageError{fmt.Errorf("--log-format must be text or json, not %q", format)}
+	}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// later notes what to release, last first.
+func (d *daemon) later(fn func() error) { d.undo = append(d.undo, fn) }
+
+// release gives everything back.
+func (d *daemon) release() error {
+	var errs []error
+	for i := len(d.undo) - 1; i >= 0; i-- {
+		errs = append(errs, d.undo[i]())
+	}
+	d.undo = nil
+	return errors.Join(errs...)
+}
+
+// start brings everything up, in an order in which what cannot be had refuses
+// before anything was touched that another daemon may own.
+func (d *daemon) start() error {
+	if err := os.MkdirAll(d.config.Daemon.StateDir, 0o700); err != nil {
+		return fmt.Errorf("cannot make the state directory: %w", err)
+	}
+	for _, step := range []func() error{d.openState, d.bindSocket, d.openLauncher, d.serveControl} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	d.auditEvent("daemon-started", "cordond "+version()+" started")
+	d.supervisor.StartEnabled()
+	d.notify("READY=1")
+	d.log.Info("ready", "socket", d.config.Daemon.Socket, "version", version())
+	return nil
+}
+
+func (d *daemon) openState() (err error) {
+	dir := d.config.Daemon.StateDir
+	if d.store, err = store.Open(filepath.Join(dir, "state.db"), d.config.Daemon.UIDCount/2); err != nil {
+		return err
+	}
+	d.later(d.store.Close)
+	if d.audit, err = audit.Open(filepath.Join(dir, "audit.jsonl"), time.Now); err != nil {
+		return err
+	}
+	d.later(d.audit.Close)
+	return nil
+}
+
+// bindSocket takes the socket's place before anything is swept, so that two
+// daemons can never share one runtime directory.
+func (d *daemon) bindSocket() (err error) {
+	d.socket, err = control.Listen(d.config.Daemon.Socket, d.group())
+	if err != nil {
+		return err
+	}
+	d.later(d.socket.Close)
+	return nil
+}
+
+func (d *daemon) group() int { return control.LookupGroup("/etc/group", control.Group) }
+
+// openLauncher makes the launcher, which ends what an earlier daemon left, and
+// the supervisor over it.
+func (d *daemon) openLauncher() error {
+	c := d.config.Daemon
+	bundles, err := supervisor.NewBundles(filepath.Join(c.StateDir, "bundles"), c.ProfilesDir, &d.config.Ceiling)
+	if err != nil {
+		return err
+	}
+	d.bundles = bundles
+	cache := filepath.Join(c.StateDir, "filters")
+	if err := os.MkdirAll(cache, 0o700); err != nil {
+		return fmt.Errorf("cannot make the cache of filters: %w", err)
+	}
+	launcher, err := launch.New(launch.Config{
+		CgroupRoot: c.CgroupRoot, UIDBase: c.UIDBase, UIDCount: c.UIDCount, RuntimeDir: c.RuntimeDir,
+		Compile: seccomp.NewCache(cache, compile.Compile, compile.Version()).Program,
+	})
+	if err != nil {
+		return err
+	}
+	d.supervisor, err = supervisor.New(supervisor.Config{
+		StateDir: c.StateDir, Store: d.store, Audit: d.audit, Launcher: supervisor.WithLauncher(launcher),
+		Source: bundles, Connector: supervisor.IPC{Version: version(), Logger: d.log}, UIDBase: c.UIDBase, Logger: d.log,
+	})
+	if err != nil {
+		return errors.Join(err, launcher.Close())
+	}
+	return nil
+}
+
+func (d *daemon) serveControl() error {
+	d.server = control.NewServer(d.supervisor, d.group(), d.log)
+	d.later(func() error { d.server.Close(); return nil })
+	go d.server.Serve(d.socket.UnixListener)
+	return nil
+}
+
+// serve waits for signals until the daemon is told to end, and stops the
+// plugins: gracefully, or at once after a second signal.
+func (d *daemon) serve(o options, signals <-chan os.Signal) {
+	for s := range signals {
+		if s == syscall.SIGHUP {
+			d.reload(o)
+			continue
+		}
+		d.log.Info("stopping", "signal", s.String())
+		break
+	}
+	d.notify("STOPPING=1")
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	go func() {
+		for s := range signals {
+			if s != syscall.SIGHUP {
+				d.log.Warn("killing everything", "signal", s.String())
+				cancel()
+			}
+		}
+	}()
+	d.stop(ctx)
+}
+
+// stop ends the plugins. The control socket answers until they have ended.
+func (d *daemon) stop(ctx context.Context) {
+	if err := d.supervisor.Close(ctx); err != nil {
+		d.later(func() error { return fmt.Errorf("cannot stop cleanly: %w", err) })
+	}
+	d.auditEvent("daemon-stopped", "cordond ended")
+}
+
+// reload reads the ceiling anew. The rest of the file holds from the next start.
+func (d *daemon) reload(o options) {
+	c, _, err := loadConfig(o.configFile, o.explicit)
+	if err != nil {
+		d.log.Error("cannot reload: what held before holds on", "err", err)
+		return
+	}
+	if c.Daemon != d.config.Daemon {
+		d.log.Warn("[daemon] has changed: that holds from the next start of cordond")
+	}
+	d.bundles.SetCeiling(&c.Ceiling)
+	d.auditEvent("daemon-reloaded", "the ceiling was read anew; it holds for plugins that start from now on")
+	d.log.Info("reloaded", "file", o.configFile)
+}
+
+func (d *daemon) auditEvent(kind, text string) {
+	if _, err := d.audit.Append(control.Event{Kind: kind, Actor: "daemon", Text: text}); err != nil {
+		d.log.Error("cannot write the audit log", "err", err)
+	}
+}
+
+// notify tells the service manager, if there is one; sd_notify(3).
+func (d *daemon) notify(state string) {
+	name := os.Getenv("NOTIFY_SOCKET")
+	if name == "" {
+		return
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err == nil {
+		_, err = c.Write([]byte(state))
+		err = errors.Join(err, c.Close())
+	}
+	if err != nil {
+		d.log.Warn("cannot notify the service manager", "err", err)
+	}
+}

@@ -1,0 +1,228 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/cordonhq/cordon/ipc"
+	"github.com/cordonhq/cordon/manifest"
+	"github.com/cordonhq/cordon/profiles"
+	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/supervisor/control"
+	"github.com/cordonhq/cordon/supervisor/launch"
+)
+
+// WithLauncher makes a Launcher of the real one.
+func WithLauncher(l *launch.Launcher) Launcher { return realLauncher{l} }
+
+type realLauncher struct{ *launch.Launcher }
+
+// Start marks the errors that another try will not mend.
+func (l realLauncher) Start(ctx context.Context, r launch.Request) (Process, error) {
+	p, err := l.Launcher.Start(ctx, r)
+	if err == nil {
+		return p, nil
+	}
+	var exec *launch.ExecError
+	var wall *launch.MissingWallError
+	if errors.As(err, &exec) || errors.As(err, &wall) {
+		err = &PermanentError{err}
+	}
+	return nil, err
+}
+
+// Bundles is the Source that keeps sealed bundles in one directory and reads
+// profiles from another, each time anew.
+type Bundles struct {
+	dir      string
+	profiles string
+	mu       sync.RWMutex
+	ceiling  *profiles.Ceiling
+}
+
+// NewBundles makes the directory of the sealed bundles (0700) if it is not
+// there. What a killed daemon left half-sealed in it is removed.
+func NewBundles(dir, profilesDir string, ceiling *profiles.Ceiling) (*Bundles, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make the directory of bundles: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the directory of bundles: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".tmp-") {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return nil, fmt.Errorf("cannot clear the directory of bundles: %w", err)
+		}
+	}
+	return &Bundles{dir: dir, profiles: profilesDir, ceiling: ceiling}, nil
+}
+
+// SetCeiling changes what holds for plans resolved from now on.
+func (b *Bundles) SetCeiling(c *profiles.Ceiling) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ceiling = c
+}
+
+// isDigest says whether name is that of a whole sealed bundle.
+func isDigest(name string) bool {
+	return len(name) == 64 && strings.Trim(name, "0123456789abcdef") == ""
+}
+
+// pathOf is where the sealed copy of a digest lies.
+func (b *Bundles) pathOf(digest string) (string, error) {
+	name, ok := strings.CutPrefix(digest, "sha256:")
+	if !ok || !isDigest(name) {
+		return "", fmt.Errorf("%q is no digest of a bundle", digest)
+	}
+	return filepath.Join(b.dir, name), nil
+}
+
+// Seal implements Source.
+func (b *Bundles) Seal(dir string) (*Bundle, error) {
+	opened, err := manifest.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := opened.Seal(b.dir)
+	if err := errors.Join(err, opened.Close()); err != nil {
+		return nil, err
+	}
+	return bundleOf(sealed), nil
+}
+
+// Open implements Source.
+func (b *Bundles) Open(digest string) (*Bundle, error) {
+	path, err := b.pathOf(digest)
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := manifest.OpenSealed(path, digest)
+	if err != nil {
+		return nil, err
+	}
+	return bundleOf(sealed), nil
+}
+
+func bundleOf(s *manifest.Sealed) *Bundle {
+	m := s.Manifest
+	return &Bundle{Path: s.Path, Digest: s.Digest, Name: m.Name, Version: m.Version, Protocol: m.Protocol, Manifest: m}
+}
+
+// Resolve implements Source.
+func (b *Bundles) Resolve(bundle *Bundle, profile string) (*plan.Plan, error) {
+	p, err := profiles.Find(profile, b.profiles)
+	if err != nil {
+		return nil, err
+	}
+	b.mu.RLock()
+	ceiling := b.ceiling
+	b.mu.RUnlock()
+	return profiles.Resolve(profiles.Input{Profile: p, Manifest: bundle.Manifest, Ceiling: ceiling})
+}
+
+// Discard implements Source.
+func (b *Bundles) Discard(digest string) error {
+	path, err := b.pathOf(digest)
+	if err != nil {
+		return err
+	}
+	return os.RemoveAll(path)
+}
+
+// IPC is the Connector that speaks the real protocols.
+type IPC struct {
+	// Version is the host's, told to plugins.
+	Version string
+	Logger  *slog.Logger
+}
+
+// Connect implements Connector.
+func (c IPC) Connect(t ipc.Transport, name string, p *plan.Plan) (Conn, error) {
+	log := func(text string) { c.Logger.Info(text, "plugin", name) }
+	return &ipcConn{
+		Conn: ipc.NewConn(t, ipc.Options{
+			Protocol: p.Protocol, Limits: p.IPC, Hello: p.Protocol != ipc.ProtocolJSONRPC, Log: log,
+		}),
+		host: ipc.HostInfo{Plugin: name, Version: c.Version, RootURI: "file:///data"},
+	}, nil
+}
+
+// ipcConn is a connection with its bridge, made at the first attach.
+type ipcConn struct {
+	*ipc.Conn
+	host ipc.HostInfo
+
+	mu     sync.Mutex
+	hello  json.RawMessage
+	bridge *ipc.Bridge
+}
+
+// Hello implements Conn.
+func (c *ipcConn) Hello(ctx context.Context) (json.RawMessage, error) {
+	info, err := ipc.Hello(ctx, c.Conn, c.host)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hello = info.Raw
+	return info.Raw, nil
+}
+
+// Call implements Conn.
+func (c *ipcConn) Call(ctx context.Context, method string, params json.RawMessage) (json.RawMessage, error) {
+	if len(params) == 0 {
+		return c.Conn.Call(ctx, method, nil)
+	}
+	return c.Conn.Call(ctx, method, params)
+}
+
+// Goodbye implements Conn.
+func (c *ipcConn) Goodbye(ctx context.Context) error { return ipc.Goodbye(ctx, c.Conn) }
+
+// Attach implements Conn.
+func (c *ipcConn) Attach(deliver func(json.RawMessage) error) (control.Bridge, error) {
+	bridge, err := c.theBridge()
+	if err != nil {
+		return nil, err
+	}
+	client, err := bridge.Attach(func(msg []byte) error { return deliver(msg) })
+	if err != nil {
+		return nil, err
+	}
+	return bridgeClient{client}, nil
+}
+
+func (c *ipcConn) theBridge() (*ipc.Bridge, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.bridge != nil {
+		return c.bridge, nil
+	}
+	var err error
+	c.bridge, err = ipc.NewBridge(c.Conn, c.hello)
+	return c.bridge, err
+}
+
+// bridgeClient is one client of a bridge, in the words of the control socket.
+type bridgeClient struct{ *ipc.Client }
+
+// Send implements control.Bridge.
+func (b bridgeClient) Send(ctx context.Context, message json.RawMessage) error {
+	return b.Receive(ctx, message)
+}
+
+// Close implements control.Bridge.
+func (b bridgeClient) Close() { b.Detach() }
