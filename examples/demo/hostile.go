@@ -19,7 +19,7 @@ type attack struct {
 
 var attacks = []attack{
 	{"mount", "It mounts a file system of its own.", "seccomp", "mount", "tmpfs"},
-	{"ptrace", "It attaches to another process.", "seccomp", "ptrace", "16"},
+	{"ptrace", "It attaches to another process.", "seccomp", "ptrace", "PTRACE_ATTACH"},
 	{"raw-socket", "It opens a raw socket.", "seccomp", "socket", "SOCK_RAW"},
 	{"shadow", "It reads /etc/shadow.", "files", "/etc/shadow", "read"},
 	{"fork", "It forks without end.", "pids", "pids.max", "16"},
