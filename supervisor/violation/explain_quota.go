@@ -71,7 +71,7 @@ func adviseTime(v *Violation, p *plan.Plan) advice {
 func adviseIPC(v *Violation, p *plan.Plan) advice {
 	a := advice{rule: ruled(p, []string{"ipc"}, "the protocol is not to be broken")}
 	for _, limit := range ipcLimits(p) {
-		if strings.Contains(v.What, limit.key) {
+		if strings.HasPrefix(v.What, limit.key+":") || strings.Contains(v.What, "("+limit.key+")") {
 			a.rule = ruled(p, []string{"ipc." + limit.key, "ipc"}, "[ipc] %s bounds the connection", limit.key)
 			a.change = limit.change
 			a.also = "Each message costs the daemon as much memory as it is large, and time."
@@ -88,13 +88,14 @@ type ipcLimit struct {
 
 func ipcLimits(p *plan.Plan) []ipcLimit {
 	const maxFrame = 16<<20 - 1 // what ipc.Limits documents
+	limits := p.IPC.WithDefaults()
 	out := []ipcLimit{
-		ipcLimitOf("max_in_flight", fmt.Sprint(nextCount(int64(p.IPC.MaxInFlight)))),
-		ipcLimitOf("max_depth", fmt.Sprint(nextCount(int64(p.IPC.MaxDepth)))),
-		ipcLimitOf("rate", fmt.Sprint(nextCount(int64(p.IPC.Rate)))),
-		ipcLimitOf("hello_timeout", fmt.Sprintf("%q", Span(nextSpan(p.IPC.HelloTimeout)))),
+		ipcLimitOf("max_in_flight", fmt.Sprint(nextCount(int64(limits.MaxInFlight)))),
+		ipcLimitOf("max_depth", fmt.Sprint(nextCount(int64(limits.MaxDepth)))),
+		ipcLimitOf("rate", fmt.Sprint(nextCount(int64(limits.Rate)))),
+		ipcLimitOf("hello_timeout", fmt.Sprintf("%q", Span(nextSpan(limits.HelloTimeout)))),
 	}
-	if next := nextSize(int64(p.IPC.MaxFrame)); next > 0 && next <= maxFrame {
+	if next := nextSize(int64(limits.MaxFrame)); next > 0 && next <= maxFrame {
 		out = append(out, ipcLimitOf("max_frame", fmt.Sprintf("%q", Size(next))))
 	}
 	return out

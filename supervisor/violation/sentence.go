@@ -3,6 +3,7 @@ package violation
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Sentence says in one line which wall refused what, and what came of it. It
@@ -24,7 +25,7 @@ func fact(v Violation) string {
 	case Pids:
 		return "the pids wall was hit: " + limitInWords(v, "pids.max", func(n int64) string { return fmt.Sprint(n) })
 	case Time:
-		return "the time wall was hit: " + Escape(v.What, maxText) + " is used up"
+		return "the time wall was hit: " + limitInWords(v, Escape(v.What, maxText), func(n int64) string { return Span(time.Duration(n)) })
 	case IPC:
 		return "the protocol was broken: " + Escape(v.What, maxText)
 	case Grant:

@@ -22,6 +22,7 @@ func TestSentence(t *testing.T) {
 		{Violation{Wall: Memory, Limit: 64 << 20, Action: Log}, "the memory wall was hit: memory.max (64M) is used up; it was only recorded"},
 		{Violation{Wall: Pids, Limit: 16}, "the pids wall was hit: pids.max (16) is used up"},
 		{Violation{Wall: Time, What: "time.wall"}, "the time wall was hit: time.wall is used up"},
+		{Violation{Wall: Time, What: "time.wall", Limit: 60e9}, "the time wall was hit: time.wall (1m) is used up"},
 		{Violation{Wall: IPC, What: "frame of 9 bytes"}, "the protocol was broken: frame of 9 bytes"},
 		{
 			Violation{Wall: Seccomp, Call: "mount", Args: []string{"\x1b[2J\n", strings.Repeat("a", 300), "3", "4", "5", "6", "7", "8", "9"}},

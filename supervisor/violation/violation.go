@@ -51,7 +51,8 @@ type Violation struct {
 	// Path and Access are set for Files: access is one of read, write, execute.
 	Path   string `json:"path,omitempty"`
 	Access string `json:"access,omitempty"`
-	// Limit, Peak are figures in the limit's unit, for quotas.
+	// Limit, Peak are figures in the limit's unit, for quotas: bytes, processes,
+	// or nanoseconds.
 	Limit int64 `json:"limit,omitempty"`
 	Peak  int64 `json:"peak,omitempty"`
 	Where Where `json:"where"`
