@@ -317,7 +317,21 @@ func TestSweepSparesARootBelow(t *testing.T) {
 		if ended, err := tree.Sweep(); err != nil || len(ended) > 0 {
 			t.Errorf("Sweep ended %v, %v", ended, err)
 		}
+		// Its daemon has died, and a keeper holds the group.
+		if err := inner.lock.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if ended, err := tree.Sweep(); err != nil || len(ended) > 0 {
+			t.Errorf("Sweep ended %v, %v", ended, err)
+		}
 		mustHold(t, inner, g.Name(), slices.Sorted(slices.Values(g.Paths()))...)
+		if err := g.Remove(); err != nil {
+			t.Error(err)
+		}
+		if ended, err := tree.Sweep(); err != nil || !slices.Equal(ended, []string{"inner"}) {
+			t.Errorf("Sweep of what nobody holds any more ended %v, %v", ended, err)
+		}
+		inner.lock = nil
 	})
 }
 
@@ -431,6 +445,9 @@ func TestKillEndsWhatIsOnV1Alone(t *testing.T) {
 		if err := g.Kill(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		if left, err := g.with("pids").text("cgroup.procs"); err != nil || left != "" {
+			t.Fatalf("process %s is still there, %v", left, err)
+		}
 		if err := cmd.Wait(); err == nil || cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 			t.Errorf("it ended with %v", err)
 		}
@@ -440,9 +457,17 @@ func TestKillEndsWhatIsOnV1Alone(t *testing.T) {
 func TestFreezeStopsAndThawContinues(t *testing.T) {
 	eachMode(t, func(t *testing.T, l *layout) {
 		g := testGroup(t, testTree(t, l), Limits{})
-		start(t, g, "while :; do :; done")
+		// More than the host has cpus, so that freezing takes a while.
+		start(t, g, "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do while :; do :; done & done; wait")
 		if err := g.Freeze(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+		if u := g.unified(); u != nil {
+			if n, _ := u.counter("cgroup.events", "frozen"); n != 1 {
+				t.Error("Freeze returned before the group was frozen")
+			}
+		} else if state, _ := g.with("freezer").text("freezer.state"); state != "FROZEN" {
+			t.Errorf("Freeze returned in state %s", state)
 		}
 		frozen, again := g.cpuTime(), g.cpuTime()
 		if frozen != again {
@@ -545,4 +570,25 @@ func TestFeaturesOfThisHost(t *testing.T) {
 			t.Errorf("Unsupported says %v", un)
 		}
 	})
+}
+
+func BenchmarkNewAndRemove(b *testing.B) {
+	if os.Getuid() != 0 {
+		b.Skip("needs root: makes cgroups")
+	}
+	tree, err := Open(testRoot())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer tree.Close()
+	limits := Limits{MemoryMax: ptr(int64(64 << 20)), PidsMax: ptr(int64(10)), CPUMax: &CPUMax{Quota: 50000, Period: 100000}}
+	for b.Loop() {
+		g, err := tree.New("bench", limits)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := g.Remove(); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -109,41 +109,42 @@ func TestAddTellsOfTheTimeBefore(t *testing.T) {
 	})
 }
 
+// The loop may have chosen a watch to look at just before it is removed.
 func TestNoCallAfterRemove(t *testing.T) {
 	eachMode(t, func(t *testing.T, l *layout) {
-		tree := testTree(t, l)
 		w, err := NewWatcher()
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer w.Close() //nolint:errcheck // gives none
-		g := testGroup(t, tree, Limits{PidsMax: ptr(int64(3))})
-		called := make(chan struct{}, 1000)
-		removed := false // read and written under the watcher's own promise: -race checks it
-		remove, err := w.Add(g, func(Event) {
-			if removed {
-				t.Error("called after remove returned")
-			}
-			called <- struct{}{}
-		})
+		g := testGroup(t, testTree(t, l), Limits{PidsMax: ptr(int64(3))})
+		calls := make(chan Event, 1000)
+		remove, err := w.Add(g, func(e Event) { calls <- e })
 		if err != nil {
 			t.Fatal(err)
 		}
+		w.mu.Lock()
+		var chosen *watch
+		for one := range w.watches {
+			chosen = one
+		}
+		w.mu.Unlock()
 		start(t, g, "while :; do sleep 1000 & done 2>/dev/null")
-		<-called
+		await(t, calls, EventPidsMax)
 		remove()
-		removed = true
-		if err := g.Kill(t.Context()); err != nil {
-			t.Fatal(err)
+		chosen.pidsMax, chosen.oomKills, chosen.populated = -1, -1, true
+		told := len(calls)
+		chosen.look(true)
+		if len(calls) != told {
+			t.Error("called after remove returned")
 		}
-		// Another group's event goes through the loop after ours would have.
-		other := testGroup(t, tree, Limits{PidsMax: ptr(int64(3))})
-		told := make(chan Event, 1000)
-		if _, err := w.Add(other, func(e Event) { told <- e }); err != nil {
-			t.Fatal(err)
+		remove() // twice is no harm
+		if err := w.Close(); err != nil {
+			t.Error(err)
 		}
-		start(t, other, "while :; do sleep 1000 & done 2>/dev/null")
-		await(t, told, EventPidsMax)
+		remove() // nor is it after Close
+		if _, err := w.Add(g, func(Event) {}); err == nil {
+			t.Error("a closed watcher took a group")
+		}
 	})
 }
 
@@ -154,7 +155,7 @@ func TestManyGroupsOneLoop(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer w.Close() //nolint:errcheck // gives none
+		defer w.Close()
 		told := make(chan string, 1000)
 		want := map[string]bool{}
 		for range 8 {
