@@ -24,7 +24,11 @@ The exit status is 1 if something is missing without which nothing can be walled
 	}
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(*cobra.Command, []string) error {
-		features := launch.Doctor(run.HostConfig())
+		cfg, err := run.HostConfig()
+		if err != nil {
+			return err
+		}
+		features := launch.Doctor(cfg)
 		if *asJSON {
 			if err := printJSON(a.out, features); err != nil {
 				return err

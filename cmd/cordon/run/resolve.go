@@ -9,13 +9,10 @@ import (
 	"github.com/cordonhq/cordon/profiles/plan"
 )
 
-// profileDir is where the profiles are that go by their names.
-const profileDir = "/etc/cordon/profiles"
-
 // resolve makes the plan of a run: the profile, and what the flags add, under
 // the host's ceiling. The command itself gets nothing for being the command.
-func resolve(o *Options) (*plan.Plan, error) {
-	profile, err := profiles.Find(o.Profile, profileDir)
+func resolve(o *Options, h *host) (*plan.Plan, error) {
+	profile, err := profiles.Find(o.Profile, h.profilesDir)
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +28,7 @@ func resolve(o *Options) (*plan.Plan, error) {
 		return nil, fmt.Errorf("--cwd %s: expected an absolute, clean path inside the walls", o.Cwd)
 	}
 	return profiles.Resolve(profiles.Input{
-		Profile: profile, Ceiling: profiles.DefaultCeiling(),
+		Profile: profile, Ceiling: h.ceiling, CallerEnv: os.Environ(),
 		Argv: o.Argv, Env: env, Cwd: o.Cwd, Files: files, Watch: o.Explain,
 	})
 }

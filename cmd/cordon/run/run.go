@@ -72,7 +72,11 @@ func Main(args []string) (status int, err error) {
 // Run runs o and returns the exit status. Everything that went wrong has been
 // printed by then.
 func Run(o *Options) int {
-	p, err := resolve(o)
+	h, err := loadHost(hostFile)
+	if err != nil {
+		return complain(os.Stderr, fmt.Errorf("cannot run %s: %w", name(o), err), "")
+	}
+	p, err := resolve(o, h)
 	if err != nil {
 		return complain(os.Stderr, fmt.Errorf("cannot run %s: %w", name(o), err), "")
 	}
@@ -90,7 +94,7 @@ func Run(o *Options) int {
 	// A reader of standard error that goes away must not end a run half-way:
 	// with someone to notify, a write fails instead. Nobody has to listen.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	return s.run(newLauncher, signals)
+	return s.run(func() (starter, error) { return newLauncher(h.launch) }, signals)
 }
 
 func newSession(o *Options, p *plan.Plan, report *Report, stderr io.Writer) *session {
