@@ -179,6 +179,7 @@ func (c *checker) document(doc *document) {
 		c.need(false, "schema", "write schema = 1 as the first line")
 	case *doc.Schema != 1:
 		c.fail("schema", "", "expected 1, the only schema there is, got %d", *doc.Schema)
+		return // nothing else of it can be judged
 	}
 	c.plugin(doc)
 	c.asks(doc)

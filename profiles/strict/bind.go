@@ -456,7 +456,12 @@ func show(v any) string {
 			v = string([]rune(v)[:min(40, len([]rune(v)))]) + "..."
 		}
 		return fmt.Sprintf("%q", v)
-	case int64, float64, bool:
+	case float64:
+		if v == math.Trunc(v) && math.Abs(v) < 1e15 {
+			return fmt.Sprintf("%.1f", v)
+		}
+		return fmt.Sprint(v)
+	case int64, bool:
 		return fmt.Sprint(v)
 	default:
 		return kindOf(v)
