@@ -15,6 +15,7 @@ import (
 // one left when it was ended in the middle.
 const (
 	stageDir   = "/run/cordon-demo"
+	socket     = stageDir + "/run/cordond.sock"
 	cgroupRoot = "cordon-demo"
 	// uidBase begins the range of host uids that its plugins run as.
 	uidBase  = 1_940_000_000
@@ -140,13 +141,15 @@ func (s *stage) furnish() error {
 // config is the daemon's configuration: every place and number of its own.
 func (s *stage) config() string {
 	return fmt.Sprintf(`# The daemon of make run.
+[daemon]
 runtime_dir = %q
+socket = %q
 state_dir = %q
 profiles_dir = %q
 cgroup_root = %q
 uid_base = %d
 uid_count = %d
-`, filepath.Join(stageDir, "run"), filepath.Join(stageDir, "state"), filepath.Join(stageDir, "profiles"),
+`, filepath.Join(stageDir, "run"), socket, filepath.Join(stageDir, "state"), filepath.Join(stageDir, "profiles"),
 		cgroupRoot, uidBase, uidCount)
 }
 
