@@ -4,8 +4,9 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
+	"fmt"
 	"slices"
+	"strconv"
 )
 
 // actions are those a rule may name, from the weakest to the strictest.
@@ -76,53 +77,42 @@ func (f Filter) Calls() ([]Call, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := f.watch(arms); err != nil {
+	watched, err := expand(f.Watch)
+	if err != nil {
 		return nil, err
 	}
-	var out []Call
+	out := make([]Call, 0, len(table))
 	for nr := range table {
-		if a := arms[nr]; len(a) > 0 {
-			out = append(out, Call{Name: table[nr].name, NR: nr, Arms: a})
+		if len(arms[nr]) > 0 && !watched[nr] {
+			out = append(out, Call{Name: table[nr].name, NR: nr, Arms: arms[nr]})
 		}
 	}
 	return out, nil
 }
 
-// arms collects and orders the arms of every call that a rule names. It needs
-// known names and no more.
-func (f Filter) arms() (map[int][]Arm, error) {
-	arms := make(map[int][]Arm)
+// arms collects and orders the arms of every call, by number. It needs known
+// names and no more.
+func (f Filter) arms() (*[len(table)][]Arm, error) {
+	arms := new([len(table)][]Arm)
 	for _, n := range alwaysAllowed {
 		nr, _ := Number(n)
 		arms[nr] = []Arm{{Action: ActAllow}}
 	}
 	for _, r := range f.Rules {
-		names, err := r.calls()
+		calls, err := r.calls()
 		if err != nil {
 			return nil, err
 		}
-		for _, n := range names {
-			nr, _ := Number(n)
+		for nr := range calls.each {
 			arms[nr] = append(arms[nr], r.arm(nr))
 		}
 	}
 	for nr, a := range arms {
-		arms[nr] = settle(a)
+		if len(a) > 0 {
+			arms[nr] = settle(a)
+		}
 	}
 	return arms, nil
-}
-
-// watch turns what is watched over to the listener, by dropping its arms.
-func (f Filter) watch(arms map[int][]Arm) error {
-	names, err := Expand(f.Watch)
-	if err != nil {
-		return err
-	}
-	for _, n := range names {
-		nr, _ := Number(n)
-		delete(arms, nr)
-	}
-	return nil
 }
 
 // arm is the rule for one call.
@@ -147,6 +137,9 @@ func (c Condition) narrow(bits int) Condition {
 
 // settle orders arms by precedence and leaves out what cannot matter.
 func settle(arms []Arm) []Arm {
+	if allows(arms) { // most calls
+		return arms
+	}
 	slices.SortFunc(arms, compareArms)
 	arms = withoutShadowed(arms)
 	last := Arm{Action: ActNotify}
@@ -203,8 +196,12 @@ func (f Filter) Allows(name string) bool {
 	if err != nil {
 		return false
 	}
-	a := arms[nr]
-	return len(a) == 1 && len(a[0].Args) == 0 && (a[0].Action == ActAllow || a[0].Action == ActLog)
+	return allows(arms[nr])
+}
+
+// allows tells whether arms let a call through whatever its arguments.
+func allows(arms []Arm) bool {
+	return len(arms) == 1 && len(arms[0].Args) == 0 && (arms[0].Action == ActAllow || arms[0].Action == ActLog)
 }
 
 // digestVersion is part of every digest and changes when the same filter
@@ -217,23 +214,35 @@ const digestVersion = "cordon-filter-1"
 // program does. An invalid filter has a digest of its own that no valid one
 // has.
 func (f Filter) Digest() string {
-	content := struct {
-		Version string
-		Known   []Range
-		Calls   []Call
-		Watch   []string
-		Invalid *Filter `json:",omitempty"`
-	}{Version: digestVersion, Known: KnownRanges()}
-	var err error
-	if content.Calls, err = f.Calls(); err != nil {
-		content.Invalid = &f
-	} else if content.Watch, err = Expand(f.Watch); err != nil {
-		content.Invalid = &f
+	b := fmt.Appendf(nil, "%s %v\n", digestVersion, KnownRanges())
+	calls, err := f.Calls()
+	watched, err2 := expand(f.Watch)
+	if err != nil || err2 != nil {
+		return digestOf(fmt.Appendf(b, "invalid %#v\n", f))
 	}
-	b, err := json.Marshal(content)
-	if err != nil { // plain data always marshals
-		panic("seccomp: cannot marshal: " + err.Error())
+	for _, c := range calls {
+		b = c.appendTo(b)
 	}
+	for nr := range watched.each {
+		b = append(strconv.AppendInt(append(b, "watch "...), int64(nr), 10), '\n')
+	}
+	return digestOf(b)
+}
+
+func digestOf(b []byte) string {
 	sum := sha256.Sum256(b)
 	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// appendTo writes a call as text that no other call has.
+func (c Call) appendTo(b []byte) []byte {
+	b = append(strconv.AppendInt(b, int64(c.NR), 10), '\n')
+	for _, a := range c.Arms {
+		for _, cond := range a.Args {
+			b = fmt.Appendf(b, " %d %s %#x %#x", cond.Index, cond.Op, cond.Value, cond.ValueTwo)
+		}
+		b = append(append(append(append(b, " : "...), a.Action...), ' '), a.Errno...)
+		b = append(b, '\n')
+	}
+	return b
 }

@@ -124,34 +124,61 @@ func (e *UnknownNameError) Error() string {
 // each once. A name that is neither is an error, never ignored; every such
 // name has its own *UnknownNameError in the joined error.
 func Expand(names []string) ([]string, error) {
-	set := make(map[string]bool, len(names))
+	set, err := expand(names)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]string, 0, len(names))
+	for nr := range set.each {
+		out = append(out, table[nr].name)
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// callSet is a set of calls of the table.
+type callSet [len(table)]bool
+
+// each yields the numbers of the calls, ascending.
+func (s *callSet) each(yield func(nr int) bool) {
+	for nr, in := range s {
+		if in && !yield(nr) {
+			return
+		}
+	}
+}
+
+// has tells whether a call is in the set.
+func (s *callSet) has(name string) bool {
+	nr, ok := Number(name)
+	return ok && s[nr]
+}
+
+// expand is Expand as a set.
+func expand(names []string) (*callSet, error) {
+	set := new(callSet)
 	var errs []error
 	for _, n := range names {
-		if err := expandInto(set, n); err != nil {
+		if err := set.add(n); err != nil {
 			errs = append(errs, err)
 		}
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	out := make([]string, 0, len(set))
-	for n := range set {
-		out = append(out, n)
-	}
-	slices.Sort(out)
-	return out, nil
+	return set, nil
 }
 
-// expandInto adds one name. Groups name no group that leads back to
-// themselves, which a test holds.
-func expandInto(set map[string]bool, name string) error {
-	if _, ok := Number(name); ok {
-		set[name] = true
+// add adds one name. Groups name no group that leads back to themselves, which
+// a test holds.
+func (s *callSet) add(name string) error {
+	if nr, ok := Number(name); ok {
+		s[nr] = true
 		return nil
 	}
 	if name == knownGroup {
-		for n := range numbers() {
-			set[n] = true
+		for nr := range table {
+			s[nr] = Known(nr)
 		}
 		return nil
 	}
@@ -160,7 +187,7 @@ func expandInto(set map[string]bool, name string) error {
 		return &UnknownNameError{Name: name, Nearest: nearest(name, allNames())}
 	}
 	for m := range strings.FieldsSeq(groups[i].members) {
-		if err := expandInto(set, m); err != nil {
+		if err := s.add(m); err != nil {
 			return err
 		}
 	}

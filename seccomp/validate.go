@@ -48,7 +48,7 @@ func (f Filter) Validate() error {
 // mistakes are all of one rule.
 func (r Rule) mistakes() []error {
 	var errs []error
-	names, err := r.calls()
+	calls, err := r.calls()
 	if err != nil {
 		errs = append(errs, err)
 	}
@@ -64,13 +64,16 @@ func (r Rule) mistakes() []error {
 	if len(r.Args) > MaxConditions {
 		return append(errs, fmt.Errorf("it has %d conditions, and at most %d are allowed", len(r.Args), MaxConditions))
 	}
-	for _, n := range names {
-		if slices.Contains(alwaysAllowed, n) && (r.Action != ActAllow || len(r.Args) > 0) {
+	if calls == nil {
+		return errs
+	}
+	for _, n := range alwaysAllowed {
+		if calls.has(n) && (r.Action != ActAllow || len(r.Args) > 0) {
 			errs = append(errs, fmt.Errorf("%s is always allowed, because no plugin can be started or ended without it", n))
 		}
 	}
 	for _, c := range r.Args {
-		if err := c.mistakeOnAny(names); err != nil {
+		if err := c.mistakeOnAny(calls); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -78,34 +81,33 @@ func (r Rule) mistakes() []error {
 }
 
 // mistakeOnAny is the first mistake of a condition on any of the calls.
-func (c Condition) mistakeOnAny(names []string) error {
-	for _, n := range names {
-		if err := c.mistake(n); err != nil {
+func (c Condition) mistakeOnAny(calls *callSet) error {
+	for nr := range calls.each {
+		if err := c.mistake(nr); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// calls are the names of a rule, groups expanded.
-func (r Rule) calls() ([]string, error) {
+// calls are those that a rule names, groups expanded.
+func (r Rule) calls() (*callSet, error) {
 	if len(r.Names) == 0 {
 		return nil, errors.New("it names no call")
 	}
 	if len(r.Names) > 2*len(table) {
 		return nil, fmt.Errorf("it names %d calls, and at most %d are allowed", len(r.Names), 2*len(table))
 	}
-	return Expand(r.Names)
+	return expand(r.Names)
 }
 
 // mistake is what is wrong with a condition on that call. A condition that
 // can never hold is a mistake, because nobody means it.
-func (c Condition) mistake(call string) error {
+func (c Condition) mistake(nr int) error {
 	if c.Index >= maxArgs {
 		return fmt.Errorf("a call has no argument %d; the first is 0 and the last 5", c.Index)
 	}
-	nr, _ := Number(call)
-	sig := table[nr].sig
+	call, sig := table[nr].name, table[nr].sig
 	if sig != unimplemented && int(c.Index) >= len(sig) {
 		return fmt.Errorf("%s has no argument %d; it has %d, and the first is 0", call, c.Index, len(sig))
 	}
@@ -156,16 +158,20 @@ func (f Filter) watchMistakes() []error {
 	if len(f.Watch) > 2*len(table) {
 		return []error{fmt.Errorf("cannot watch %d calls: at most %d are allowed", len(f.Watch), 2*len(table))}
 	}
-	watched, err := Expand(f.Watch)
+	watched, err := expand(f.Watch)
 	if err != nil {
 		return []error{fmt.Errorf("cannot watch: %w", err)}
 	}
+	arms, err := f.arms()
+	if err != nil {
+		return []error{err}
+	}
 	var errs []error
-	for _, n := range watched {
-		switch {
+	for nr := range watched.each {
+		switch n := table[nr].name; {
 		case slices.Contains(alwaysAllowed, n):
 			errs = append(errs, fmt.Errorf("cannot watch %s: the launcher makes it behind the filter, where nobody would answer", n))
-		case !f.Allows(n):
+		case !allows(arms[nr]):
 			errs = append(errs, fmt.Errorf("cannot watch %s: it must be allowed without conditions (a watched call always goes on)", n))
 		}
 	}
