@@ -139,6 +139,7 @@ func (w *Watcher) closeAll() {
 // block, nor call remove or Close, which wait for it. After remove returned fn
 // is not called again; call it before Group.Remove. EventEmpty is told each
 // time the last process has gone, and needs a unified tree; it may come twice.
+// remove looks once more: limits hit before it are told from within it.
 func (w *Watcher) Add(g *Group, fn func(Event)) (remove func(), err error) {
 	one := &watch{group: g, fn: fn, oom: -1, eventsWD: -1}
 	w.mu.Lock()
@@ -269,6 +270,10 @@ func (w *Watcher) disarm(one *watch) {
 
 func (w *Watcher) remove(one *watch) {
 	one.mu.Lock() // waits for a call in flight
+	// A limit that was hit last is told now: the process that it ended may be
+	// reported before the kernel's word of it was read.
+	one.lookOOM()
+	one.lookPids()
 	one.gone = true
 	one.mu.Unlock()
 	w.mu.Lock()
