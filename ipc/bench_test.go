@@ -90,7 +90,7 @@ func peerProcess(b *testing.B, echo string) *net.UnixConn {
 		b.Fatal(err)
 	}
 	theirs := os.NewFile(uintptr(fds[1]), "socket")
-	cmd := exec.Command(os.Args[0]) //nolint:gosec // this test binary
+	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), peerVariable+"="+echo)
 	cmd.ExtraFiles = []*os.File{theirs}
 	if err := cmd.Start(); err != nil {

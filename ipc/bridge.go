@@ -39,7 +39,8 @@ type Bridge struct {
 
 // NewBridge puts a bridge on c, which has one at most. hello is
 // PluginInfo.Raw; without one, initialize goes to the plugin like any request.
-// The bridge ends with the connection.
+// The bridge ends with the connection. Where its messages travel inside another
+// connection's, that one needs a MaxFrame and MaxDepth with room for both.
 func NewBridge(c *Conn, hello json.RawMessage) (*Bridge, error) {
 	b := &Bridge{c: c, hello: hello, places: make(chan struct{}, max(1, c.o.Limits.MaxInFlight*3/4))}
 	if !c.bridge.CompareAndSwap(nil, b) {
@@ -369,33 +370,26 @@ func (b *Bridge) broadcast(msg []byte) {
 	}
 }
 
-func (b *Bridge) newest() *Client {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.clients) == 0 {
-		return nil
-	}
-	return b.clients[len(b.clients)-1]
-}
-
 // pluginAsks gives a request of the plugin to the newest client. It says false
 // when there is none, and the connection's own handler is asked.
 func (b *Bridge) pluginAsks(s *served, m *incoming) (taken bool, err error) {
-	cl := b.newest()
-	if cl == nil {
-		return false, nil
+	cl, err := b.assign(s)
+	if cl != nil && err == nil {
+		cl.give(m.msg)
 	}
-	s.client = cl
-	if err := b.c.requests.begin(s); err != nil {
-		return true, err
+	return cl != nil, err
+}
+
+// assign notes a request as the newest client's. A client that leaves later
+// finds it there, since it leaves the list under the same lock.
+func (b *Bridge) assign(s *served) (*Client, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.clients) == 0 {
+		return nil, nil //nolint:nilnil // nobody, which is no error
 	}
-	cl.give(m.msg)
-	select {
-	case <-cl.ctx.Done(): // detached meanwhile, perhaps before the request was noted
-		b.forsake(s)
-	default:
-	}
-	return true, nil
+	s.client = b.clients[len(b.clients)-1]
+	return s.client, b.c.requests.begin(s)
 }
 
 // forsake answers a request of the plugin's whose client has left.

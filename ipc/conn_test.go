@@ -536,6 +536,21 @@ func TestTooLargeToSend(t *testing.T) {
 	})
 }
 
+// TestAnsweredBeforeSeen: when the peer can see an answer, its request does not
+// count any more, or a peer that keeps to the limit would be refused.
+func TestAnsweredBeforeSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host, _ := wired(t, Options{})
+		s := &served{id: "1"}
+		if err := host.requests.begin(s); err != nil {
+			t.Fatal(err)
+		}
+		if err := host.out.putFor(nil, s, resultReply([]byte("1"), []byte("1"))); err != nil || s.end() {
+			t.Errorf("queued with %v, and still open", err)
+		}
+	})
+}
+
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})

@@ -339,6 +339,11 @@ func TestClosedInputWaits(t *testing.T) {
 		start := time.Now()
 		host := run(NewConn(Transport{R: a, W: brokenPipe{}}, Options{}))
 		_ = host.Notify("n", nil)
+		synctest.Wait()
+		msg := appendFrame(nil, FramingLength, []byte(`{"jsonrpc":"2.0","method":"m"}`))
+		_, _ = b.Write(msg[:9]) // a message begun and finished moves no deadline
+		pass(time.Second)
+		_, _ = b.Write(msg[9:])
 		if err := <-host.ended; err != nil || time.Since(start) != 10*time.Second {
 			t.Errorf("ended with %v after %v", err, time.Since(start))
 		}
