@@ -296,10 +296,12 @@ var (
 )
 
 // receive takes one call. It asks just before whether one waits: a receive
-// without one would block the loop, for ever if the plugin has died.
+// without one would block the loop, for ever if the plugin has died. The call
+// is pending before the lock is given up, so that whoever removes the plugin
+// answers it.
 func (l *Listener) receive(s *source, buffer []uint64) (Notification, error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.fd < 0 {
 		return Notification{}, errNothing
 	}
@@ -309,7 +311,9 @@ func (l *Listener) receive(s *source, buffer []uint64) (Notification, error) {
 	clear(buffer) // the kernel refuses what is not zero
 	switch errno := ioctl(s.fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&buffer[0])); errno {
 	case 0:
-		return l.notification(s, unsafe.Slice((*byte)(unsafe.Pointer(&buffer[0])), notificationSize)), nil
+		n := l.notification(s, unsafe.Slice((*byte)(unsafe.Pointer(&buffer[0])), notificationSize))
+		s.pending[n.ID] = struct{}{}
+		return n, nil
 	case unix.EINTR, unix.ENOENT: // a signal to us; the call was interrupted or its thread ended
 		return Notification{}, errNothing
 	default:
@@ -358,9 +362,6 @@ func uptime() time.Duration {
 
 // answer asks the handler and passes on what it says.
 func (l *Listener) answer(s *source, n Notification) {
-	s.mu.Lock()
-	s.pending[n.ID] = struct{}{}
-	s.mu.Unlock()
 	v := l.ask(s, n)
 	if v.Pending {
 		return
