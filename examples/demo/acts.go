@@ -38,7 +38,7 @@ func showEverything(ctx context.Context, s *stage) error {
 	printOutput("... " + result[at:at+strings.Index(result[at:], s.secret)+len(s.secret)] + " ...")
 
 	say("The same program behind the walls, started by a daemon that has the token too:")
-	if err := s.install(ctx, "everything", "everything", "node"); err != nil {
+	if err := s.install(ctx, "everything", "everything", "node", maxLines); err != nil {
 		return err
 	}
 	if err := s.expect(ctx, `"get-env"`, "call", "everything", "tools/list"); err != nil {
@@ -62,7 +62,7 @@ func showEverything(ctx context.Context, s *stage) error {
 func showFilesystem(ctx context.Context, s *stage) error {
 	say("server-filesystem is told to serve /srv/granted and /srv/listed. The profile lets it")
 	say("read the first, and see no more than the names in the second.")
-	if err := s.install(ctx, "filesystem", "filesystem", "files"); err != nil {
+	if err := s.install(ctx, "filesystem", "filesystem", "files", 12); err != nil {
 		return err
 	}
 	if err := s.expect(ctx, "this note may be read", "call", "filesystem", "tools/call",
@@ -98,7 +98,7 @@ func showFilesystem(ctx context.Context, s *stage) error {
 
 // showLanguageServer is point 4: an editor's own protocol, through the daemon.
 func showLanguageServer(ctx context.Context, s *stage) error {
-	if err := s.install(ctx, "bash-language-server", "bash-language-server", "node"); err != nil {
+	if err := s.install(ctx, "bash-language-server", "bash-language-server", "node", 1); err != nil {
 		return err
 	}
 	say("An editor would run cordon attach as its language server; here is its first call, initialize:")
@@ -124,7 +124,7 @@ func showSmall(ctx context.Context, s *stage) error {
 		{"go", "digest", "builtin:static", "digest.sha256", `{"text":"cordon"}`, `"sha256":"`},
 		{"shell", "greeter", "builtin:shell", "greet", `{}`, "Hello from process"},
 	} {
-		if err := s.install(ctx, p.dir, p.name, p.profile); err != nil {
+		if err := s.install(ctx, p.dir, p.name, p.profile, 1); err != nil {
 			return err
 		}
 		if err := s.expect(ctx, p.want, "call", p.name, p.method, p.params); err != nil {

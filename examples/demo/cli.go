@@ -98,12 +98,17 @@ func (s *stage) showRefused(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// install installs a bundle of examples/ under a profile, and starts it.
-func (s *stage) install(ctx context.Context, dir, name, profile string) error {
-	if _, err := s.show(ctx, "install", filepath.Join("examples", dir), "--profile", profile); err != nil {
+// install installs a bundle of examples/ under a profile, and starts it. Of what
+// install prints, lines many are shown.
+func (s *stage) install(ctx context.Context, dir, name, profile string, lines int) error {
+	args := []string{"install", filepath.Join("examples", dir), "--profile", profile}
+	printCommand(args)
+	out, err := s.cordon(ctx, args...)
+	printLines(out, lines)
+	if err != nil {
 		return err
 	}
-	_, err := s.show(ctx, "start", name)
+	_, err = s.show(ctx, "start", name)
 	return err
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"syscall"
@@ -60,7 +61,7 @@ func (s *stage) provoke(ctx context.Context, a attack) (violation, error) {
 	if err := s.expect(ctx, "at your service", "call", a.name(), "hello"); err != nil {
 		return violation{}, err
 	}
-	if err := s.showRefused(ctx, "call", a.name(), "attack"); err != nil {
+	if err := s.showAttack(ctx, a.name()); err != nil {
 		return violation{}, err
 	}
 	if err := s.awaitState(ctx, a.name(), "quarantined"); err != nil {
@@ -75,6 +76,24 @@ func (s *stage) provoke(ctx context.Context, a attack) (violation, error) {
 		return violation{}, err
 	}
 	return a.judge(list, text)
+}
+
+// showAttack calls the method that attacks. Most often the plugin is stopped
+// before it can answer. The file watch only looks on while the walls refuse, so
+// there the plugin may live to say that it was refused.
+func (s *stage) showAttack(ctx context.Context, name string) error {
+	out, err := s.show(ctx, "call", name, "attack")
+	var refused *commandError
+	switch {
+	case err == nil && strings.HasPrefix(strings.TrimSpace(out), `"refused:`):
+		return nil
+	case err == nil:
+		return fmt.Errorf("the attack succeeded: %s", cut(out))
+	case ctx.Err() != nil || !errors.As(err, &refused):
+		return err
+	}
+	printOutput(refused.complaint)
+	return nil
 }
 
 // judge checks that the violation and its explanation say what has to be said:

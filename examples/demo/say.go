@@ -29,14 +29,17 @@ func printCommand(args []string) {
 }
 
 // printOutput prints what a command printed, set in, long lines cut.
-func printOutput(text string) {
+func printOutput(text string) { printLines(text, maxLines) }
+
+// printLines prints that many lines of it.
+func printLines(text string, most int) {
 	text = strings.TrimRight(text, "\n")
 	if text == "" {
 		return
 	}
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
-		if i == maxLines {
+		if i == most {
 			fmt.Printf("     ... and %d more lines\n", len(lines)-i)
 			return
 		}
