@@ -57,7 +57,7 @@ func (b *Bundle) check() error {
 	if err != nil {
 		return err
 	}
-	defer root.Close() //nolint:errcheck // only read
+	defer root.Close()
 	if err := w.walk(root); err != nil {
 		return fmt.Errorf("cannot open the bundle %s: %w", b.dir, err)
 	}
@@ -87,7 +87,7 @@ func readManifest(root *os.File) ([]byte, error) {
 		return nil, fmt.Errorf("cannot open %s: %w", FileName, err)
 	}
 	f := os.NewFile(uintptr(fd), FileName)
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	info, err := f.Stat()
 	if err != nil || !info.Mode().IsRegular() {
 		return nil, errors.Join(fmt.Errorf("%s is no regular file", FileName), err)
@@ -123,11 +123,11 @@ func (b *Bundle) seal(into string) (sealed *Sealed, err error) {
 	if err := checkHome(into); err != nil {
 		return nil, err
 	}
-	home, err := os.Open(into) //nolint:gosec // the operator's own directory
+	home, err := os.Open(into)
 	if err != nil {
 		return nil, err
 	}
-	defer home.Close() //nolint:errcheck // only a directory
+	defer home.Close()
 	tmp, err := newTemp(into)
 	if err != nil {
 		return nil, err
@@ -199,7 +199,7 @@ func newTemp(into string) (*temp, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := os.Open(p) //nolint:gosec // just made, in root's own directory
+	d, err := os.Open(p)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(p))
 	}
@@ -226,7 +226,7 @@ func Sweep(into string) error {
 	}
 	var errs []error
 	for _, p := range found {
-		d, err := os.Open(p) //nolint:gosec // in root's own directory
+		d, err := os.Open(p)
 		if err != nil {
 			errs = append(errs, err)
 			continue

@@ -30,7 +30,7 @@ func (b *Bundle) copyTo(to *os.File) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close() //nolint:errcheck // only read
+	defer root.Close()
 	p, ctx := newPool()
 	w := &walker{ctx: ctx}
 	w.enter = func(e *entry) error { return makeDir(to, e) }

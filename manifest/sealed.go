@@ -124,7 +124,7 @@ func look(path string) (*walker, *Manifest, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	defer root.Close() //nolint:errcheck // only read
+	defer root.Close()
 	w := &walker{ctx: context.Background(), check: checkSealed}
 	if err := w.walk(root); err != nil {
 		return nil, nil, err
@@ -160,7 +160,7 @@ func measureEntries(path string) (*Sealed, []*entry, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	defer root.Close() //nolint:errcheck // only read
+	defer root.Close()
 	p, ctx := newPool()
 	w := &walker{ctx: ctx, check: checkSealed}
 	w.file = func(e *entry, f *os.File) error {

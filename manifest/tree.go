@@ -196,7 +196,7 @@ func (w *walker) child(parent *entry, d *os.File, name string, depth int) error 
 		if err != nil {
 			return err
 		}
-		defer f.Close() //nolint:errcheck // only read
+		defer f.Close()
 		return w.directory(e, f, depth+1)
 	case unix.S_IFREG:
 		e.kind = regular

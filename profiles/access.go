@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sort"
 	"strings"
+	"sync"
 
 	"github.com/cordonhq/cordon/profiles/strict"
 )
@@ -23,7 +24,8 @@ var shorthands = map[string][]string{
 // by name. make_char and make_block are in none: a plugin makes no devices.
 var extraRights = map[string]bool{"ioctl_dev": true, "resolve_unix": true}
 
-func rights() []string {
+// rights are all rights that a grant may name, sorted.
+var rights = sync.OnceValue(func() []string {
 	set := map[string]bool{}
 	for _, list := range shorthands {
 		for _, r := range list {
@@ -34,7 +36,7 @@ func rights() []string {
 		set[r] = true
 	}
 	return sortedKeys(set)
-}
+})
 
 // ExpandAccess turns "r", "rw" or "rx", or Landlock's own names, into
 // Landlock's names, sorted. Writing and executing together is an error: what a

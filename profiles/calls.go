@@ -83,6 +83,9 @@ func (c calls) rule(r *ruleTable, origin string, removed map[string]string) {
 
 // expanded is for names that were checked when the file was read.
 func expanded(name string) []string {
+	if _, ok := seccomp.Number(name); ok { // no group: nothing to expand
+		return []string{name}
+	}
 	out, err := seccomp.Expand([]string{name})
 	if err != nil {
 		return nil

@@ -216,7 +216,7 @@ files = "kill"
 	if !slices.Contains(pl.Devices, "full") || len(pl.Watch) != 0 || *pl.Limits.MemoryMax != 100<<20 || *pl.Limits.PidsMax != 7 {
 		t.Errorf("devices %v, watch %v, limits %v %v", pl.Devices, pl.Watch, *pl.Limits.MemoryMax, *pl.Limits.PidsMax)
 	}
-	if got := (pl.Violation["files"]); got != (plan.Response{Action: "kill"}) {
+	if got := pl.Violation["files"]; got != (plan.Response{Action: "kill"}) {
 		t.Errorf("a budget outlived the response that it belonged to: %+v", got)
 	}
 	env := strings.Join(pl.Process.Env, " ")

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"sort"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -184,9 +185,14 @@ func (p *Positions) place(offset int) (line, column int) {
 	if len(p.lines) == 0 {
 		return 0, 0
 	}
-	line = sort.Search(len(p.lines), func(i int) bool { return p.lines[i] > offset })
+	line = p.line(offset)
 	start := p.lines[line-1]
 	return line, utf8.RuneCountInString(p.text[start:min(offset, len(p.text))]) + 1
+}
+
+// line is the number of the line that a byte offset is in.
+func (p *Positions) line(offset int) int {
+	return sort.Search(len(p.lines), func(i int) bool { return p.lines[i] > offset })
 }
 
 // find looks key up, then what is around it: "a.b[1].c" is about "a.b[1]" or
@@ -218,8 +224,7 @@ func (p *Positions) Of(key string) string {
 	if !ok {
 		return p.file
 	}
-	line, _ := p.place(m.key)
-	return fmt.Sprintf("%s:%d", p.file, line)
+	return p.file + ":" + strconv.Itoa(p.line(m.key))
 }
 
 // Errorf makes an Error about the value of a key. The hint may be empty.

@@ -104,7 +104,7 @@ args = [{ index = 1 }, { index = 2 }]
 // probably meant.
 func TestErrors(t *testing.T) {
 	for _, c := range []struct{ name, in, want string }{
-		{"unknown", "nmae = 'x'", `f:1:1: nmae: unknown key; did you mean "name"?`},
+		{"unknown", "namee = 'x'", `f:1:1: namee: unknown key; did you mean "name"?`},
 		{"case", "Name = 'x'", `f:1:1: Name: unknown key; the spelling here is name`},
 		{"case twins", "name = 'x'\nNAME = 'y'", `f:2:1: NAME: unknown key; the spelling here is name`},
 		{"systemd spelling", "[table]\nRestartSec = 1", `f:2:1: table.RestartSec: unknown key; the spelling here is restart_sec`},
