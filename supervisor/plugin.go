@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -316,7 +317,7 @@ func (p *plugin) refusal(kind eventKind, a action) error {
 	if p.state.Phase == control.Quarantined {
 		code = ipc.CodeQuarantined
 	}
-	return control.Errorf(code, a.Hint, "cannot %s %s: %s", verb, p.name, a.Reason)
+	return control.Errorf(code, strings.ReplaceAll(a.Hint, "NAME", p.name), "cannot %s %s: %s", verb, p.name, a.Reason)
 }
 
 // updateRecord brings the record up to the state.

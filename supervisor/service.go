@@ -10,6 +10,7 @@ import (
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/supervisor/audit"
 	"github.com/cordonhq/cordon/supervisor/control"
+	"github.com/cordonhq/cordon/supervisor/launch"
 	"github.com/cordonhq/cordon/supervisor/violation"
 )
 
@@ -148,7 +149,7 @@ func (s *Supervisor) Inspect(_ context.Context, params control.NameParams) (cont
 	in := control.Inspection{
 		Status: p.status(), Digest: r.Digest, Signature: "unsigned", Protocol: r.Protocol,
 		PolicyDigest: r.PolicyDigest, PlanDigest: r.PlanDigest, Plan: snap.plan,
-		Walls: nil, Observed: map[string]string{"files": "enforced, not observed"},
+		Walls: []launch.Wall{}, Observed: map[string]string{"files": "enforced, not observed"},
 		Hello: helloOf(snap.run), Violations: r.Violations,
 	}
 	if snap.plan == nil {
@@ -216,7 +217,12 @@ func (s *Supervisor) Call(ctx context.Context, params control.CallParams) (json.
 		ctx, cancel = context.WithTimeout(ctx, min(params.Timeout, 24*time.Hour))
 		defer cancel()
 	}
-	return run.conn.Call(ctx, params.Method, params.Params)
+	result, err := run.conn.Call(ctx, params.Method, params.Params)
+	var gone *ipc.RPCError
+	if errors.As(err, &gone) && gone.Local && gone.Code == ipc.CodePluginGone {
+		return nil, control.Errorf(gone.Code, "cordon why "+params.Name+", or cordon logs "+params.Name, "plugin %s ended before it answered: %w", params.Name, err)
+	}
+	return result, err
 }
 
 // Logs implements control.Service.

@@ -11,7 +11,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	mathrand "math/rand/v2"
@@ -30,8 +29,8 @@ import (
 // maxStarting is how many plugins may be verified and launched at once.
 const maxStarting = 8
 
-// Config is what a Supervisor is made of. It takes none of it over but the
-// Launcher: the caller closes the store and the audit log after Close.
+// Config is what a Supervisor is made of. Once New has succeeded it owns the
+// Launcher; the caller closes the store and the audit log after Close.
 type Config struct {
 	// StateDir is the absolute path below which plugins' data, logs and evidence
 	// are kept, owned by root.
@@ -107,7 +106,8 @@ func New(c Config) (*Supervisor, error) {
 	}
 	for _, r := range records {
 		if _, err := s.add(r); err != nil {
-			return nil, errors.Join(err, s.Close(context.Background()))
+			s.stopAll(context.Background())
+			return nil, err
 		}
 	}
 	return s, nil
@@ -219,22 +219,25 @@ func (s *Supervisor) StartEnabled() {
 }
 
 // Close stops all plugins, each within its own deadlines; when ctx ends first,
-// they are killed. It returns when nothing of them is left.
+// they are killed. It returns when nothing of them is left, the Launcher closed.
 func (s *Supervisor) Close(ctx context.Context) error {
-	s.mu.Lock()
-	s.closing = true
-	s.mu.Unlock()
-	plugins := s.all()
-	var wait sync.WaitGroup
-	for _, p := range plugins {
-		wait.Go(func() { s.shut(ctx, p) })
-	}
-	wait.Wait()
+	s.stopAll(ctx)
 	return s.launcher.Close()
 }
 
+func (s *Supervisor) stopAll(ctx context.Context) {
+	s.mu.Lock()
+	s.closing = true
+	s.mu.Unlock()
+	var wait sync.WaitGroup
+	for _, p := range s.all() {
+		wait.Go(func() { shut(ctx, p) })
+	}
+	wait.Wait()
+}
+
 // shut ends one plugin and its actor.
-func (s *Supervisor) shut(ctx context.Context, p *plugin) {
+func shut(ctx context.Context, p *plugin) {
 	op := &operation{by: "daemon", done: make(chan error, 1)}
 	if p.box.post(message{event: event{Kind: evShutdown}, op: op}) {
 		select {

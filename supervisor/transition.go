@@ -140,7 +140,7 @@ type action struct {
 	Kind         actionKind
 	Delay        time.Duration
 	Name         string
-	Reason, Hint string
+	Reason, Hint string // NAME in a hint stands for the plugin's
 }
 
 // transition says what an event makes of a state and what has to be done for
@@ -245,7 +245,7 @@ func whenStarting(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action)
 	case evRelease:
 		return s, refuse(ev, "it is not quarantined", "")
 	case evRemove:
-		return s, refuse(ev, "it is starting", "cordon stop")
+		return s, refuse(ev, "it is starting", "cordon stop NAME")
 	case evStart, eventKinds:
 		return s, nil
 	}
@@ -274,7 +274,7 @@ func whenRunning(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) 
 	case evRelease:
 		return s, refuse(ev, "it is not quarantined", "")
 	case evRemove:
-		return s, refuse(ev, "it is running", "cordon stop")
+		return s, refuse(ev, "it is running", "cordon stop NAME")
 	case evStart, evSpawned, evReady, evStartFailed, evTimer, eventKinds:
 		return s, nil
 	}
@@ -312,7 +312,7 @@ func whenStopping(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action)
 	case evRelease:
 		return s, refuse(ev, "it is not quarantined", "")
 	case evRemove:
-		return s, refuse(ev, "it is stopping", "cordon stop")
+		return s, refuse(ev, "it is stopping", "cordon stop NAME")
 	case evReady, evDisconnected, eventKinds:
 		return s, nil
 	}
@@ -335,7 +335,7 @@ func whenBackoff(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) 
 	case evRelease:
 		return s, refuse(ev, "it is not quarantined", "")
 	case evRemove:
-		return s, refuse(ev, "it waits to be restarted", "cordon stop")
+		return s, refuse(ev, "it waits to be restarted", "cordon stop NAME")
 	case evSpawned, evReady, evStartFailed, evDisconnected, evExited, eventKinds:
 		return s, nil
 	}
@@ -346,14 +346,14 @@ func whenQuarantined(s lifecycle, ev event) (lifecycle, []action) {
 	switch ev.Kind {
 	case evRelease:
 		if s.Process != noProcess {
-			return s, refuse(ev, "its processes have not ended yet", "cordon release, in a moment")
+			return s, refuse(ev, "its processes have not ended yet", "cordon release NAME, in a moment")
 		}
 		s.Restarts, s.Step, s.Starts = 0, 0, nil
 		return enter(disarm(s), ev, control.Stopped, "released: "+ev.Reason, "released")
 	case evStart, evRestart:
-		return s, refuse(ev, "it is quarantined: "+s.Reason, "cordon why, then cordon release")
+		return s, refuse(ev, "it is quarantined: "+s.Reason, "cordon why NAME, then cordon release NAME")
 	case evRemove:
-		return s, refuse(ev, "it is quarantined, and removing it would forget that", "cordon release first")
+		return s, refuse(ev, "it is quarantined, and removing it would forget that", "cordon why NAME, then cordon release NAME")
 	case evShutdown:
 		s.Closing = true
 		if s.Process == alive {

@@ -189,8 +189,15 @@ func (c *ipcConn) Call(ctx context.Context, method string, params json.RawMessag
 	return c.Conn.Call(ctx, method, params)
 }
 
-// Goodbye implements Conn.
-func (c *ipcConn) Goodbye(ctx context.Context) error { return ipc.Goodbye(ctx, c.Conn) }
+// Goodbye implements Conn. On our own protocol the end of the stream follows
+// the plugin's answer.
+func (c *ipcConn) Goodbye(ctx context.Context) error {
+	err := ipc.Goodbye(ctx, c.Conn)
+	if c.Protocol() == ipc.ProtocolCordon {
+		err = errors.Join(err, c.Close())
+	}
+	return err
+}
 
 // Attach implements Conn.
 func (c *ipcConn) Attach(deliver func(json.RawMessage) error) (control.Bridge, error) {

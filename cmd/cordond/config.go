@@ -76,6 +76,9 @@ func (c config) completed() config {
 	return c
 }
 
+// maxUID is the largest uid; the one above means "no change" to the kernel.
+const maxUID = 1<<32 - 2
+
 // maxSocketPath is sun_path without its final zero; unix(7).
 const maxSocketPath = 107
 
@@ -95,7 +98,7 @@ func (c config) check() error {
 	if d.CgroupRoot == "" || d.CgroupRoot != filepath.Base(d.CgroupRoot) || d.CgroupRoot == ".." || d.CgroupRoot == "." {
 		errs = append(errs, fmt.Errorf("daemon.cgroup_root: expected a name without '/', got %q", d.CgroupRoot))
 	}
-	if d.UIDBase < 1000 || d.UIDCount < 8 || d.UIDBase > ^uint32(0)-1-d.UIDCount {
+	if d.UIDBase < 1000 || d.UIDCount < 8 || uint64(d.UIDBase)+uint64(d.UIDCount) > maxUID {
 		errs = append(errs, fmt.Errorf("daemon.uid_base, daemon.uid_count: expected at least 8 uids, none below 1000, got %d from %d", d.UIDCount, d.UIDBase))
 	}
 	return errors.Join(errs...)

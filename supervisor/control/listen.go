@@ -68,7 +68,7 @@ func listen(path string, gid int) (_ *Socket, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, lock.Close())
+			err = errors.Join(err, os.Remove(lock.Name()), lock.Close())
 		}
 	}()
 	if err := clearStale(path); err != nil {
@@ -104,19 +104,35 @@ func makeRuntimeDir(dir string, gid int) error {
 	return errors.Join(unix.Fchown(fd, 0, gid), unix.Fchmod(fd, 0o750))
 }
 
-// lockFile takes the lock at path, or says who has it.
+// lockFile takes the lock at path, or says that another has it. Its holder
+// removes the file when it ends, so the file that was locked must still be the
+// one at path.
 func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			err = errors.New("another cordond serves it")
 		}
-		return nil, errors.Join(err, f.Close())
+		if err == nil && sameFile(f, path) {
+			return f, nil
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			return nil, err
+		}
 	}
-	return f, nil
+}
+
+func sameFile(f *os.File, path string) bool {
+	mine, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Lstat(path)
+	return err == nil && os.SameFile(mine, there)
 }
 
 // clearStale removes a socket that nobody serves any more.
@@ -141,10 +157,9 @@ func clearStale(path string) error {
 	return os.Remove(path)
 }
 
-// Close stops listening, removes the socket and gives the lock back. The lock
-// file stays: removing it would let two daemons lock two files.
+// Close stops listening and removes the socket and its lock.
 func (s *Socket) Close() error {
-	return errors.Join(s.UnixListener.Close(), s.lock.Close())
+	return errors.Join(s.UnixListener.Close(), os.Remove(s.lock.Name()), s.lock.Close())
 }
 
 // peerOf asks the kernel who is at the other end: as it was when it connected,
