@@ -79,7 +79,7 @@ func keyed(table, name string) string {
 
 func (c *checker) calls(key string, names []string) {
 	for i, name := range names {
-		c.call(fmt.Sprintf("%s[%d]", key, i), name)
+		c.call(index(key, i), name)
 	}
 }
 
@@ -107,8 +107,8 @@ func (c *checker) call(key, name string) {
 func (c *checker) notAlways(key string, names []string) {
 	for i, name := range names {
 		at := key
-		if c.pos.Has(fmt.Sprintf("%s[%d]", key, i)) {
-			at = fmt.Sprintf("%s[%d]", key, i)
+		if c.pos.Has(index(key, i)) {
+			at = index(key, i)
 		}
 		expanded, err := seccomp.Expand([]string{name})
 		if err != nil {

@@ -3,6 +3,7 @@ package profiles
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -309,7 +310,7 @@ func (b *builder) files(l *layer) {
 	}
 }
 
-func index(key string, i int) string { return fmt.Sprintf("%s[%d]", key, i) }
+func index(key string, i int) string { return key + "[" + strconv.Itoa(i) + "]" }
 
 // own applies what the operator says beside the profile, and the command.
 func (b *builder) own() error {

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"sort"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -35,10 +36,18 @@ type node struct {
 	kids  map[string]*node
 }
 
+// schemas remembers schemaOf's answers: a file has many tables of one type, and
+// a program few types.
+var schemas sync.Map // reflect.Type -> *node
+
 // schemaOf gives the declared keys of a struct type.
 func schemaOf(t reflect.Type) *node {
+	if known, ok := schemas.Load(t); ok {
+		return known.(*node) //nolint:forcetypeassert // nothing else is stored
+	}
 	root := &node{kids: map[string]*node{}}
 	root.add(t, nil)
+	schemas.Store(t, root)
 	return root
 }
 
@@ -396,7 +405,7 @@ func (d *decoder) slice(rv reflect.Value, v any, path string, tag reflect.Struct
 	}
 	out := reflect.MakeSlice(rv.Type(), len(items), len(items))
 	for i, item := range items {
-		d.value(out.Index(i), item, fmt.Sprintf("%s[%d]", path, i), tag)
+		d.value(out.Index(i), item, element(path, i), tag)
 	}
 	rv.Set(out)
 }

@@ -140,17 +140,17 @@ func (s *scanner) header() {
 			path = s.lastElement(path)
 			continue
 		}
-		element := fmt.Sprintf("%s[%d]", path, s.arrays[path])
+		at := element(path, s.arrays[path])
 		s.arrays[path]++
-		s.note(element, start, start)
-		path = element
+		s.note(at, start, start)
+		path = at
 	}
 	s.prefix = path
 }
 
 func (s *scanner) lastElement(path string) string {
 	if n := s.arrays[path]; n > 0 {
-		return fmt.Sprintf("%s[%d]", path, n-1)
+		return element(path, n-1)
 	}
 	return path
 }
@@ -261,6 +261,9 @@ func join(path, part string) string {
 	return path + "." + part
 }
 
+// element is the path of a list's element.
+func element(path string, n int) string { return path + "[" + strconv.Itoa(n) + "]" }
+
 func (s *scanner) value(path string, depth int) {
 	if depth > MaxDepth {
 		s.stop(s.i, "nested too deep: arrays and inline tables may nest %d deep", MaxDepth)
@@ -337,9 +340,9 @@ func (s *scanner) array(path string, depth int) {
 			s.i++
 			return
 		}
-		element := fmt.Sprintf("%s[%d]", path, n)
-		s.note(element, s.i, s.i)
-		s.value(element, depth+1)
+		at := element(path, n)
+		s.note(at, s.i, s.i)
+		s.value(at, depth+1)
 		if !s.comma(start, ']', "array") {
 			return
 		}
