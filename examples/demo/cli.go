@@ -40,6 +40,7 @@ type violation struct {
 func (s *stage) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(s.root, "bin/cordon"), args...)
 	cmd.Env = append(os.Environ(),
+		"TMPDIR="+scratch,
 		"CORDON_SOCKET="+socket,
 		"CORDON_CGROUP_ROOT="+cgroupRoot)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -29,7 +29,7 @@ func (s *stage) startDaemon(ctx context.Context) error {
 	}
 	defer log.Close()
 	cmd := exec.Command(filepath.Join(s.root, "bin/cordond"), "--config", filepath.Join(stageDir, "cordond.toml"))
-	cmd.Env = append(os.Environ(), planted+"="+s.secret)
+	cmd.Env = append(os.Environ(), "TMPDIR="+scratch, planted+"="+s.secret)
 	cmd.Stdout, cmd.Stderr = log, log
 	// A group of its own, so that Ctrl-C reaches it through us, in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}

@@ -129,6 +129,9 @@ func (s *stage) awaitState(ctx context.Context, name, state string) error {
 // showQuarantine goes on with point 5: neither a stop nor a crash of the daemon
 // lets one of them out, only an operator does.
 func showQuarantine(ctx context.Context, s *stage) error {
+	if _, err := s.show(ctx, "enable", "everything"); err != nil {
+		return err
+	}
 	for _, end := range []struct {
 		signal   syscall.Signal
 		sentence string
@@ -143,14 +146,18 @@ func showQuarantine(ctx context.Context, s *stage) error {
 		if err := s.startDaemon(ctx); err != nil {
 			return err
 		}
+		if err := s.awaitState(ctx, "everything", "running"); err != nil {
+			return err
+		}
 		if err := s.allQuarantined(ctx); err != nil {
 			return err
 		}
 	}
+	say("What was enabled runs again; all six are still in quarantine, and refuse to start:")
 	if err := s.showRefused(ctx, "start", "hostile-mount"); err != nil {
 		return err
 	}
-	say("All six are still in quarantine. An operator lets one of them out, with a reason:")
+	say("An operator lets one of them out, with a reason:")
 	if _, err := s.show(ctx, "release", "hostile-mount", "--reason", "looked into"); err != nil {
 		return err
 	}

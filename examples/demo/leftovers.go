@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -31,46 +30,20 @@ func endWithParent() error {
 	return nil
 }
 
-// stock is what is counted before and after: names of temporary files and
-// mounts.
-type stock struct{ files, mounts []string }
+// scratch is where the daemon and the command line make their temporary files,
+// so that none can hide among those of other programs.
+const scratch = stageDir + "/tmp"
 
-// takeStock counts. Other programs come and go meanwhile, so it looks only at
-// what bears the name.
-func takeStock() (*stock, error) {
-	st := &stock{}
-	for _, pattern := range []string{"/tmp/*cordon*", "/run/*cordon*", "/dev/shm/*cordon*", "/var/lib/*cordon*"} {
-		found, err := filepath.Glob(pattern)
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range found {
-			if name != stageDir {
-				st.files = append(st.files, name)
-			}
-		}
+// leftovers says what is still there of the demo: processes, cgroups, mounts
+// and files.
+func leftovers() error {
+	var files []string
+	if _, err := os.Lstat(stageDir); !errors.Is(err, fs.ErrNotExist) {
+		files = append(files, stageDir)
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return nil, err
-	}
-	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, "cordon") {
-			st.mounts = append(st.mounts, strings.TrimSpace(line))
-		}
-	}
-	return st, nil
-}
-
-// compare says what is there now that was not before: processes, cgroups,
-// mounts and files.
-func (st *stock) compare() error {
-	now, err := takeStock()
-	if err != nil {
 		return err
-	}
-	if _, err := os.Stat(stageDir); err == nil {
-		now.files = append(now.files, stageDir)
 	}
 	groups, err := groupsLeft(cgroupRoot)
 	if err != nil {
@@ -81,17 +54,39 @@ func (st *stock) compare() error {
 		return err
 	}
 	return errors.Join(
-		left("processes", children, nil), left("cgroups", groups, nil),
-		left("mounts", now.mounts, st.mounts), left("files", now.files, st.files))
+		left("processes", children), left("cgroups", groups),
+		left("mounts", linesWith(string(mounts), stageDir)), left("files", files))
 }
 
-// left is an error that names what is in now and was not in before.
-func left(what string, now, before []string) error {
-	added := slices.DeleteFunc(now, func(s string) bool { return slices.Contains(before, s) })
-	if len(added) == 0 {
+// scratchLeft says what temporary files nobody removed.
+func scratchLeft() error {
+	entries, err := os.ReadDir(scratch)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return fmt.Errorf("left behind: %s: %s", what, strings.Join(added, ", "))
+	names := make([]string, len(entries))
+	for i, entry := range entries {
+		names[i] = filepath.Join(scratch, entry.Name())
+	}
+	return errors.Join(err, left("temporary files", names))
+}
+
+func linesWith(text, part string) []string {
+	var found []string
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, part) {
+			found = append(found, strings.TrimSpace(line))
+		}
+	}
+	return found
+}
+
+// left is an error that names what there is, if there is anything.
+func left(what string, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	return fmt.Errorf("left behind: %s: %s", what, strings.Join(names, ", "))
 }
 
 // groupsLeft finds directories called name in every cgroup hierarchy.

@@ -71,16 +71,11 @@ func demonstrate(ctx context.Context) (err error) {
 	if err := endWithParent(); err != nil {
 		return err
 	}
-	before, err := takeStock()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, before.compare()) }()
 	s, err := setStage(ctx, root)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.strike()) }()
+	defer func() { err = errors.Join(err, s.strike(), leftovers()) }()
 	for i, a := range acts {
 		fmt.Printf("\n%d. %s\n", i+1, a.title)
 		if err := a.show(ctx, s); err != nil {

@@ -126,6 +126,9 @@ func (s *stage) furnish() error {
 		}
 		files["profiles/"+name+".toml"] = fill.Replace(string(text))
 	}
+	if err := os.MkdirAll(scratch, 0o700); err != nil {
+		return err
+	}
 	for name, text := range files {
 		path := filepath.Join(stageDir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -159,7 +162,7 @@ func (s *stage) strike() error {
 	if s.daemon != nil {
 		err = s.daemon.stop()
 	}
-	err = errors.Join(err, emptyDir(stageDir), os.Remove(stageDir))
+	err = errors.Join(err, scratchLeft(), emptyDir(stageDir), os.Remove(stageDir))
 	s.lock.Close()
 	return err
 }
