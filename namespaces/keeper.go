@@ -128,7 +128,8 @@ type Keeper struct {
 }
 
 // StartKeeper starts the embedded keeper from a sealed memfd, so that what runs
-// is what was built in. Close ends it and every plugin.
+// is what was built in. Close ends it and every plugin. The calling process
+// becomes the subreaper of what the keeper may leave (PR_SET_CHILD_SUBREAPER).
 func StartKeeper() (*Keeper, error) {
 	program, err := sealedProgram()
 	if err != nil {
@@ -147,6 +148,9 @@ func StartKeeper() (*Keeper, error) {
 		Env:        []string{},
 		Dir:        "/",
 		ExtraFiles: []*os.File{theirs},
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot become the keeper's subreaper: %w", err), ours.Close())
 	}
 	if err := k.cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot start the keeper: %w", err), ours.Close())
@@ -404,9 +408,25 @@ func (k *Keeper) read() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for id, c := range k.children {
-		c.end = ChildEnd{Status: syscall.WaitStatus(syscall.SIGKILL), Time: time.Now()}
+		c.reapOrphan()
 		close(c.done)
 		delete(k.children, id)
+	}
+}
+
+// reapOrphan takes the end of a plugin whose keeper has gone. Plugin and reaper
+// die with the keeper and are ours by then, as this process is their subreaper:
+// until they are reaped, their namespace and uid are not free.
+func (c *Child) reapOrphan() {
+	c.end = ChildEnd{Status: syscall.WaitStatus(syscall.SIGKILL), Time: time.Now()}
+	_ = c.Signal(syscall.SIGKILL)
+	for _, pid := range []int{c.PID, c.ReaperPID} {
+		for {
+			_, err := unix.Wait4(pid, nil, 0, nil)
+			if !errors.Is(err, unix.EINTR) { // ECHILD: the keeper had reaped it
+				break
+			}
+		}
 	}
 }
 
