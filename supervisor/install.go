@@ -83,7 +83,7 @@ func (s *Supervisor) record(name, profile string, b *Bundle) error {
 	case err != nil:
 		return control.Errorf(ipc.CodeInternal, "", "cannot install %s: %w", name, err)
 	}
-	if _, err := s.add(r); err != nil {
+	if err := s.add(r); err != nil {
 		return errors.Join(err, s.store.Delete(name))
 	}
 	return nil

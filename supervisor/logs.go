@@ -154,11 +154,25 @@ func (b *logBook) add(stream string, line []byte, cut bool) {
 		b.put("cordon", fmt.Sprintf("%d lines were dropped: more than %d a second", b.dropped, logRate))
 		b.dropped = 0
 	}
-	text := violation.Escape(string(line), logLineMax)
+	text := string(line)
+	if !isPlain(line) {
+		text = violation.Escape(text, logLineMax)
+	}
 	if cut && !bytes.HasSuffix([]byte(text), []byte("...")) {
 		text += "..."
 	}
 	b.put(stream, text)
+}
+
+// isPlain says that nothing in line needs to be escaped, which is cheaper to
+// find out than to do, and nearly always so.
+func isPlain(line []byte) bool {
+	for _, c := range line {
+		if c < ' ' || c > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // put stores one line everywhere; b.mu is held.

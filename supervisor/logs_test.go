@@ -65,7 +65,7 @@ func TestLogMemoryIsBounded(t *testing.T) {
 
 func TestLogFileIsRotatedAndReadBack(t *testing.T) {
 	b, clock, path := newTestLog(t)
-	for range 30 {
+	for range 10 {
 		emit(b, strings.Repeat(strings.Repeat("z", 1000)+"\n", logRate))
 		clock.AfterFunc(saveEvery, func() {})
 		clock.fire(saveEvery)

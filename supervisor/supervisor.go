@@ -105,7 +105,7 @@ func New(c Config) (*Supervisor, error) {
 		return nil, fmt.Errorf("cannot read the state: %w", err)
 	}
 	for _, r := range records {
-		if _, err := s.add(r); err != nil {
+		if err := s.add(r); err != nil {
 			s.stopAll(context.Background())
 			return nil, err
 		}
@@ -151,16 +151,16 @@ func makeDirs(root string) error {
 }
 
 // add makes the actor of a record and starts it.
-func (s *Supervisor) add(r store.Record) (*plugin, error) {
+func (s *Supervisor) add(r store.Record) error {
 	p, err := newPlugin(s.shared, r)
 	if err != nil {
-		return nil, fmt.Errorf("cannot take up plugin %s: %w", r.Name, err)
+		return fmt.Errorf("cannot take up plugin %s: %w", r.Name, err)
 	}
 	s.mu.Lock()
 	s.plugins[r.Name] = p
 	s.mu.Unlock()
 	go p.loop()
-	return p, nil
+	return nil
 }
 
 func (s *Supervisor) forgetPlugin(name string) {
@@ -241,7 +241,8 @@ func shut(ctx context.Context, p *plugin) {
 	op := &operation{by: "daemon", done: make(chan error, 1)}
 	if p.box.post(message{event: event{Kind: evShutdown}, op: op}) {
 		select {
-		case <-op.done:
+		case err := <-op.done:
+			p.logFailure("stop", err)
 		case <-ctx.Done():
 			p.box.post(message{do: p.kill})
 		}

@@ -94,6 +94,7 @@ func (f *fakeService) Disable(_ context.Context, by Caller, _ NameParams) (Statu
 func (f *fakeService) Release(_ context.Context, by Caller, _ ReleaseParams) (Status, error) {
 	return f.did("release", by)
 }
+
 func (f *fakeService) List(context.Context) ([]Status, error) {
 	return []Status{{Name: "p"}}, f.failure()
 }

@@ -191,12 +191,13 @@ func peerOfFD(fd int) (Caller, error) {
 // by the kernel's ERANGE.
 const maxGroups = 4096
 
-// peerGroups reads SO_PEERGROUPS, an array of gids.
+// peerGroups reads SO_PEERGROUPS, an array of gids. The wrapper for strings in
+// x/sys would cut it at the first zero byte.
 func peerGroups(fd int) ([]uint32, error) {
 	groups := make([]uint32, maxGroups)
 	size := uint32(4 * maxGroups)
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
-		uintptr(unsafe.Pointer(&groups[0])), uintptr(unsafe.Pointer(&size)), 0) //nolint:gosec // the wrapper in x/sys cuts at the first zero byte
+		uintptr(unsafe.Pointer(&groups[0])), uintptr(unsafe.Pointer(&size)), 0)
 	if errno != 0 {
 		return nil, errno
 	}

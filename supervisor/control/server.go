@@ -210,7 +210,7 @@ func (s *Server) roleOf(c Caller) role {
 	switch {
 	case c.UID == 0:
 		return admin
-	case s.group >= 0 && (int(c.GID) == s.group || slices.Contains(c.Groups, uint32(s.group))): //nolint:gosec // not negative
+	case s.group >= 0 && (int(c.GID) == s.group || slices.Contains(c.Groups, uint32(s.group))):
 		return observer
 	default:
 		return nobody
