@@ -497,3 +497,38 @@ func BenchmarkOpenSealedAgain(b *testing.B) {
 		}
 	}
 }
+
+// TestOpenAfterSwap swaps a file for something else between the look at its
+// name and the opening, which is the window that a race aims at.
+func TestOpenAfterSwap(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "secret")
+	put(t, outside, "secret", 0o600)
+	for name, swap := range map[string]func(p string) error{
+		"a link":       func(p string) error { return os.Symlink(outside, p) },
+		"another file": func(p string) error { return os.Link(outside, p) },
+		"a directory":  func(p string) error { return os.Mkdir(p, 0o755) },
+		"a fifo":       func(p string) error { return unix.Mkfifo(p, 0o644) },
+	} {
+		dir := t.TempDir()
+		put(t, filepath.Join(dir, "a"), "a", 0o644)
+		d, err := os.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := &entry{path: "a"}
+		if err := unix.Fstatat(int(d.Fd()), "a", &e.stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(dir, "a"), filepath.Join(dir, "was-a")); err != nil { // keeps the inode taken
+			t.Fatal(err)
+		}
+		if err := swap(filepath.Join(dir, "a")); err != nil {
+			t.Fatal(err)
+		}
+		if f, err := (&walker{}).open(d, "a", e, 0); err == nil {
+			t.Errorf("%s is opened in place of the file", name)
+			_ = f.Close()
+		}
+		_ = d.Close()
+	}
+}
