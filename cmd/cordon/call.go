@@ -2,12 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/supervisor/control"
 )
 
@@ -20,7 +22,8 @@ func callVerb(a *app) *cobra.Command {
 		Long: `Call a method of a running plugin and print its result as JSON.
 
 JSON are the parameters, an object or an array; - reads them from standard input.
-An error that the plugin answers is printed, and the exit status is 1.`,
+An error that the plugin answers is printed, with --json as JSON on standard
+output too, and the exit status is 1.`,
 		Example: `  cordon call thumbs tools/list
   cordon call thumbs tools/call '{"name": "echo", "arguments": {"message": "hi"}}'
   cordon call thumbs render - <request.json --timeout 2m`,
@@ -38,7 +41,7 @@ An error that the plugin answers is printed, and the exit status is 1.`,
 		}
 		var result json.RawMessage
 		if err := a.call(cmd.Context(), control.MethodCall, params, &result); err != nil {
-			return err
+			return a.callError(args[0], err, *asJSON)
 		}
 		if !*asJSON {
 			result = indentJSON(result)
@@ -47,6 +50,32 @@ An error that the plugin answers is printed, and the exit status is 1.`,
 		return err
 	}
 	return cmd
+}
+
+// callError tells the plugin's own answer from what went wrong on the way.
+func (a *app) callError(name string, err error, asJSON bool) error {
+	var answer *control.Error
+	switch {
+	case !errors.As(err, &answer):
+		return err
+	case answer.FromPlugin:
+		if asJSON {
+			if err := printJSON(a.out, map[string]any{"error": rpcError{answer.Code, answer.Message, answer.Data}}); err != nil {
+				return err
+			}
+		}
+		return fmt.Errorf("%s answered with error %d: %w", cellText(name), answer.Code, err)
+	case answer.Code == ipc.CodePluginGone && answer.Hint == "":
+		return &failure{err, "see cordon why " + cellText(name) + " and cordon ps", exitFailure}
+	}
+	return err
+}
+
+// rpcError is an error as JSON-RPC has it.
+type rpcError struct {
+	Code    int             `json:"code"`
+	Message string          `json:"message"`
+	Data    json.RawMessage `json:"data,omitempty"`
 }
 
 func callArgs(cmd *cobra.Command, args []string) error {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"sort"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -86,9 +85,9 @@ func askRows(asks []control.Ask) [][]string {
 
 // grantRows lists what a plan gives.
 func grantRows(p *plan.Plan) [][]string {
-	rows := [][]string{{"IT GETS", ""}}
+	rows := [][]string{{"IT GETS", "HOW"}}
 	for _, f := range p.Files {
-		what := strings.Join(f.Access, " ")
+		what := violation.AccessWord(f.Access)
 		if f.From != "" && f.From != f.Path {
 			what += " (the host's " + f.From + ")"
 		}

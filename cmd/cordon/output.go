@@ -134,7 +134,7 @@ func bytesText(n int64) string {
 	if units[0] == 'B' {
 		return fmt.Sprintf("%dB", n)
 	}
-	return fmt.Sprintf("%.1f%c", value, units[0])
+	return strings.TrimSuffix(fmt.Sprintf("%.1f", value), ".0") + units[:1]
 }
 
 // spanText is a duration for people: 3d4h, 2h5m, 1m30s, 12s, 80ms.

@@ -1,12 +1,17 @@
 package main
 
 import (
+	"bufio"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -25,6 +30,24 @@ func TestScripts(t *testing.T) {
 // scriptCommands are what the scripts have beyond testscript's own.
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"status": cmdStatus,
+	"until":  cmdUntil,
+}
+
+// cmdUntil runs a command again and again until its output matches: until
+// quarantined cordon ps.
+func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until REGEXP COMMAND [ARG...]")
+	}
+	want, err := regexp.Compile(args[0])
+	ts.Check(err)
+	for range 500 { // each is a program's start: seconds in all
+		ts.Check(ts.Exec(args[1], args[2:]...))
+		if want.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+	}
+	ts.Fatalf("it never said %s", args[0])
 }
 
 // cmdStatus runs a command that must exit with a status: status 2 cordon stop.
@@ -130,6 +153,56 @@ func TestRunBehindWalls(t *testing.T) {
 			return nil
 		},
 	})
+}
+
+// TestAgainstTheDaemon are the scripts of the verbs that talk to cordond, each
+// with a daemon of its own.
+func TestAgainstTheDaemon(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: to run cordond")
+	}
+	bin := buildBinaries(t)
+	root := "cordon-test-cli-" + strconv.Itoa(os.Getpid())
+	t.Cleanup(func() { nothingLeft(t, root) })
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/daemon", Cmds: scriptCommands, RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
+			env.Setenv("CORDON_SOCKET", filepath.Join(env.WorkDir, "run", "cordon.sock"))
+			return startDaemon(env, filepath.Join(bin, "cordond"), root)
+		},
+	})
+}
+
+// startDaemon starts a daemon that keeps everything below the script's
+// directory, waits until it is ready, and stops it at the script's end.
+func startDaemon(env *testscript.Env, program, cgroupRoot string) error {
+	config := filepath.Join(env.WorkDir, "cordond.toml")
+	text := fmt.Sprintf("[daemon]\nstate_dir = %q\nruntime_dir = %q\nprofiles_dir = %q\ncgroup_root = %q\n",
+		env.WorkDir+"/state", env.WorkDir+"/run", env.WorkDir+"/profiles", cgroupRoot)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		return err
+	}
+	cmd := exec.Command(program, "--config", config)
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	env.Defer(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+	})
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), `"msg":"ready"`) {
+			go func() { _, _ = io.Copy(io.Discard, out) }()
+			return nil
+		}
+	}
+	return errors.New("cordond ended before it was ready")
 }
 
 // nothingLeft fails if a run left a cgroup behind, and removes what is empty.

@@ -52,11 +52,12 @@ func fileRule(v *Violation, p *plan.Plan, grant *plan.File) string {
 	if by == "" {
 		by = origin(p, "files")
 	}
-	return fmt.Sprintf("%s is granted %s only (%s)", grant.Path, grantWord(grant.Access), by)
+	return fmt.Sprintf("%s is granted %s only (%s)", grant.Path, AccessWord(grant.Access), by)
 }
 
-// grantWord is the short word for Landlock's names: r, rw, rx.
-func grantWord(access []string) string {
+// AccessWord is the short word for Landlock's names, r, rw or rx, or the names
+// themselves where there is none.
+func AccessWord(access []string) string {
 	word := ""
 	for _, w := range []struct{ short, long string }{{"r", "read_file"}, {"w", "write_file"}, {"x", "execute"}} {
 		if slices.Contains(access, w.long) {

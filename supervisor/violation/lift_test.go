@@ -112,7 +112,7 @@ func TestChangesOfOtherWalls(t *testing.T) {
 		return resolved(t, "shell", v.Change)
 	}
 	after := change(Violation{Wall: Files, Path: "/srv/photos", Access: "write"})
-	if g := covering(after.Files, "/srv/photos"); g == nil || grantWord(g.Access) != "rw" {
+	if g := covering(after.Files, "/srv/photos"); g == nil || AccessWord(g.Access) != "rw" {
 		t.Errorf("the grant is %+v", g)
 	}
 	if p := change(Violation{Wall: Memory, Limit: *before.Limits.MemoryMax}); *p.Limits.MemoryMax <= *before.Limits.MemoryMax {
