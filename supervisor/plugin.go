@@ -199,7 +199,7 @@ func (p *plugin) handle(m message) {
 	err := p.perform(acts, m)
 	p.hit = nil
 	if m.begun != nil && p.state.Process != alive { // only a fault in transition could lead here
-		p.discard(m.begun)
+		p.free()
 	}
 	p.answer(m, err)
 }

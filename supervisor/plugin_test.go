@@ -542,6 +542,23 @@ func TestShutdownWhileStarting(t *testing.T) {
 	}
 }
 
+// TestViolationWhileTheDaemonEnds hits a wall at the last moment.
+func TestViolationWhileTheDaemonEnds(t *testing.T) {
+	b := newBench(t)
+	proc, _ := b.start()
+	proc.stubborn = true
+	proc.onDeed = func(deed string) {
+		if deed == "kill" {
+			proc.onDeed = nil
+			proc.req.OnViolation(hitBy(violation.Quarantine))
+		}
+	}
+	b.reopen()
+	if st := b.status(); st.State != control.Quarantined {
+		t.Errorf("it is %s", st.State)
+	}
+}
+
 func TestInspect(t *testing.T) {
 	b := newBench(t)
 	in, err := b.Inspect(t.Context(), named)

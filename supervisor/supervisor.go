@@ -236,17 +236,29 @@ func (s *Supervisor) stopAll(ctx context.Context) {
 	wait.Wait()
 }
 
-// shut ends one plugin and its actor.
+// shut ends one plugin and its actor. The actor goes on until its process has
+// gone, for that may still hit a wall.
 func shut(ctx context.Context, p *plugin) {
 	op := &operation{by: "daemon", done: make(chan error, 1)}
-	if p.box.post(message{event: event{Kind: evShutdown}, op: op}) {
-		select {
-		case err := <-op.done:
-			p.logFailure("stop", err)
-		case <-ctx.Done():
-			p.box.post(message{do: p.kill})
-		}
+	if p.box.post(message{event: event{Kind: evShutdown}, op: op}) && !p.settled(ctx, op) {
+		p.box.post(message{do: p.kill})
+		late, cancel := context.WithCancel(context.Background())
+		stop := p.clock.AfterFunc(2*reapTime, cancel)
+		p.settled(late, op)
+		stop()
+		cancel()
 	}
 	p.box.close()
 	<-p.ended
+}
+
+// settled waits for the outcome of op and says whether it came before ctx ended.
+func (p *plugin) settled(ctx context.Context, op *operation) bool {
+	select {
+	case err := <-op.done:
+		p.logFailure("stop", err)
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
