@@ -24,13 +24,18 @@ type fakeProcess struct {
 	done    chan struct{}
 	exit    launch.Exit
 	did     []string
-	onKill  func()
+	ended   bool
 	release error
 }
 
 func newFakeProcess() *fakeProcess { return &fakeProcess{done: make(chan struct{})} }
 
+// end ends it; the first end stands.
 func (p *fakeProcess) end(status syscall.WaitStatus) {
+	if p.ended {
+		return
+	}
+	p.ended = true
 	p.exit = launch.Exit{Status: status, Duration: 5, Usage: cgroups.Usage{PidsCurrent: -1}}
 	close(p.done)
 }
@@ -41,9 +46,6 @@ func (p *fakeProcess) PlanDigest() string    { return "sha256:plan" }
 
 func (p *fakeProcess) Kill() error {
 	p.did = append(p.did, "kill")
-	if p.onKill != nil {
-		p.onKill()
-	}
 	p.end(syscall.WaitStatus(syscall.SIGKILL))
 	return nil
 }
@@ -190,7 +192,6 @@ func TestViolationIsNotHidden(t *testing.T) {
 		s.p.end(0)
 		r.OnViolation(violation.Violation{Wall: violation.Memory, Action: violation.Kill})
 	}
-	s.p.onKill = func() { s.p.done = make(chan struct{}) }
 	if status, _, _ := try(t, s, Options{}, nil); status != 137 {
 		t.Errorf("status %d, want 137", status)
 	}
