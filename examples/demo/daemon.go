@@ -100,5 +100,5 @@ func (s *stage) logTail() string {
 		return err.Error()
 	}
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return strings.Join(lines[max(0, len(lines)-10):], "\n")
+	return strings.Join(lines[max(0, len(lines)-20):], "\n")
 }

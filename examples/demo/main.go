@@ -79,6 +79,11 @@ func demonstrate(ctx context.Context) (err error) {
 	for i, a := range acts {
 		fmt.Printf("\n%d. %s\n", i+1, a.title)
 		if err := a.show(ctx, s); err != nil {
+			if ctx.Err() == nil {
+				say("")
+				say("The daemon's last words:")
+				printOutput(s.logTail())
+			}
 			return fmt.Errorf("%d. %s: %w", i+1, a.title, err)
 		}
 	}
