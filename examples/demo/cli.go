@@ -16,8 +16,9 @@ import (
 
 // plugin is one line of cordon ps --json, as far as the demo looks at it.
 type plugin struct {
-	Name  string `json:"name"`
-	State string `json:"state"`
+	Name   string `json:"name"`
+	State  string `json:"state"`
+	Reason string `json:"reason"`
 }
 
 // violation is one entry of cordon why --json, likewise.

@@ -120,10 +120,16 @@ func (a attack) judge(list []violation, text string) (violation, error) {
 }
 
 func (s *stage) awaitState(ctx context.Context, name, state string) error {
-	return await(ctx, name+" to be "+state, func() (bool, error) {
+	var last plugin
+	err := await(ctx, name+" to be "+state, func() (bool, error) {
 		list, err := s.plugins(ctx)
-		return list[name].State == state, err
+		last = list[name]
+		return last.State == state, err
 	})
+	if err != nil {
+		return fmt.Errorf("%w: it is %s (%s)", err, last.State, last.Reason)
+	}
+	return nil
 }
 
 // showQuarantine goes on with point 5: neither a stop nor a crash of the daemon
