@@ -474,7 +474,12 @@ func (c *compiler) landlockPath(rule PathRule, handled uint64) {
 	if bits &= handled; bits == 0 {
 		return
 	}
-	c.lock(Step{Op: OpLandlockPath, S: rule.Path, A: bits, Text: fmt.Sprintf("allow %s beneath %s", accessText(bits), rule.Path)})
+	s := Step{Op: OpLandlockPath, S: rule.Path, A: bits, Text: fmt.Sprintf("allow %s beneath %s", accessText(bits), rule.Path)}
+	if rule.Optional {
+		s.B = 1
+		s.Text += ", if it is there"
+	}
+	c.lock(s)
 }
 
 // kind tells whether a rule's path is a directory in the view, and there at all.

@@ -47,8 +47,8 @@ type Mount struct {
 	Mode os.FileMode
 	// Optional mounts whose From does not exist on the host are left out.
 	Optional bool
-	// Idmap shows files of the host uid that the plugin runs as under the
-	// plugin's own; unset for everything that the plugin does not own.
+	// Owned marks what belongs to the plugin's own uid: a fresh tmpfs is made
+	// so, a tree of the host is already.
 	Owned bool
 }
 
@@ -95,6 +95,8 @@ type Landlock struct {
 type PathRule struct {
 	Path   string
 	Access []string
+	// Optional rules whose path is not in the view are left out.
+	Optional bool
 }
 
 // Process is what runs behind the walls.

@@ -154,7 +154,7 @@ const (
 	OpNNP Op = 35
 	// OpLandlock: new ruleset: handled files a, network b, scopes c.
 	OpLandlock Op = 36
-	// OpLandlockPath: allow a beneath s; a missing s is an error.
+	// OpLandlockPath: allow a beneath s; if b, a missing s is fine.
 	OpLandlockPath Op = 37
 	// OpLandlockPort: allow a for port b.
 	OpLandlockPort Op = 38

@@ -117,7 +117,7 @@ enum ck_op {
 	CK_OP_CLOSE = 34, /* close every descriptor from a upwards but the gate, which closes at exec */
 	CK_OP_NNP = 35, /* no_new_privs, read back */
 	CK_OP_LANDLOCK = 36, /* new ruleset: handled files a, network b, scopes c */
-	CK_OP_LANDLOCK_PATH = 37, /* allow a beneath s; a missing s is an error */
+	CK_OP_LANDLOCK_PATH = 37, /* allow a beneath s; if b, a missing s is fine */
 	CK_OP_LANDLOCK_PORT = 38, /* allow a for port b */
 	CK_OP_LANDLOCK_SELF = 39, /* enforce the ruleset; flags a */
 	CK_OP_LANDLOCK_TRY = 40, /* read back: opening directory s must be refused */

@@ -265,3 +265,42 @@ func TestNothingIsLeftWhenAStartFails(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestOptionalGrantInsideAnother: the outer grant shows it where it exists.
+func TestOptionalGrantInsideAnother(t *testing.T) {
+	l := testLauncher(t)
+	files := []plan.File{{Path: "/usr", From: "/usr", Access: []string{"execute", "read_file", "read_dir"}}}
+	o, err := run(t, l, testPlan(t, "shell", files, "sh", "-c", "ls /usr/share >/dev/null && echo listed"))
+	if err != nil || o.out != "listed\n" {
+		t.Errorf("got %q, %v", o.out, err)
+	}
+}
+
+// TestWritableGrantActsAsItsOwner: what the plugin makes belongs to the user
+// whose directory it is, never to root or root's group.
+func TestWritableGrantActsAsItsOwner(t *testing.T) {
+	l := testLauncher(t)
+	for _, gid := range []int{1000, 0} {
+		dir := t.TempDir()
+		if err := os.Chown(dir, 1000, gid); err != nil {
+			t.Fatal(err)
+		}
+		files := []plan.File{{Path: "/w", From: dir, Access: writeRights}}
+		o, err := run(t, l, testPlan(t, "shell", files, "sh", "-c", "echo x >/w/f && chmod 2755 /w/f; mkdir /w/d && echo made"))
+		if err != nil || !strings.HasSuffix(o.out, "made\n") {
+			t.Fatalf("gid %d: got %q, %v", gid, o.out, err)
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(dir+"/f", &st); err != nil {
+			t.Fatal(err)
+		}
+		if st.Uid != 1000 || st.Gid == 0 {
+			t.Errorf("gid %d: the file belongs to %d:%d, mode %o", gid, st.Uid, st.Gid, st.Mode)
+		}
+	}
+	root := t.TempDir()
+	_, err := run(t, l, testPlan(t, "shell", []plan.File{{Path: "/w", From: root, Access: writeRights}}, "sh", "-c", "true"))
+	if err == nil || !strings.Contains(err.Error(), "belongs to root") {
+		t.Errorf("a root-owned directory was granted for writing: %v", err)
+	}
+}

@@ -44,7 +44,7 @@ func New(cfg Config) (_ *Launcher, err error) {
 	if cfg.RuntimeDir == "" {
 		cfg.RuntimeDir = DefaultRuntimeDir
 	}
-	if cfg.Compile == nil || cfg.UIDCount < 8 || cfg.UIDBase < 1000 || cfg.UIDBase > ^uint32(0)-1-cfg.UIDCount {
+	if cfg.Compile == nil || cfg.UIDCount < 8 || cfg.UIDBase < 1000 || uint64(cfg.UIDBase)+uint64(cfg.UIDCount) > 1<<32-2 {
 		return nil, fmt.Errorf("cannot use %d uids from %d: want at least 8, none below 1000", cfg.UIDCount, cfg.UIDBase)
 	}
 	if err := refuseSuidDumpable(); err != nil {

@@ -34,11 +34,10 @@ type Process struct {
 	detect []func()                  // stops the detectors, in order
 	timer  *time.Timer
 
-	mu     sync.Mutex // serialises reports
-	count  int
-	done   chan struct{}
-	exit   Exit
-	ending sync.Once
+	mu    sync.Mutex // serialises reports
+	count int
+	done  chan struct{}
+	exit  Exit
 }
 
 // adopt takes the started child over: its detectors, its end.
@@ -158,5 +157,5 @@ func (p *Process) Usage() (cgroups.Usage, error) { return p.group.Usage() }
 func (p *Process) Release() error {
 	<-p.done
 	err := p.group.Remove()
-	return errors.Join(err, p.child.Forget(), p.lease.file.Close())
+	return errors.Join(err, p.child.Forget(), p.lease.release())
 }

@@ -83,7 +83,7 @@ func (s *start) claim(context.Context) (err error) {
 	if s.lease, err = leaseUID(cfg.RuntimeDir, cfg.UIDBase, cfg.UIDCount, s.r.UID); err != nil {
 		return err
 	}
-	s.fail.add(s.lease.file.Close)
+	s.fail.add(s.lease.release)
 	if s.group, err = s.l.tree.New(s.r.Name, s.limits()); err != nil {
 		return fmt.Errorf("cannot make the group of %s: %w", s.r.Name, err)
 	}
@@ -230,11 +230,13 @@ func (s *start) idmap(ctx context.Context, m namespaces.Mount) (*namespaces.IDMa
 	case st.Uid == 0:
 		return nil, nil
 	}
-	gid := st.Gid
-	if gid == 0 {
-		gid = 65534
+	groups := mapLine(st.Gid, s.lease.uid)
+	if st.Gid == 0 {
+		// What the plugin makes belongs to nogroup; root's group shows as the
+		// reaper's, of which the plugin is no member.
+		groups = mapLine(65534, s.lease.uid) + mapLine(0, s.lease.uid+1)
 	}
-	ns, err := s.keeper.UserNS(ctx, mapLine(st.Uid, s.lease.uid), mapLine(gid, s.lease.uid))
+	ns, err := s.keeper.UserNS(ctx, mapLine(st.Uid, s.lease.uid), groups)
 	if err != nil {
 		return nil, err
 	}

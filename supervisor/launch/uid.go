@@ -47,6 +47,14 @@ func leaseUID(dir string, base, count, uid uint32) (*lease, error) {
 	return nil, errors.Join(err, f.Close())
 }
 
+// release frees the uids at once: unlocking acts on the open file, also where
+// the keeper has not closed its copy yet.
+func (l *lease) release() error {
+	unlock := unix.Flock_t{Type: unix.F_UNLCK, Whence: 0, Start: int64(l.uid), Len: 2}
+	err := unix.FcntlFlock(l.file.Fd(), unix.F_OFD_SETLK, &unlock)
+	return errors.Join(err, l.file.Close())
+}
+
 func openLocks(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("cannot make the runtime directory: %w", err)

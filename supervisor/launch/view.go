@@ -81,7 +81,7 @@ func grants(v *namespaces.View, files []plan.File) {
 		if !slices.ContainsFunc(v.Mounts, func(outer namespaces.Mount) bool { return covers(outer, m) }) {
 			v.Mounts = append(v.Mounts, m)
 		}
-		rule(v, f.Path, f.Access)
+		v.Landlock.Paths = append(v.Landlock.Paths, namespaces.PathRule{Path: f.Path, Access: f.Access, Optional: f.Optional})
 	}
 }
 

@@ -141,7 +141,7 @@ var ops = []op{
 	{"CLOSE", "lock", "close every descriptor from a upwards but the gate, which closes at exec"},
 	{"NNP", "lock", "no_new_privs, read back"},
 	{"LANDLOCK", "lock", "new ruleset: handled files a, network b, scopes c"},
-	{"LANDLOCK_PATH", "lock", "allow a beneath s; a missing s is an error"},
+	{"LANDLOCK_PATH", "lock", "allow a beneath s; if b, a missing s is fine"},
 	{"LANDLOCK_PORT", "lock", "allow a for port b"},
 	{"LANDLOCK_SELF", "lock", "enforce the ruleset; flags a"},
 	{"LANDLOCK_TRY", "lock", "read back: opening directory s must be refused"},
