@@ -16,6 +16,8 @@ import (
 type Tree struct {
 	File *os.File
 	Dir  bool
+	// Real is the path without links; From itself if there were none.
+	Real string
 }
 
 // SourceError is a grant whose source cannot be shown to a plugin.
@@ -44,7 +46,7 @@ type IDMap struct {
 // link that anyone but root could have made, cloned, and restricted while it is
 // attached nowhere. The caller closes File.
 func OpenTree(m Mount, idmap *IDMap) (*Tree, error) {
-	fd, err := openSource(m.From)
+	fd, real, err := openSource(m.From)
 	if err != nil {
 		return nil, err
 	}
@@ -72,34 +74,33 @@ func OpenTree(m Mount, idmap *IDMap) (*Tree, error) {
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
 		return nil, errors.Join(&SourceError{Path: m.From, Err: fmt.Errorf("cannot restrict it: %w", err)}, f.Close())
 	}
-	return &Tree{File: f, Dir: dir}, nil
+	return &Tree{File: f, Dir: dir, Real: real}, nil
 }
 
 // openSource gives an O_PATH descriptor. Links are followed only where root
 // alone could have made them: in directories that nobody else can write.
-func openSource(p string) (int, error) {
+func openSource(p string) (fd int, real string, err error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
-	fd, err := unix.Openat2(unix.AT_FDCWD, p, &how)
+	fd, err = unix.Openat2(unix.AT_FDCWD, p, &how)
 	if err == nil {
 		var st unix.Stat_t
 		if unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT != unix.S_IFLNK {
-			return fd, nil
+			return fd, p, nil
 		}
 		_ = unix.Close(fd)
 		err = unix.ELOOP
 	}
 	if !errors.Is(err, unix.ELOOP) {
-		return -1, &SourceError{Path: p, Err: err}
+		return -1, "", &SourceError{Path: p, Err: err}
 	}
-	real, err := trustedTarget(p)
-	if err != nil {
-		return -1, err
+	if real, err = trustedTarget(p); err != nil {
+		return -1, "", err
 	}
 	fd, err = unix.Openat2(unix.AT_FDCWD, real, &how)
 	if err != nil {
-		return -1, &SourceError{Path: p, Err: err}
+		return -1, "", &SourceError{Path: p, Err: err}
 	}
-	return fd, nil
+	return fd, real, nil
 }
 
 // trustedTarget resolves links component by component and refuses one that lies

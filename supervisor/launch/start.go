@@ -157,8 +157,8 @@ func (s *start) assemble(ctx context.Context) error {
 		return err
 	}
 	s.host.UserNS = s.owned(ns)
-	for _, m := range s.view.Mounts {
-		if err := s.source(ctx, m); err != nil {
+	for i := range s.view.Mounts {
+		if err := s.source(ctx, i); err != nil {
 			return err
 		}
 	}
@@ -190,7 +190,8 @@ func (s *start) clampRlimits() {
 }
 
 // source opens one mount's tree.
-func (s *start) source(ctx context.Context, m namespaces.Mount) error {
+func (s *start) source(ctx context.Context, i int) error {
+	m := s.view.Mounts[i]
 	if m.From == "" {
 		s.host.Sources = append(s.host.Sources, namespaces.Source{File: namespaces.NoFile})
 		return nil
@@ -208,7 +209,31 @@ func (s *start) source(ctx context.Context, m namespaces.Mount) error {
 		return err
 	}
 	s.host.Sources = append(s.host.Sources, namespaces.Source{File: s.owned(tree.File), Dir: tree.Dir})
+	if tree.Real != m.From {
+		followOuter(&s.view, i, tree.Real)
+	}
 	return nil
+}
+
+// followOuter is for a grant of a link that a wider grant already shows as a
+// link, which nothing can be mounted over: what it leads to is shown where the
+// link says.
+func followOuter(v *namespaces.View, i int, real string) {
+	old := v.Mounts[i].Path
+	shown := func(p string) bool {
+		return slices.ContainsFunc(v.Mounts, func(m namespaces.Mount) bool {
+			return m.From != "" && m.Path == m.From && strings.HasPrefix(p, m.Path+"/")
+		})
+	}
+	if !shown(old) {
+		return
+	}
+	v.Mounts[i].Path = real
+	for r := range v.Landlock.Paths {
+		if v.Landlock.Paths[r].Path == old {
+			v.Landlock.Paths[r].Path = real
+		}
+	}
 }
 
 // idmap lets a plugin write what belongs to a user of the host, as that user.
