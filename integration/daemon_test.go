@@ -49,10 +49,10 @@ func TestQuarantineOutlivesTheDaemon(t *testing.T) {
 	d.must("install", hostile(t), "--profile", "builtin:static")
 	d.must("start", "hostile")
 	_, _ = d.cordon("call", "hostile", "attack", "--timeout", "20s")
-	d.quarantined("hostile")
 	if why := d.must("why", "hostile"); !strings.Contains(why, "mount(") || !strings.Contains(why, `allow = ["mount"]`) {
-		t.Errorf("why says:\n%s", why)
+		t.Errorf("right after the call, why says:\n%s", why)
 	}
+	d.quarantined("hostile")
 	for _, end := range []func(){d.stop, d.kill} {
 		end()
 		d.start()

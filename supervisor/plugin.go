@@ -89,15 +89,16 @@ type snapshot struct {
 
 // running is one process with its connection.
 type running struct {
-	number uint64
-	proc   Process
-	conn   Conn
-	plan   *plan.Plan
-	judge  *violation.Judge
-	hello  atomic.Pointer[json.RawMessage]
-	told   atomic.Bool     // that it broke the protocol
-	ctx    context.Context //nolint:containedctx // of the process's own life
-	cancel context.CancelFunc
+	number  uint64
+	proc    Process
+	conn    Conn
+	plan    *plan.Plan
+	judge   *violation.Judge
+	hello   atomic.Pointer[json.RawMessage]
+	told    atomic.Bool     // that it broke the protocol
+	settled chan struct{}   // closed when its end, and why it came, are published
+	ctx     context.Context //nolint:containedctx // of the process's own life
+	cancel  context.CancelFunc
 }
 
 // newPlugin makes the actor of a record that is in the store. Call go loop.
@@ -406,7 +407,10 @@ func (p *plugin) publish() {
 	p.updateRecord()
 	r := p.record
 	r.Violations = slices.Clone(r.Violations)
-	p.shown.Store(&snapshot{record: r, plan: p.plan, run: p.run, ready: p.state.Phase == control.Running && p.run != nil})
+	before := p.shown.Swap(&snapshot{record: r, plan: p.plan, run: p.run, ready: p.state.Phase == control.Running && p.run != nil})
+	if before != nil && before.run != nil && before.run != p.run {
+		close(before.run.settled)
+	}
 }
 
 // auditPhase records that the plugin entered a phase.

@@ -220,9 +220,24 @@ func (s *Supervisor) Call(ctx context.Context, params control.CallParams) (json.
 	result, err := run.conn.Call(ctx, params.Method, params.Params)
 	var gone *ipc.RPCError
 	if errors.As(err, &gone) && gone.Local && gone.Code == ipc.CodePluginGone {
+		run.await(ctx)
 		return nil, control.Errorf(gone.Code, "cordon why "+params.Name+", or cordon logs "+params.Name, "plugin %s ended before it answered: %w", params.Name, err)
 	}
 	return result, err
+}
+
+// settleTime bounds how long a failed call waits for the reason to be on record.
+const settleTime = 2 * time.Second
+
+// await waits until the end of a process is on record, so that who is told that
+// a plugin ended can ask why at once.
+func (r *running) await(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	select {
+	case <-r.settled:
+	case <-ctx.Done():
+	}
 }
 
 // Logs implements control.Service.
