@@ -1,7 +1,8 @@
 # Each target says below what it is for; `make help` lists them.
 SHELL := /bin/sh
+MAKEFLAGS += -j2
 .DEFAULT_GOAL := help
-.PHONY: help setup build examples run test lint fmt fuzz clean
+.PHONY: help setup build examples run test lint fmt fuzz clean need-go cordon cordond digest installed
 
 FUZZTIME ?= 10s
 GOLANGCI_LINT := v2.15.0
@@ -20,13 +21,23 @@ help: ## List the targets
 setup: ## Install what this machine lacks (Debian: by apt-get, as root)
 	@.ci/setup
 
-build: setup ## Build bin/cordon and bin/cordond
-	@mkdir -p bin
+build: cordon cordond ## Build bin/cordon and bin/cordond
+
+cordon: need-go
 	$(PURE) -o bin/cordon ./cmd/cordon
+
+cordond: setup cordon
 	$(CGO) -o bin/cordond ./cmd/cordond
 
-examples: setup ## Install the example plugins from their lock files
+need-go:
+	@.ci/setup go
+
+examples: installed digest ## Install the example plugins from their lock files
+
+installed: setup
 	@printf 'examples/%s\n' $(PLUGINS) | xargs -n 1 -P 2 .ci/install-example
+
+digest: need-go
 	@$(PURE) -o examples/go/bin/digest ./examples/go
 
 run: build examples ## Show the main job: real plugins, hostile plugins, real walls (root)
