@@ -104,7 +104,7 @@ func (p *Process) report(v violation.Violation) {
 	p.count++
 	v.Kind, v.Time, v.Plugin = "violation", time.Now(), p.r.Name
 	v.ID = fmt.Sprintf("v-%x-%d", v.Time.UnixMicro(), p.count)
-	v.PolicyDigest, v.PlanDigest = p.r.Plan.PolicyDigest(), p.planDigest
+	v.PolicyDigest, v.PlanDigest = p.policyDigest, p.planDigest
 	violation.Explain(&v, p.r.Plan)
 	if p.r.OnViolation != nil {
 		p.r.OnViolation(v)

@@ -3,6 +3,7 @@ package launch
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -19,17 +20,26 @@ import (
 func (p *Process) staged(pid int) { p.walls, p.wallsE = p.readBack(pid) }
 
 // Enforced reports every wall as read back from the kernel: while the plugin
-// runs, from now; afterwards, from just before its first instruction.
+// runs, from now; afterwards, with Request.KeepWalls, from just before its
+// first instruction.
 func (p *Process) Enforced() (Enforced, error) {
 	select {
 	case <-p.done:
-		return p.walls, p.wallsE
+		return p.kept()
 	default:
 	}
 	if e, err := p.readBack(p.child.PID); err == nil {
 		return e, nil
 	}
-	return p.walls, p.wallsE // it ended meanwhile
+	return p.kept()
+}
+
+// kept is what was read at the gate.
+func (p *Process) kept() (Enforced, error) {
+	if !p.r.KeepWalls {
+		return Enforced{}, errors.New("cannot read back the walls: the plugin has ended")
+	}
+	return p.walls, p.wallsE
 }
 
 // reading collects walls of one process.
@@ -251,8 +261,8 @@ func (r *reading) group() error {
 		return err
 	}
 	missing := map[string]string{}
-	for _, e := range r.p.l.tree.Unsupported(r.p.r.Plan.Limits) {
-		missing[e.Limit] = e.Need
+	for _, f := range r.p.l.unsupported(r.p.r.Plan.Limits) {
+		missing[f.Name] = f.Need
 	}
 	values := r.p.r.Plan.Limits.Values()
 	names := make([]string, 0, len(values))

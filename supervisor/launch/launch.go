@@ -45,6 +45,9 @@ type Request struct {
 	// Stdin, Stdout, Stderr and Socket (descriptor 3, may be nil) go to the
 	// plugin. The caller keeps and closes its own copies.
 	Stdin, Stdout, Stderr, Socket *os.File
+	// KeepWalls has the walls read back before the first instruction and kept,
+	// for a plugin that may have ended when it is asked for them.
+	KeepWalls bool
 	// OnViolation is called, never concurrently for one process, after the
 	// launcher contained the plugin as the plan's response says: the plugin is
 	// frozen (or killed, where it cannot be frozen) when Action is kill or

@@ -80,7 +80,7 @@ func run(t *testing.T, l *Launcher, p *plan.Plan) (outcome, error) {
 	var mu sync.Mutex
 	kill := make(chan struct{}, 64)
 	proc, err := l.Start(ctx, Request{
-		Name: "t" + fmt.Sprint(time.Now().UnixNano()), Plan: p, Stdout: w, Stderr: w,
+		Name: "t" + fmt.Sprint(time.Now().UnixNano()), Plan: p, Stdout: w, Stderr: w, KeepWalls: true,
 		OnViolation: func(v violation.Violation) {
 			mu.Lock()
 			defer mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,11 +30,16 @@ type Launcher struct {
 	tree     *cgroups.Tree
 	watcher  *cgroups.Watcher
 	listener *seccomp.Listener
+	limits   map[string]cgroups.Feature // what this host can enforce, by cgroup v2 name
 
 	mu     sync.Mutex
 	keeper *namespaces.Keeper // nil until the first start, and after it has gone
 	closed bool
+	// programs by policy digest: at most maxPrograms, then begun anew.
+	programs map[string][]byte
 }
+
+const maxPrograms = 256
 
 // New prepares a launcher: it finds the host's cgroups, ends what an earlier
 // one left there, and starts no process yet.
@@ -50,7 +56,7 @@ func New(cfg Config) (_ *Launcher, err error) {
 	if err := refuseSuidDumpable(); err != nil {
 		return nil, err
 	}
-	l := &Launcher{cfg: cfg}
+	l := &Launcher{cfg: cfg, programs: map[string][]byte{}}
 	var back undo
 	defer func() {
 		if err != nil {
@@ -64,12 +70,50 @@ func New(cfg Config) (_ *Launcher, err error) {
 	if _, err = l.tree.Sweep(); err != nil {
 		return nil, fmt.Errorf("cannot end what an earlier run left: %w", err)
 	}
+	l.limits = map[string]cgroups.Feature{}
+	for _, f := range l.tree.Features() {
+		l.limits[f.Name] = f
+	}
 	if l.watcher, err = cgroups.NewWatcher(); err != nil {
 		return nil, err
 	}
 	back.add(l.watcher.Close)
 	l.listener, err = seccomp.NewListener()
 	return l, err
+}
+
+// unsupported names those of the limits that this host cannot enforce, with
+// what it would need; sorted.
+func (l *Launcher) unsupported(limits cgroups.Limits) []cgroups.Feature {
+	var missing []cgroups.Feature
+	for name := range limits.Values() {
+		if f, ok := l.limits[name]; ok && !f.Have {
+			missing = append(missing, f)
+		}
+	}
+	slices.SortFunc(missing, func(a, b cgroups.Feature) int { return strings.Compare(a.Name, b.Name) })
+	return missing
+}
+
+// program compiles a plan's filter once for each policy.
+func (l *Launcher) program(digest string, f seccomp.Filter) ([]byte, error) {
+	l.mu.Lock()
+	program := l.programs[digest]
+	l.mu.Unlock()
+	if program != nil {
+		return program, nil
+	}
+	program, err := l.cfg.Compile(f)
+	if err != nil {
+		return nil, fmt.Errorf("cannot compile the filter: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.programs) >= maxPrograms {
+		clear(l.programs)
+	}
+	l.programs[digest] = program
+	return program, nil
 }
 
 // refuseSuidDumpable: between its setresuid and its exec a plugin shares the

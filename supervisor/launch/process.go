@@ -16,13 +16,13 @@ import (
 // Process is one started plugin: everything in its group. Methods may be
 // called from any goroutine.
 type Process struct {
-	l          *Launcher
-	r          Request
-	lease      *lease
-	group      *cgroups.Group
-	view       namespaces.View
-	host       namespaces.Host
-	planDigest string
+	l                        *Launcher
+	r                        Request
+	lease                    *lease
+	group                    *cgroups.Group
+	view                     namespaces.View
+	host                     namespaces.Host
+	planDigest, policyDigest string
 
 	child  *namespaces.Child
 	walls  Enforced // as read at the gate

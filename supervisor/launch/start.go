@@ -33,6 +33,7 @@ type start struct {
 	view   namespaces.View
 	host   namespaces.Host
 	files  []*os.File
+	policy string // digest
 }
 
 // Start raises every wall of the plan and starts the plugin behind them. On
@@ -65,10 +66,10 @@ func (s *start) require(context.Context) error {
 	case abi < need:
 		return &MissingWallError{"landlock", fmt.Sprintf("Landlock ABI %d, and this kernel has %d", need, abi), "a smaller min_abi"}
 	}
-	for _, e := range s.l.tree.Unsupported(p.Limits) {
-		promise, _, _ := strings.Cut(e.Limit, ".")
+	for _, f := range s.l.unsupported(p.Limits) {
+		promise, _, _ := strings.Cut(f.Name, ".")
 		if hard(promise) {
-			return &MissingWallError{e.Limit, e.Need, fmt.Sprintf("[require] %s = \"best_effort\"", promise)}
+			return &MissingWallError{f.Name, f.Need, fmt.Sprintf("[require] %s = \"best_effort\"", promise)}
 		}
 	}
 	return nil
@@ -94,8 +95,8 @@ func (s *start) claim(context.Context) (err error) {
 // limits are the plan's without what this host cannot do and need not.
 func (s *start) limits() cgroups.Limits {
 	limits := s.r.Plan.Limits
-	for _, e := range s.l.tree.Unsupported(limits) {
-		drop(&limits, e.Limit)
+	for _, f := range s.l.unsupported(limits) {
+		drop(&limits, f.Name)
 	}
 	for _, name := range []string{"memory.max", "pids.max", "cpu.max"} {
 		if switchedOff(name) {
@@ -304,9 +305,10 @@ func (s *start) groupDir(dir string, shared bool) error {
 
 // filter compiles the plan's system calls.
 func (s *start) filter(context.Context) error {
-	program, err := s.l.cfg.Compile(s.r.Plan.Seccomp)
+	s.policy = s.r.Plan.PolicyDigest()
+	program, err := s.l.program(s.policy, s.r.Plan.Seccomp)
 	if err != nil {
-		return fmt.Errorf("cannot compile the filter: %w", err)
+		return err
 	}
 	s.host.Filter = program
 	s.host.FilterFlags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
@@ -350,7 +352,9 @@ func (s *start) launch(ctx context.Context) (*Process, error) {
 		request.CgroupFile = len(request.Files) - 1
 	}
 	p := s.process(steps)
-	request.Staged = p.staged
+	if s.r.KeepWalls {
+		request.Staged = p.staged
+	}
 	child, err := s.keeper.Launch(ctx, request)
 	if err != nil {
 		return nil, startError(err, s.r.Plan.Process.Argv[0])
@@ -362,19 +366,19 @@ func (s *start) launch(ctx context.Context) (*Process, error) {
 func (s *start) process(steps []namespaces.Step) *Process {
 	return &Process{
 		l: s.l, r: s.r, lease: s.lease, group: s.group, view: s.view, host: s.host,
-		planDigest: planDigest(s.r, steps, s.lease.uid),
-		judge:      violation.NewJudge(s.r.Plan),
-		work:       make(chan seccomp.Notification, 64),
-		worked:     make(chan struct{}),
-		done:       make(chan struct{}),
+		planDigest: planDigest(s.policy, steps, s.lease.uid), policyDigest: s.policy,
+		judge:  violation.NewJudge(s.r.Plan),
+		work:   make(chan seccomp.Notification, 64),
+		worked: make(chan struct{}),
+		done:   make(chan struct{}),
 	}
 }
 
 // planDigest adds to the policy digest what is particular to this host: the
 // steps as they run, and the uid.
-func planDigest(r Request, steps []namespaces.Step, uid uint32) string {
+func planDigest(policy string, steps []namespaces.Step, uid uint32) string {
 	h := sha256.New()
-	fmt.Fprintln(h, r.Plan.PolicyDigest(), uid)
+	fmt.Fprintln(h, policy, uid)
 	for _, step := range steps {
 		fmt.Fprintln(h, step.Op, step.Wall, step.A, step.B, step.C, step.S, step.T, step.Text)
 		h.Write(step.Bytes)

@@ -162,7 +162,7 @@ func (s *session) start(ctx context.Context, launcher starter, signals <-chan os
 	p, err := launcher.start(ctx, launch.Request{
 		Name: runName(), Plan: s.plan,
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		OnViolation: s.queue.push,
+		OnViolation: s.queue.push, KeepWalls: s.opts.Report != "",
 	})
 	close(started)
 	<-watched
