@@ -55,7 +55,7 @@ func testMain(m *testing.M) int {
 }
 
 func build(dir string) error {
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // plugins read their programs there
+	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
 	for name, cgo := range map[string]string{"cordon": "0", "cordond": "1"} {
@@ -196,7 +196,9 @@ func (d *daemon) eventually(what string, ok func() bool) {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); <-tick.C {
 		if ok() {
 			return
 		}
@@ -271,7 +273,7 @@ func bundle(t *testing.T, name, protocol string, files map[string]string, argv .
 	}
 	files["plugin.toml"] = fmt.Sprintf("schema = 1\n[plugin]\nname = %q\nversion = \"1.0.0\"\nexec = %s\nprotocol = %q\n", name, list, protocol)
 	for file, data := range files {
-		if err := os.WriteFile(filepath.Join(dir, file), []byte(data), 0o755); err != nil { //nolint:gosec // programs
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(data), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}

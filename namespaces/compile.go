@@ -97,7 +97,7 @@ var rlimits = map[string]uint64{
 // RlimitNumber is the kernel's number of a limit by its lower-case name.
 func RlimitNumber(name string) (int, bool) {
 	n, ok := rlimits[name]
-	return int(n), ok //nolint:gosec // small constants
+	return int(n), ok
 }
 
 // compiler collects steps; its first error stops nothing but is what Compile
@@ -225,8 +225,11 @@ func (c *compiler) join() {
 		flag uint64
 		wall string
 	}{
-		{unix.CLONE_NEWNS, WallMount}, {unix.CLONE_NEWNET, WallNet}, {unix.CLONE_NEWIPC, WallIPC},
-		{unix.CLONE_NEWUTS, WallUTS}, {unix.CLONE_NEWCGROUP, WallCgroup},
+		{unix.CLONE_NEWNS, WallMount},
+		{unix.CLONE_NEWNET, WallNet},
+		{unix.CLONE_NEWIPC, WallIPC},
+		{unix.CLONE_NEWUTS, WallUTS},
+		{unix.CLONE_NEWCGROUP, WallCgroup},
 	} {
 		c.add(Step{Op: OpNamespace, Wall: n.wall, File: NoFile, A: n.flag, Text: "enter the " + n.wall})
 	}
@@ -421,10 +424,10 @@ func (c *compiler) process() {
 	c.add(Step{Op: OpChdir, Wall: WallProcess, File: NoFile, S: c.v.Process.Cwd, Text: "change to " + c.v.Process.Cwd})
 	first := 0
 	for _, d := range c.h.Descriptors {
-		c.add(Step{Op: OpFD, Wall: WallProcess, File: d.File, A: uint64(d.Number), Text: fmt.Sprintf("give descriptor %d", d.Number)}) //nolint:gosec // 0 to 9
+		c.add(Step{Op: OpFD, Wall: WallProcess, File: d.File, A: uint64(d.Number), Text: fmt.Sprintf("give descriptor %d", d.Number)})
 		first = max(first, d.Number+1)
 	}
-	c.add(Step{Op: OpClose, Wall: WallProcess, File: NoFile, A: uint64(first), Text: fmt.Sprintf("close every descriptor from %d", first)}) //nolint:gosec // 0 to 10
+	c.add(Step{Op: OpClose, Wall: WallProcess, File: NoFile, A: uint64(first), Text: fmt.Sprintf("close every descriptor from %d", first)})
 	c.add(Step{Op: OpNNP, Wall: WallNNP, File: NoFile, Text: "set no_new_privs"})
 }
 

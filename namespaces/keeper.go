@@ -248,7 +248,7 @@ func (k *Keeper) ask(ctx context.Context, h wireRequest, steps []wireStep, data 
 	if len(files) > wireMaxFds {
 		return answer{}, fmt.Errorf("cannot start with %d descriptors: at most %d", len(files), wireMaxFds)
 	}
-	h.Nfds = uint32(len(files)) //nolint:gosec // bounded just above
+	h.Nfds = uint32(len(files))
 	ch := make(chan answer, 2)
 	k.mu.Lock()
 	k.next++
@@ -347,7 +347,7 @@ func (k *Keeper) UserNS(ctx context.Context, uidMap, gidMap string) (*os.File, e
 func (k *Keeper) Launch(ctx context.Context, l Launch) (*Child, error) {
 	h := wireRequest{Kind: wireKindLaunch, ReaperUID: l.ReaperUID, ReaperGID: l.ReaperGID, CgroupFD: wireNoString}
 	if l.CgroupFile >= 0 {
-		h.CgroupFD = uint32(l.CgroupFile) //nolint:gosec // an index into Files
+		h.CgroupFD = uint32(l.CgroupFile)
 	}
 	if l.Staged != nil {
 		h.Flags |= wireFlagStage

@@ -92,7 +92,10 @@ func testView(argv ...string) View {
 		Files:    []File{{Path: "/etc/passwd", Data: []byte("plugin:x:1000:1000::/data:/bin/sh\n"), Mode: 0o444}},
 		Symlinks: []Symlink{{"/bin", "usr/bin"}, {"/lib", "usr/lib"}, {"/lib64", "usr/lib64"}},
 		Landlock: Landlock{Paths: []PathRule{
-			{Path: "/usr", Access: all}, {Path: "/proc", Access: all[:2]}, {Path: "/etc", Access: all[:2]}, {Path: "/dev/null", Access: []string{"read_file", "write_file"}},
+			{Path: "/usr", Access: all},
+			{Path: "/proc", Access: all[:2]},
+			{Path: "/etc", Access: all[:2]},
+			{Path: "/dev/null", Access: []string{"read_file", "write_file"}},
 			{Path: "/tmp", Access: []string{"read_file", "read_dir", "write_file", "make_reg", "remove_file"}},
 			{Path: "/data", Access: []string{"read_file", "read_dir", "write_file", "make_reg", "remove_file"}},
 		}},

@@ -50,7 +50,7 @@ type blob struct{ data []byte }
 func (b *blob) str(s string) uint32 {
 	at := len(b.data)
 	b.data = append(append(b.data, s...), 0)
-	return uint32(at) //nolint:gosec // bounded by the message size, checked after encoding
+	return uint32(at)
 }
 
 func (b *blob) strs(list ...[]string) uint32 {
@@ -60,7 +60,7 @@ func (b *blob) strs(list ...[]string) uint32 {
 			b.str(s)
 		}
 	}
-	return uint32(at) //nolint:gosec // as above
+	return uint32(at)
 }
 
 // bytes are aligned for the kernel, which takes filters from where they lie.
@@ -70,7 +70,7 @@ func (b *blob) bytes(data []byte) uint32 {
 	}
 	at := len(b.data)
 	b.data = append(b.data, data...)
-	return uint32(at) //nolint:gosec // as above
+	return uint32(at)
 }
 
 func (s Step) wire(b *blob) wireStep {
@@ -119,7 +119,7 @@ func pack(h wireRequest, steps []wireStep, data []byte) ([]byte, error) {
 			len(steps), size, wireMaxSteps, wireMaxMessage)
 	}
 	h.Magic, h.Version = wireMagic, wireVersion
-	h.Nsteps, h.Nblob = uint32(len(steps)), uint32(len(data)) //nolint:gosec // bounded just above
+	h.Nsteps, h.Nblob = uint32(len(steps)), uint32(len(data))
 	out, err := binary.Append(make([]byte, 0, size), binary.LittleEndian, h)
 	if err == nil {
 		out, err = binary.Append(out, binary.LittleEndian, steps)

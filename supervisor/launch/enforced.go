@@ -70,8 +70,12 @@ func (r *reading) add(name, promise, planned, actual, note string) {
 // namespaces are private if they are not those of this process.
 func (r *reading) namespaces() error {
 	for _, n := range [][3]string{
-		{"user", namespaces.WallUser, "privilege"}, {"mnt", namespaces.WallMount, "files"}, {"pid", namespaces.WallPID, "processes"},
-		{"net", namespaces.WallNet, "network"}, {"ipc", namespaces.WallIPC, "processes"}, {"uts", namespaces.WallUTS, "privilege"},
+		{"user", namespaces.WallUser, "privilege"},
+		{"mnt", namespaces.WallMount, "files"},
+		{"pid", namespaces.WallPID, "processes"},
+		{"net", namespaces.WallNet, "network"},
+		{"ipc", namespaces.WallIPC, "processes"},
+		{"uts", namespaces.WallUTS, "privilege"},
 		{"cgroup", namespaces.WallCgroup, "privilege"},
 	} {
 		theirs, err := os.Readlink(path.Join(r.dir, "ns", n[0]))

@@ -185,7 +185,7 @@ func (s *start) clampRlimits() {
 		}
 	}
 	if cpu := s.r.Plan.Time.CPU; cpu > 0 {
-		seconds := uint64((cpu + 999_999_999) / 1_000_000_000) //nolint:gosec // positive
+		seconds := uint64((cpu + 999_999_999) / 1_000_000_000)
 		s.view.Rlimits = append(s.view.Rlimits, namespaces.Rlimit{Name: "cpu", Soft: seconds, Hard: seconds})
 	}
 }

@@ -30,7 +30,7 @@ func leaseUID(dir string, base, count, uid uint32) (*lease, error) {
 		first, last = base+count/4*2, base+count-2
 	}
 	for u := uint64(first); u <= uint64(last); u += 2 {
-		lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: 0, Start: int64(u), Len: 2} //nolint:gosec // 32 bits
+		lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: 0, Start: int64(u), Len: 2}
 		err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock)
 		if err == nil {
 			return &lease{uid: uint32(u), file: f}, nil
