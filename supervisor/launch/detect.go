@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -124,40 +125,70 @@ func (p *Process) onOpen(n seccomp.Notification) {
 		Wall: violation.Files, What: access + " " + file, Call: n.Call, Path: file, Access: access, Where: w, Unverified: true,
 		Action: violation.Log,
 	}
-	allowed := p.granted(file, access)
-	if !allowed && p.existsOnHost(file) {
-		v.Action = p.judge.Decide(violation.Files, time.Now())
-		p.report(v)
+	host, allowed := p.granted(file, access)
+	if allowed || probe(file) || !exists(host) {
+		if p.r.OnWatch != nil {
+			p.r.OnWatch(v)
+		}
 		return
 	}
-	if p.r.OnWatch != nil {
-		p.r.OnWatch(v)
-	}
+	v.Action = p.judge.Decide(violation.Files, time.Now())
+	p.report(v)
 }
 
-// granted judges a path as the walls do: the longest rule above it decides.
-func (p *Process) granted(file, access string) bool {
+// granted judges a path as the walls do: any rule above it that gives the right
+// decides. host is what the path would be on the host.
+func (p *Process) granted(file, access string) (host string, ok bool) {
 	file = path.Clean(file)
-	want := map[string][]string{"read": {"read_file", "read_dir"}, "write": {"write_file"}, "execute": {"execute"}}[access]
 	if file == "/" || file == "/proc" || strings.HasPrefix(file, "/proc/") || strings.HasPrefix(file, "/dev/") {
-		return true // the launcher's own; what is masked there is not a grant's matter
+		return file, true // the launcher's own; what is masked there is not a grant's matter
 	}
 	for _, link := range p.view.Symlinks {
 		if rest, ok := strings.CutPrefix(file, link.Path+"/"); ok {
 			file = "/" + path.Join(link.Target, rest)
 		}
 	}
+	host = p.hostPath(file)
+	right := map[string]string{"read": "read_file", "write": "write_file", "execute": "execute"}[access]
+	if info, err := os.Lstat(host); err == nil && info.IsDir() && access == "read" {
+		right = "read_dir"
+	}
 	for _, rule := range p.view.Landlock.Paths {
-		if (file == rule.Path || strings.HasPrefix(file, rule.Path+"/")) && hasAny(rule.Access, want...) {
-			return true
+		if within(file, rule.Path) && hasAny(rule.Access, right) {
+			return host, true
 		}
 	}
-	return false
+	return host, false
 }
 
-// existsOnHost tells a refusal from a file that is simply not there, which is
-// recorded but never counted. Nothing is opened and no link followed at the end.
-func (p *Process) existsOnHost(file string) bool {
-	_, err := os.Lstat(path.Clean(file))
+func within(file, dir string) bool { return file == dir || strings.HasPrefix(file, dir+"/") }
+
+// hostPath undoes the mounts: the innermost one that shows file.
+func (p *Process) hostPath(file string) string {
+	best, host := -1, file
+	for _, m := range p.view.Mounts {
+		if m.From != "" && within(file, m.Path) && len(m.Path) > best {
+			best, host = len(m.Path), path.Join(m.From, strings.TrimPrefix(file, m.Path))
+		}
+	}
+	return host
+}
+
+// probes are what runtimes ask of every machine as they start and do without:
+// how many processors there are, how large pages may be, what the group's limits
+// are. Recorded, never a violation, so that a violation means something.
+var probes = []string{
+	"/sys/devices/system/cpu", "/sys/devices/system/node", "/sys/fs/cgroup", "/sys/kernel/mm/transparent_hugepage",
+	"/etc/ld.so.preload", "/etc/ld.so.nohwcap",
+}
+
+func probe(file string) bool {
+	return slices.ContainsFunc(probes, func(p string) bool { return within(path.Clean(file), p) })
+}
+
+// exists tells a refusal from a file that is simply not there, which is
+// recorded but never counted. Nothing is opened and no last link followed.
+func exists(host string) bool {
+	_, err := os.Lstat(host)
 	return err == nil
 }

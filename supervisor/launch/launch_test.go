@@ -304,3 +304,42 @@ func TestWritableGrantActsAsItsOwner(t *testing.T) {
 		t.Errorf("a root-owned directory was granted for writing: %v", err)
 	}
 }
+
+// TestFileWatchTellsRefusalsFromProbes: a read outside the grants is reported
+// by its path; a listing that is granted, a missing file and a probe are not.
+func TestFileWatchTellsRefusalsFromProbes(t *testing.T) {
+	l := testLauncher(t)
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/diary", []byte("secret"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	script := "ls /listed >/dev/null; cat /listed/gone /sys/devices/system/cpu/online 2>/dev/null; cat /listed/diary; cat /etc/shadow"
+	profile, err := profiles.Builtin("shell")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := profiles.Resolve(profiles.Input{
+		Profile: profile, Ceiling: profiles.DefaultCeiling(), Argv: []string{"sh", "-c", script}, Watch: true,
+		Files: []plan.File{{Path: "/listed", From: dir, Access: []string{"read_dir"}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := run(t, l, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var paths []string
+	for _, v := range o.violations {
+		paths = append(paths, v.Path)
+	}
+	if got := strings.Join(paths, " "); got != "/listed/diary /etc/shadow" {
+		t.Errorf("reported %q; output %s", got, o.out)
+	}
+	if strings.Contains(o.out, "secret") {
+		t.Errorf("it was read: %s", o.out)
+	}
+}

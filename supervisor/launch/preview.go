@@ -1,0 +1,94 @@
+package launch
+
+import (
+	"fmt"
+
+	"github.com/cordonhq/cordon/namespaces"
+	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/seccomp"
+)
+
+// Found is what a path of the host is, as far as a mount of it is concerned.
+type Found struct {
+	// Missing is a path that this host does not have.
+	Missing bool
+	Dir     bool
+	// Real is the path without symbolic links; empty if there were none.
+	Real string
+}
+
+// Preview is what Start would do for a plan, without doing it: the view and its
+// steps, for a kernel with this Landlock ABI. Find is asked for each path of
+// the host that the plan grants; with an answer that is always the same,
+// Preview is pure. What only a start knows is left out: numbers of
+// descriptors, uids of the host, v1 groups, and the filter's length.
+func Preview(p *plan.Plan, abi int, find func(from string) Found) (namespaces.View, []namespaces.Step, error) {
+	r := Request{Plan: p, Data: "DATA"}
+	if p.Protocol != "" {
+		r.Bundle = "BUNDLE"
+	}
+	view := buildView(r)
+	if cpu := cpuRlimit(p); cpu != nil {
+		view.Rlimits = append(append([]namespaces.Rlimit{}, view.Rlimits...), *cpu)
+	}
+	host := namespaces.Host{
+		LandlockABI: abi, Kill: 0, UserNS: 0, UID: p.Process.UID, GID: p.Process.GID, MemfdNoexec: true,
+		Descriptors: []namespaces.Descriptor{{Number: 0}, {Number: 1}, {Number: 2}},
+		Filter:      make([]byte, 8),
+	}
+	for i := range view.Mounts {
+		m := view.Mounts[i]
+		src := namespaces.Source{Dir: true}
+		if m.From != "" && m.From != r.Bundle && m.From != r.Data {
+			found := find(m.From)
+			src.Dir, src.Missing = found.Dir, found.Missing
+			if found.Missing && !m.Optional {
+				return view, nil, &namespaces.SourceError{Path: m.From, Why: "this host does not have it"}
+			}
+			if found.Real != "" && found.Real != m.From {
+				followOuter(&view, i, found.Real)
+			}
+		}
+		host.Sources = append(host.Sources, src)
+	}
+	steps, err := namespaces.Compile(view, host)
+	for i := range steps {
+		if steps[i].Op == namespaces.OpSeccomp {
+			steps[i].Text = filterText(p.Seccomp)
+		}
+	}
+	return view, steps, err
+}
+
+// cpuRlimit is the plan's processor time as each process's own limit.
+func cpuRlimit(p *plan.Plan) *namespaces.Rlimit {
+	if p.Time.CPU <= 0 {
+		return nil
+	}
+	seconds := uint64((p.Time.CPU + 999_999_999) / 1_000_000_000)
+	return &namespaces.Rlimit{Name: "cpu", Soft: seconds, Hard: seconds}
+}
+
+// filterText says in numbers what a filter does.
+func filterText(f seccomp.Filter) string {
+	calls, err := f.Calls()
+	if err != nil {
+		return "load the seccomp filter"
+	}
+	var allowed, conditional, refused int
+	for _, c := range calls {
+		switch last := c.Arms[len(c.Arms)-1]; {
+		case len(c.Arms) > 1 || len(last.Args) > 0:
+			conditional++
+		case last.Action == seccomp.ActAllow || last.Action == seccomp.ActLog:
+			allowed++
+		default:
+			refused++
+		}
+	}
+	text := fmt.Sprintf("load the seccomp filter: %d calls allowed, %d by their arguments, %d refused quietly", allowed, conditional, refused)
+	if n := len(f.Watch); n > 0 {
+		text += fmt.Sprintf(", %d observed", n)
+	}
+	return text + "; every other known call is a violation"
+}
