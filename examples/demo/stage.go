@@ -15,7 +15,7 @@ import (
 // one left when it was ended in the middle.
 const (
 	stageDir   = "/run/cordon-demo"
-	socket     = stageDir + "/run/cordond.sock"
+	socket     = stageDir + "/run/cordon.sock"
 	cgroupRoot = "cordon-demo"
 	// uidBase begins the range of host uids that its plugins run as.
 	uidBase  = 1_940_000_000
