@@ -49,7 +49,8 @@ test: build examples ## Run every test that this machine can run (root for the w
 	@mkdir -p .build
 	@$(PURE) -o .build/tier ./.ci/tier
 	go vet ./... ./.ci/...
-	@.build/tier pure -timeout 5m -race -shuffle=on $$(go list ./... ./.ci/tier | grep -v /integration)
+	@.build/tier pure -timeout 5m -count=1 -race -shuffle=on $$(go list ./... ./.ci/tier | grep -v /integration)
+	@.build/tier walls -timeout 5m -count=1 -tags walltest -run TestEachWallAlone ./supervisor/launch
 	@.build/tier namespaces -timeout 10m -count=1 -shuffle=on ./integration/...
 
 lint: ## Run golangci-lint, pinned; the first time builds it (minutes)
