@@ -69,11 +69,7 @@ func (b *builder) capCPU() {
 	if most == nil || have != nil && have.Quota <= most.Quota {
 		return
 	}
-	from := strict.Percent(strict.Unlimited)
-	if have != nil {
-		from = strict.Percent(have.Quota * 1000 / cpuPeriod)
-	}
-	b.lowered("cpu.max", from.String(), b.in.Ceiling.CPUMax.String())
+	b.lowered("cpu.max", percentOf(have).String(), b.in.Ceiling.CPUMax.String())
 	b.plan.Limits.CPUMax = most
 }
 
@@ -209,12 +205,8 @@ func (b *builder) askBound(r *manifest.Resources, key, ask string, dst **int64, 
 
 func (b *builder) askCPU(r *manifest.Resources) {
 	have, want := b.plan.Limits.CPUMax, cpuMax(*r.CPUMax)
-	text := "max"
-	if have != nil {
-		text = strict.Percent(have.Quota * 1000 / cpuPeriod).String()
-	}
 	fits := have == nil || want != nil && want.Quota <= have.Quota
-	b.resource(r, "cpu.max", r.CPUMax.String(), text, fits)
+	b.resource(r, "cpu.max", r.CPUMax.String(), percentOf(have).String(), fits)
 	if fits && want != nil {
 		b.plan.Limits.CPUMax = want
 	}

@@ -201,6 +201,14 @@ func cpuMax(p strict.Percent) *cgroups.CPUMax {
 	return &cgroups.CPUMax{Quota: int64(p) * cpuPeriod / 1000, Period: cpuPeriod}
 }
 
+// percentOf is the reverse of cpuMax.
+func percentOf(m *cgroups.CPUMax) strict.Percent {
+	if m == nil {
+		return strict.Unlimited
+	}
+	return strict.Percent(m.Quota * 1000 / cpuPeriod)
+}
+
 func (b *builder) identity(l *layer) {
 	if id := l.doc.Identity.UID; id != nil {
 		b.plan.Process.UID = uint32(*id)

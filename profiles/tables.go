@@ -84,3 +84,11 @@ func unsigned(n int64) uint64 {
 	}
 	return uint64(n)
 }
+
+// signed is the reverse of unsigned, for limits that a file can express.
+func signed(n uint64) int64 {
+	if n == math.MaxUint64 {
+		return strict.Unlimited
+	}
+	return int64(min(n, math.MaxInt64))
+}

@@ -162,6 +162,7 @@ func syntaxError(file string, err error) *Error {
 // Positions knows where each key of a file stands.
 type Positions struct {
 	file  string
+	whole bool // there are no lines to speak of
 	text  string
 	lines []int // byte offset of each line's first byte
 	at    map[string]mark
@@ -169,6 +170,10 @@ type Positions struct {
 
 // mark is the byte offsets of a key and of its value.
 type mark struct{ key, value int }
+
+// Whole makes the source one thing without lines, such as a word of a command
+// line: places are its name alone from now on.
+func (p *Positions) Whole() { p.whole = true }
 
 func (p *Positions) index(data []byte) {
 	p.text = string(data)
@@ -221,7 +226,7 @@ func (p *Positions) Has(key string) bool {
 // thing around it; only the file's name if the file has nothing of it.
 func (p *Positions) Of(key string) string {
 	m, ok := p.find(key)
-	if !ok {
+	if !ok || p.whole {
 		return p.file
 	}
 	return p.file + ":" + strconv.Itoa(p.line(m.key))
@@ -230,7 +235,7 @@ func (p *Positions) Of(key string) string {
 // Errorf makes an Error about the value of a key. The hint may be empty.
 func (p *Positions) Errorf(key, hint, format string, args ...any) *Error {
 	e := &Error{File: p.file, Key: key, Msg: fmt.Sprintf(format, args...), Hint: hint}
-	if m, ok := p.find(key); ok {
+	if m, ok := p.find(key); ok && !p.whole {
 		e.Line, e.Column = p.place(m.value)
 	}
 	return e
