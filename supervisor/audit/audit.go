@@ -4,21 +4,30 @@
 //
 // A line has reached the disk when Append returns. Text that a plugin may have
 // chosen is escaped and capped here, so that no record can be forged by it.
+//
+// Beside the lines stands a Merkle tree over them (see tiles) and a signed
+// checkpoint of it, so that one record can be proven to be in the log, and an
+// older state of the log to be the beginning of a newer one, without showing
+// the rest. A file that has become large is put aside under another name; the
+// oldest such are removed, which the log says. The tree stays whole, so proofs
+// of what was removed still hold.
+//
+// The key lies on the same machine: a checkpoint that was carried away proves
+// something against root, one that was not only against everyone else.
 package audit
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/cordonhq/cordon/supervisor/control"
 	"github.com/cordonhq/cordon/supervisor/violation"
@@ -33,8 +42,23 @@ const (
 	maxLine = 64 << 10
 	// keep is how many records are held in memory for Recent.
 	keep = 1000
-	// tail is how much of the file is read back at Open.
+	// tail is how much of the file is read back at Open, at least.
 	tail = 4 << 20
+)
+
+// When a checkpoint is signed: after so many records or bytes, or the first
+// record after so long a time; also when the log is opened and closed.
+const (
+	checkpointRecords = 256
+	checkpointBytes   = 1 << 20
+	checkpointTime    = time.Minute
+)
+
+// What is kept: a file is put aside at fileMax bytes, and keepFiles of those
+// stay, 576 MiB in all.
+const (
+	fileMax   = 64 << 20
+	keepFiles = 8
 )
 
 // ErrBroken is returned when the file is not what this package wrote.
@@ -47,113 +71,54 @@ type line struct {
 	Prev string `json:"prev"`
 }
 
+// paths are where the parts of a log lie.
+type paths struct{ log, tiles, checkpoint, key, public string }
+
+// pathsOf derives them from that of the file.
+func pathsOf(log string) paths {
+	base := strings.TrimSuffix(log, ".jsonl")
+	return paths{log: log, tiles: base + ".tiles", checkpoint: base + ".checkpoint", key: base + ".key", public: base + ".pub"}
+}
+
 // Log is the open file. It is safe for concurrent use.
 type Log struct {
+	paths
 	mu     sync.Mutex
 	file   *os.File
 	now    func() time.Time
+	max    int64 // bytes at which the file is put aside
+	keep   int   // files that were put aside and stay
 	size   int64 // of the whole lines
+	first  uint64
 	seq    uint64
 	prev   string
 	recent []control.Event
 	subs   map[*Subscription]struct{}
 	err    error // set when the file can no longer be trusted
+
+	keys  keys
+	tiles *tiles
+	// The newest checkpoint: how far, when, and the bytes written since.
+	signed   tlog.Tree
+	signedAt time.Time
+	since    int64
 }
 
 // Open opens or makes the log at path (mode 0600) and goes on after its last
-// whole line. A line that a crash left torn is taken off and recorded; a last
-// line that does not parse or does not follow the one before is ErrBroken.
-// Only the last 4 MiB are read: Verify reads all.
+// whole line. A line that a crash left torn is taken off and recorded. A line
+// that does not parse, does not follow the one before or is not in the tree,
+// and a log that is shorter than its checkpoint, is ErrBroken. Beside path (its
+// .jsonl taken off) lie .tiles, .checkpoint, .key and .pub. Only what came
+// after the checkpoint, and 4 MiB at least, is read: VerifyFiles reads all.
 func Open(path string, now func() time.Time) (*Log, error) {
-	l := &Log{now: now, subs: map[*Subscription]struct{}{}, prev: hashOf(nil)}
-	if err := l.open(path); err != nil {
+	l := &Log{
+		paths: pathsOf(path), now: now, max: fileMax, keep: keepFiles,
+		subs: map[*Subscription]struct{}{}, prev: hashOf(nil), first: 1,
+	}
+	if err := l.open(); err != nil {
 		return nil, fmt.Errorf("cannot open the audit log %s: %w", path, err)
 	}
 	return l, nil
-}
-
-func (l *Log) open(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	l.file = f
-	torn, err := l.recover()
-	if err == nil && len(torn) > 0 {
-		_, err = l.Append(control.Event{
-			Kind: "audit-recovered", Actor: "daemon",
-			Text: fmt.Sprintf("took off %d bytes of a record that a crash left unfinished", len(torn)),
-			Data: map[string]any{"sha256": hashOf(torn)},
-		})
-	}
-	if err != nil {
-		return errors.Join(err, f.Close())
-	}
-	return nil
-}
-
-// recover reads the end of the file, sets the counters from it and takes off
-// what follows the last line end, which it returns.
-func (l *Log) recover() (torn []byte, err error) {
-	st, err := l.file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, errors.New("it is not a regular file")
-	}
-	data, whole, err := readTail(l.file, st.Size())
-	if err != nil {
-		return nil, err
-	}
-	end := bytes.LastIndexByte(data, '\n') + 1
-	if end == 0 && st.Size() > maxLine {
-		return nil, fmt.Errorf("%w: it has no lines", ErrBroken)
-	}
-	torn = data[end:]
-	l.size = st.Size() - int64(len(torn))
-	if err := l.load(data[:end], whole); err != nil {
-		return nil, err
-	}
-	if len(torn) > 0 {
-		return torn, l.file.Truncate(l.size)
-	}
-	return nil, nil
-}
-
-// readTail reads at most the last tail bytes, from the start of a line; whole
-// says that this is the whole file.
-func readTail(f *os.File, size int64) (data []byte, whole bool, err error) {
-	from := max(0, size-tail)
-	data = make([]byte, size-from)
-	if _, err := f.ReadAt(data, from); err != nil && !errors.Is(err, io.EOF) {
-		return nil, false, err
-	}
-	if from == 0 {
-		return data, true, nil
-	}
-	return data[bytes.IndexByte(data, '\n')+1:], false, nil
-}
-
-// load checks that the lines follow each other and keeps the newest.
-func (l *Log) load(data []byte, whole bool) error {
-	check := checker{anchored: whole, prev: hashOf(nil)}
-	for text := range bytes.Lines(data) {
-		ev, err := check.next(bytes.TrimSuffix(text, []byte("\n")))
-		if err != nil {
-			return err
-		}
-		l.remember(ev)
-	}
-	l.seq, l.prev = check.seq, check.prev
-	return nil
-}
-
-func (l *Log) remember(ev control.Event) {
-	if len(l.recent) >= keep {
-		l.recent = append(l.recent[:0:0], l.recent[keep/10:]...)
-	}
-	l.recent = append(l.recent, ev)
 }
 
 // Append writes one record and returns it with its number and time; Seq and
@@ -162,6 +127,18 @@ func (l *Log) remember(ev control.Event) {
 func (l *Log) Append(ev control.Event) (control.Event, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.err == nil && l.size >= l.max {
+		l.rotate()
+	}
+	ev, err := l.append(ev)
+	if err == nil && l.checkpointDue() {
+		_ = l.checkpoint() // the record is safe; it is tried again with the next
+	}
+	return ev, err
+}
+
+// append is Append with l.mu held.
+func (l *Log) append(ev control.Event) (control.Event, error) {
 	if l.err != nil {
 		return control.Event{}, l.err
 	}
@@ -175,6 +152,7 @@ func (l *Log) Append(ev control.Event) (control.Event, error) {
 		return control.Event{}, fmt.Errorf("cannot write the audit log: %w", err)
 	}
 	l.seq, l.prev = ev.Seq, hashOf(text)
+	_ = l.tiles.add(tlog.RecordHash(text)) // kept in memory until it can be written
 	l.remember(ev)
 	l.publish(ev)
 	return ev, nil
@@ -188,6 +166,7 @@ func (l *Log) write(text []byte) error {
 	}
 	if err == nil {
 		l.size += int64(len(text)) + 1
+		l.since += int64(len(text)) + 1
 		return nil
 	}
 	if undo := l.file.Truncate(l.size); undo != nil {
@@ -228,52 +207,72 @@ func (l *Log) Recent(n int, plugin string) []control.Event {
 	return out
 }
 
-// Close ends every subscription and closes the file.
+func (l *Log) remember(ev control.Event) {
+	if len(l.recent) >= keep {
+		l.recent = append(l.recent[:0:0], l.recent[keep/10:]...)
+	}
+	l.recent = append(l.recent, ev)
+}
+
+// checkpointDue says whether enough has happened since the last one.
+func (l *Log) checkpointDue() bool {
+	records := int64(l.seq) - l.signed.N //nolint:gosec // counts up from 0 and never gets near 2^63
+	return records >= checkpointRecords || l.since >= checkpointBytes || l.now().Sub(l.signedAt) >= checkpointTime
+}
+
+// checkpoint signs the tree as it is now; l.mu is held.
+func (l *Log) checkpoint() error {
+	if err := l.tiles.flush(); err != nil {
+		return err
+	}
+	tree, err := l.tiles.tree(l.tiles.size)
+	if err != nil {
+		return err
+	}
+	if tree.N == l.signed.N && !l.signedAt.IsZero() {
+		return nil
+	}
+	signed, err := signTree(tree, l.keys.signer)
+	if err != nil {
+		return fmt.Errorf("cannot sign a checkpoint: %w", err)
+	}
+	if err := errors.Join(l.tiles.sync(), replaceFile(l.paths.checkpoint, signed, 0o600)); err != nil {
+		return fmt.Errorf("cannot keep a checkpoint: %w", err)
+	}
+	l.signed, l.signedAt, l.since = tree, l.now(), 0
+	return nil
+}
+
+// Checkpoint signs the log as it is now. What reads the files afterwards finds
+// every record covered.
+func (l *Log) Checkpoint() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return l.err
+	}
+	return l.checkpoint()
+}
+
+// Path is where the newest records are; VerifyFiles and Prove take it.
+func (l *Log) Path() string { return l.log }
+
+// Close signs a last checkpoint, ends every subscription and closes the files.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for s := range l.subs {
 		l.drop(s)
 	}
+	if errors.Is(l.err, os.ErrClosed) {
+		return l.err
+	}
+	var err error
 	if l.err == nil {
-		l.err = os.ErrClosed
+		err = l.checkpoint()
 	}
-	return l.file.Close()
-}
-
-// Verify reads a whole log from its first record and returns how many there
-// are. An error wraps ErrBroken and says which record does not follow.
-func Verify(r io.Reader) (records uint64, err error) {
-	check := checker{anchored: true, prev: hashOf(nil)}
-	buf := make([]byte, 0, maxLine)
-	chunk := make([]byte, 32<<10)
-	for {
-		n, readErr := r.Read(chunk)
-		buf = append(buf, chunk[:n]...)
-		for {
-			end := bytes.IndexByte(buf, '\n')
-			if end < 0 {
-				break
-			}
-			if _, err := check.next(buf[:end]); err != nil {
-				return check.seq, err
-			}
-			buf = buf[end+1:]
-		}
-		if len(buf) > maxLine {
-			return check.seq, fmt.Errorf("%w: after record %d: a line of more than %d bytes", ErrBroken, check.seq, maxLine)
-		}
-		if errors.Is(readErr, io.EOF) {
-			break
-		}
-		if readErr != nil {
-			return check.seq, readErr
-		}
-	}
-	if len(buf) > 0 {
-		return check.seq, fmt.Errorf("%w: record %d is unfinished", ErrBroken, check.seq+1)
-	}
-	return check.seq, nil
+	l.err = os.ErrClosed
+	return errors.Join(err, l.tiles.close(), l.file.Close())
 }
 
 // checker follows the chain. An anchored one starts at the first record of
@@ -292,9 +291,10 @@ func (c *checker) next(text []byte) (control.Event, error) {
 	if err := json.Unmarshal(text, &l); err != nil {
 		return l.Event, fmt.Errorf("%w: after record %d: %w", ErrBroken, c.seq, err)
 	}
-	if !c.anchored {
-		c.anchored, c.seq, c.prev = true, l.Seq-1, l.Prev
+	if !c.anchored && l.Seq > 1 {
+		c.seq, c.prev = l.Seq-1, l.Prev
 	}
+	c.anchored = true
 	if l.Seq != c.seq+1 || l.Prev != c.prev {
 		return l.Event, fmt.Errorf("%w: record %d does not follow record %d", ErrBroken, l.Seq, c.seq)
 	}

@@ -1,0 +1,90 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/cordonhq/cordon/supervisor/control"
+)
+
+// aside is a file that was put aside, and the number of its first record.
+type aside struct {
+	path  string
+	first uint64
+}
+
+// asideName is audit-00000000000000000001.jsonl for audit.jsonl.
+func asideName(log string, first uint64) string {
+	return fmt.Sprintf("%s-%020d.jsonl", strings.TrimSuffix(log, ".jsonl"), first)
+}
+
+// asideOf lists the files that were put aside, oldest first.
+func asideOf(log string) ([]aside, error) {
+	entries, err := os.ReadDir(filepath.Dir(log))
+	if err != nil {
+		return nil, err
+	}
+	prefix := strings.TrimSuffix(filepath.Base(log), ".jsonl") + "-"
+	var out []aside
+	for _, e := range entries {
+		number, ok := strings.CutPrefix(strings.TrimSuffix(e.Name(), ".jsonl"), prefix)
+		if !ok || len(number) != 20 || !strings.HasSuffix(e.Name(), ".jsonl") || !e.Type().IsRegular() {
+			continue
+		}
+		if first, err := strconv.ParseUint(number, 10, 64); err == nil {
+			out = append(out, aside{filepath.Join(filepath.Dir(log), e.Name()), first})
+		}
+	}
+	slices.SortFunc(out, func(a, b aside) int { return strings.Compare(a.path, b.path) })
+	return out, nil
+}
+
+// rotate puts the file aside and begins another; l.mu is held. Where that
+// fails, the log goes on in the file that it has.
+func (l *Log) rotate() {
+	name := asideName(l.log, l.first)
+	if err := os.Rename(l.log, name); err != nil {
+		return
+	}
+	f, err := os.OpenFile(l.log, os.O_RDWR|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		if back := os.Rename(name, l.log); back != nil {
+			l.err = fmt.Errorf("the audit log cannot go on after it was put aside: %w", errors.Join(err, back))
+		}
+		return
+	}
+	if err := errors.Join(l.file.Close(), syncDir(filepath.Dir(l.log))); err != nil {
+		l.err = fmt.Errorf("the audit log is in doubt since it was put aside: %w", errors.Join(err, f.Close()))
+		return
+	}
+	l.file, l.size, l.first = f, 0, l.seq+1
+	l.prune()
+}
+
+// prune removes the oldest files; the log says so first, so that what is gone
+// by rule can be told from what is gone otherwise.
+func (l *Log) prune() {
+	files, err := asideOf(l.log)
+	if err != nil || len(files) <= l.keep {
+		return
+	}
+	old := files[:len(files)-l.keep]
+	through := files[len(old)].first - 1
+	_, err = l.append(control.Event{
+		Kind: "audit-pruned", Actor: "daemon",
+		Text: fmt.Sprintf("records up to %d are no longer kept; the tree over them is", through),
+		Data: map[string]any{"through": through},
+	})
+	if err != nil {
+		return
+	}
+	for _, f := range old {
+		_ = os.Remove(f.path) // tried again with the next
+	}
+}
