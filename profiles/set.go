@@ -2,7 +2,6 @@ package profiles
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -15,41 +14,42 @@ import (
 // are reported at once. The profile itself does not change.
 func (p *Profile) With(sets []string) (*Profile, error) {
 	out := &Profile{name: p.name, layers: slices.Clone(p.layers)}
-	var errs []error
+	var wrong strict.Errors
 	for _, word := range sets {
-		l, err := setLayer(word)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
+		l, errs := setLayer(word)
+		wrong = append(wrong, errs...)
 		out.layers = append(out.layers, l)
 	}
-	return out, errors.Join(errs...)
+	if len(wrong) > 0 {
+		return nil, wrong
+	}
+	return out, nil
 }
 
 // setLayer is one KEY=VALUE as a file of its own. What VALUE may be is tried in
 // turn; the first that the key takes is meant.
-func setLayer(word string) (*layer, error) {
+func setLayer(word string) (*layer, strict.Errors) {
 	key, value, found := strings.Cut(word, "=")
 	key = strings.TrimSpace(key)
 	source := "--set " + clip(word)
+	fail := func(text string) strict.Errors { return strict.Errors{{File: source, Msg: text}} }
 	if !found || key == "" {
-		return nil, fmt.Errorf("%s: expected KEY=VALUE, such as resources.memory.max=256M", source)
+		return nil, fail("expected KEY=VALUE, such as resources.memory.max=256M")
 	}
 	if strings.ContainsAny(key, "\r\n[]{}#=") {
-		return nil, fmt.Errorf("%s: expected a key such as resources.memory.max before the '='", source)
+		return nil, fail("expected a key such as resources.memory.max before the '='")
 	}
 	if table, _, _ := strings.Cut(key, "."); table == "extends" || table == "description" {
-		return nil, fmt.Errorf("%s: %s belongs to a file; name another profile instead", source, table)
+		return nil, fail(table + " belongs to a file; name another profile instead")
 	}
-	var first error
+	var first strict.Errors
 	for _, candidate := range readings(value) {
-		l, err := parseSet(source, key, candidate)
-		if err == nil {
+		l, errs := parseSet(source, key, candidate)
+		if errs == nil {
 			return l, nil
 		}
-		if first == nil || !isTOML(first) || insideList(err) {
-			first = err
+		if first == nil || noTOML(first) || insideList(errs) {
+			first = errs
 		}
 	}
 	return nil, first
@@ -72,30 +72,18 @@ func readings(value string) []string {
 	return out
 }
 
-// syntaxError marks a value that is no TOML, so that another reading of it is
-// what its writer has to be told about.
-type syntaxError struct{ error }
+// noTOML marks a value that is no TOML, so that another reading of it is what
+// its writer has to be told about.
+func noTOML(errs strict.Errors) bool { return errs[0].Key == "" }
 
 // insideList says whether a reading as a list was right, and a word in it wrong.
-func insideList(err error) bool {
-	var all strict.Errors
-	return errors.As(err, &all) && strings.HasSuffix(all[0].Key, "]")
-}
+func insideList(errs strict.Errors) bool { return strings.HasSuffix(errs[0].Key, "]") }
 
-func isTOML(err error) bool {
-	var syntax syntaxError
-	return !errors.As(err, &syntax)
-}
-
-func parseSet(source, key, value string) (*layer, error) {
+func parseSet(source, key, value string) (*layer, strict.Errors) {
 	l := &layer{name: source}
 	pos, err := strict.DecodePositions(source, []byte(key+" = "+value+"\n"), &l.doc)
 	pos.Whole()
 	l.pos = pos
-	var broken strict.Errors
-	if errors.As(err, &broken) && len(broken) > 0 && broken[0].Key == "" {
-		return nil, syntaxError{fmt.Errorf("%s: %s", source, broken[0].Msg)}
-	}
 	c := &checker{pos: pos}
 	c.document(&l.doc)
 	var all strict.Errors

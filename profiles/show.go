@@ -324,7 +324,7 @@ func (s *shower) resources() {
 // span writes a duration that is bound by nothing when it is 0.
 func (s *shower) span(key, name string, d time.Duration) {
 	if d > 0 {
-		s.scalar(key, name, quote(d.String()))
+		s.scalar(key, name, spanValue(d))
 	}
 }
 
@@ -362,14 +362,14 @@ func (s *shower) lifecycle() {
 	s.table("lifecycle")
 	one := func(name, value string) { s.scalar("lifecycle."+name, name, value) }
 	one("restart", quote(l.Restart))
-	one("restart_sec", quote(l.RestartSec.String()))
+	one("restart_sec", spanValue(l.RestartSec))
 	one("restart_steps", strconv.Itoa(l.RestartSteps))
-	one("restart_max_delay_sec", quote(l.RestartMaxDelaySec.String()))
-	one("reset_after", quote(l.ResetAfter.String()))
+	one("restart_max_delay_sec", spanValue(l.RestartMaxDelaySec))
+	one("reset_after", spanValue(l.ResetAfter))
 	one("start_limit_burst", strconv.Itoa(l.StartLimitBurst))
-	one("start_limit_interval_sec", quote(l.StartLimitInterval.String()))
-	one("timeout_start_sec", quote(l.StartTimeout.String()))
-	one("timeout_stop_sec", quote(l.StopTimeout.String()))
+	one("start_limit_interval_sec", spanValue(l.StartLimitInterval))
+	one("timeout_start_sec", spanValue(l.StartTimeout))
+	one("timeout_stop_sec", spanValue(l.StopTimeout))
 }
 
 func (s *shower) violation() {
@@ -411,10 +411,22 @@ func (s *shower) ipc() {
 
 // sizeValue writes a size as TOML.
 func sizeValue(n int64) string {
-	if n == 0 {
-		return "0"
+	text := strict.Size(n).String()
+	if strings.Trim(text, "0123456789") == "" {
+		return text
 	}
-	return quote(strict.Size(n).String())
+	return quote(text)
+}
+
+// spanValue writes a duration as TOML, without parts that are zero.
+func spanValue(d time.Duration) string {
+	text := d.String()
+	for _, zero := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(text, zero) {
+			text = text[:len(text)-2]
+		}
+	}
+	return quote(text)
 }
 
 // countValue writes a count as TOML.

@@ -25,8 +25,8 @@ const rootLong = `Cordon runs programs that nobody has to trust behind walls tha
 
 The daemon, cordond, keeps plugins: it starts each in namespaces of its own with
 a seccomp filter, Landlock rules and quotas, talks to it, restarts it, and puts
-it in quarantine when it hits a wall. Every verb but run, doctor, version and
-why FILE talks to the daemon over its control socket.
+it in quarantine when it hits a wall. Every verb but run, profile, doctor, version
+and why FILE talks to the daemon over its control socket.
 
 cordon run needs no daemon: it runs one command behind the walls of a profile.
 
@@ -87,7 +87,8 @@ func newRoot(a *app) *cobra.Command {
 	for _, verb := range []func(*app) *cobra.Command{
 		installVerb, removeVerb, startVerb, stopVerb, restartVerb, enableVerb, disableVerb, releaseVerb,
 		psVerb, inspectVerb, callVerb, attachVerb, logsVerb, eventsVerb, whyVerb,
-		runVerb, doctorVerb, versionVerb,
+		auditVerb, reloadVerb,
+		runVerb, profileVerb, doctorVerb, versionVerb,
 	} {
 		root.AddCommand(verb(a))
 	}

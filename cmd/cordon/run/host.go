@@ -111,3 +111,12 @@ func HostConfig() (launch.Config, error) {
 	}
 	return h.launch, nil
 }
+
+// HostProfiles is where this host's profiles are, and its ceiling.
+func HostProfiles() (dir string, ceiling *profiles.Ceiling, err error) {
+	h, err := loadHost(hostFile)
+	if err != nil {
+		return "", nil, err
+	}
+	return h.profilesDir, h.ceiling, nil
+}

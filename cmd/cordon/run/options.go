@@ -13,6 +13,8 @@ import (
 type Options struct {
 	// Profile is a name or a file.
 	Profile string
+	// Set are KEY=VALUE, said on top of the profile.
+	Set []string
 	// ReadOnly and ReadWrite are grants as written, PATH[:DEST].
 	ReadOnly, ReadWrite []string
 	// Env is as written, NAME or NAME=VALUE.
@@ -32,6 +34,12 @@ type Options struct {
 // Flags registers the flags of cordon run, with their help, to fill o.
 func Flags(fs *flag.FlagSet, o *Options) {
 	fs.StringVar(&o.Profile, "profile", "strict", "walls to use: a built-in `profile`, one in /etc/cordon/profiles, or a file")
+	FlagsBeside(fs, o)
+}
+
+// FlagsBeside registers the flags of a run whose profile is named otherwise.
+func FlagsBeside(fs *flag.FlagSet, o *Options) {
+	fs.Var((*list)(&o.Set), "set", "say one key on top of the profile: `KEY=VALUE`, such as resources.memory.max=1G; may be repeated")
 	fs.Var((*list)(&o.ReadOnly), "ro", "grant reading and executing: `PATH[:DEST]`, seen at DEST inside; may be repeated")
 	fs.Var((*list)(&o.ReadWrite), "rw", "grant reading and writing, never executing: `PATH[:DEST]`; may be repeated")
 	fs.Var((*list)(&o.Env), "env", "set a variable, or pass one on by name alone: `NAME[=VALUE]`; may be repeated")

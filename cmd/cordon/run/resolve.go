@@ -16,6 +16,9 @@ func resolve(o *Options, h *host) (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	if profile, err = profile.With(o.Set); err != nil {
+		return nil, err
+	}
 	files, err := grants(o)
 	if err != nil {
 		return nil, err
