@@ -264,6 +264,26 @@ func (s *Supervisor) Events(_ context.Context, params control.EventsParams) ([]c
 	return past, newEventStream(sub, params.Name, past), nil
 }
 
+// AuditCheckpoint implements control.Service.
+func (s *Supervisor) AuditCheckpoint(context.Context) (control.AuditCheckpoint, error) {
+	signed, public, err := s.audit.Checkpoint()
+	if err != nil {
+		return control.AuditCheckpoint{}, control.Errorf(ipc.CodeInternal, "", "cannot sign the audit log: %w", err)
+	}
+	return control.AuditCheckpoint{Path: s.audit.Path(), Checkpoint: string(signed), PublicKey: public}, nil
+}
+
+// Reload implements control.Service.
+func (s *Supervisor) Reload(_ context.Context, by control.Caller) error {
+	if s.reload == nil {
+		return control.Errorf(ipc.CodeUnsupported, "", "cannot reload: there is no configuration file")
+	}
+	if err := s.reload(by.String()); err != nil {
+		return control.Errorf(ipc.CodeInvalidParams, "", "cannot reload; what held before holds on: %w", err)
+	}
+	return nil
+}
+
 // eventStream filters a subscription.
 type eventStream struct {
 	sub *audit.Subscription

@@ -43,6 +43,8 @@ type Config struct {
 	// UIDBase is the first host uid of the plugins' range.
 	UIDBase uint32
 	Logger  *slog.Logger
+	// Reload reads the configuration anew, for the one who asks; nil is none.
+	Reload func(by string) error
 	// Clock, Random (at least 0, below 1) and NewID have the system's as default.
 	Clock  Clock
 	Random func() float64
@@ -84,6 +86,7 @@ func (s *shared) leave() { <-s.places }
 // control.Service.
 type Supervisor struct {
 	*shared
+	reload     func(by string) error
 	installing sync.Mutex // one install, or removal of a bundle, at a time
 	mu         sync.RWMutex
 	plugins    map[string]*plugin
@@ -94,7 +97,7 @@ type Supervisor struct {
 // StartEnabled. What ran when the last daemon ended is stopped, what was
 // quarantined is so still.
 func New(c Config) (*Supervisor, error) {
-	s := &Supervisor{shared: sharedOf(c), plugins: map[string]*plugin{}}
+	s := &Supervisor{shared: sharedOf(c), reload: c.Reload, plugins: map[string]*plugin{}}
 	s.forgotten = s.forgetPlugin
 	s.discardBundle = s.discardUnused
 	if err := makeDirs(c.StateDir); err != nil {

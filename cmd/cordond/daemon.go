@@ -37,6 +37,7 @@ type options struct {
 
 // daemon is everything that one run of cordond holds, released in reverse.
 type daemon struct {
+	options    options
 	config     config
 	log        *slog.Logger
 	store      *store.Store
@@ -68,11 +69,11 @@ func runDaemon(o options) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	d := &daemon{config: c, log: log}
+	d := &daemon{options: o, config: c, log: log}
 	if err := d.start(); err != nil {
 		return errors.Join(err, d.release())
 	}
-	d.serve(o, signals)
+	d.serve(signals)
 	return d.release()
 }
 
@@ -126,7 +127,7 @@ func (d *daemon) start() error {
 			return err
 		}
 	}
-	d.auditEvent("daemon-started", "cordond "+version()+" started")
+	d.auditEvent("daemon-started", "daemon", "cordond "+version()+" started")
 	d.supervisor.StartEnabled()
 	d.notify("READY=1")
 	d.log.Info("ready", "socket", d.config.Daemon.Socket, "version", version())
@@ -182,6 +183,7 @@ func (d *daemon) openLauncher() error {
 	d.supervisor, err = supervisor.New(supervisor.Config{
 		StateDir: c.StateDir, Store: d.store, Audit: d.audit, Launcher: supervisor.WithLauncher(launcher),
 		Source: bundles, Connector: supervisor.IPC{Version: version(), Logger: d.log}, UIDBase: c.UIDBase, Logger: d.log,
+		Reload: d.reload,
 	})
 	if err != nil {
 		return errors.Join(err, launcher.Close())
@@ -198,10 +200,12 @@ func (d *daemon) serveControl() error {
 
 // serve waits for signals until the daemon is told to end, and stops the
 // plugins: gracefully, or at once after a second signal.
-func (d *daemon) serve(o options, signals <-chan os.Signal) {
+func (d *daemon) serve(signals <-chan os.Signal) {
 	for s := range signals {
 		if s == syscall.SIGHUP {
-			d.reload(o)
+			if err := d.reload("daemon"); err != nil {
+				d.log.Error("cannot reload: what held before holds on", "err", err)
+			}
 			continue
 		}
 		d.log.Info("stopping", "signal", s.String())
@@ -226,26 +230,27 @@ func (d *daemon) stop(ctx context.Context) {
 	if err := d.supervisor.Close(ctx); err != nil {
 		d.later(func() error { return fmt.Errorf("cannot stop cleanly: %w", err) })
 	}
-	d.auditEvent("daemon-stopped", "cordond ended")
+	d.auditEvent("daemon-stopped", "daemon", "cordond ended")
 }
 
-// reload reads the ceiling anew. The rest of the file holds from the next start.
-func (d *daemon) reload(o options) {
-	c, _, err := loadConfig(o.configFile, o.explicit)
+// reload reads the ceiling anew, for by. The rest of the file holds from the
+// next start.
+func (d *daemon) reload(by string) error {
+	c, _, err := loadConfig(d.options.configFile, d.options.explicit)
 	if err != nil {
-		d.log.Error("cannot reload: what held before holds on", "err", err)
-		return
+		return err
 	}
 	if c.Daemon != d.config.Daemon {
 		d.log.Warn("[daemon] has changed: that holds from the next start of cordond")
 	}
 	d.bundles.SetCeiling(&c.Ceiling)
-	d.auditEvent("daemon-reloaded", "the ceiling was read anew; it holds for plugins that start from now on")
-	d.log.Info("reloaded", "file", o.configFile)
+	d.auditEvent("daemon-reloaded", by, "the ceiling was read anew; it holds for plugins that start from now on")
+	d.log.Info("reloaded", "file", d.options.configFile)
+	return nil
 }
 
-func (d *daemon) auditEvent(kind, text string) {
-	if _, err := d.audit.Append(control.Event{Kind: kind, Actor: "daemon", Text: text}); err != nil {
+func (d *daemon) auditEvent(kind, by, text string) {
+	if _, err := d.audit.Append(control.Event{Kind: kind, Actor: by, Text: text}); err != nil {
 		d.log.Error("cannot write the audit log", "err", err)
 	}
 }

@@ -243,15 +243,19 @@ func (l *Log) checkpoint() error {
 	return nil
 }
 
-// Checkpoint signs the log as it is now. What reads the files afterwards finds
-// every record covered.
-func (l *Log) Checkpoint() error {
+// Checkpoint signs the log as it is now, and returns that and the public key.
+// What reads the files afterwards finds every record covered.
+func (l *Log) Checkpoint() (signed []byte, publicKey string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
-		return l.err
+		return nil, "", l.err
 	}
-	return l.checkpoint()
+	if err := l.checkpoint(); err != nil {
+		return nil, "", err
+	}
+	signed, err = readSmall(l.paths.checkpoint, maxCheckpoint)
+	return signed, l.keys.public, err
 }
 
 // Path is where the newest records are; VerifyFiles and Prove take it.

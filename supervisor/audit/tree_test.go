@@ -83,7 +83,7 @@ func TestRotationKeepsProofs(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	l := small(t, path)
 	add(t, l, "the first")
-	if err := l.Checkpoint(); err != nil {
+	if _, _, err := l.Checkpoint(); err != nil {
 		t.Fatal(err)
 	}
 	first, err := Prove(path, 1)
@@ -193,7 +193,7 @@ func TestACrashBehindTheCheckpoint(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	l := open(t, path)
 	add(t, l, "signed")
-	if err := l.Checkpoint(); err != nil {
+	if _, _, err := l.Checkpoint(); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 20 {

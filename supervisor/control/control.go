@@ -47,6 +47,9 @@ const (
 	// MethodAttach turns the connection into a bridge: afterwards notifications
 	// "attach.message" carry the client's and the plugin's messages, verbatim.
 	MethodAttach = "plugin.attach" // NameParams -> AttachResult
+	// MethodAuditCheckpoint signs the audit log as it is now.
+	MethodAuditCheckpoint = "audit.checkpoint" // {} -> AuditCheckpoint
+	MethodReload          = "daemon.reload"    // {} -> {}: read the configuration anew
 )
 
 // NameParams names a plugin.
@@ -155,6 +158,15 @@ type Event struct {
 	Actor  string         `json:"actor,omitempty"` // "uid 0", "daemon", "plugin"
 	Text   string         `json:"text"`
 	Data   map[string]any `json:"data,omitempty"`
+}
+
+// AuditCheckpoint says where the audit log lies, and how far it goes, signed.
+// Who keeps it can prove later that the log has only grown since.
+type AuditCheckpoint struct {
+	// Path is that of the newest records on the daemon's host.
+	Path       string `json:"path"`
+	Checkpoint string `json:"checkpoint"` // a signed note; c2sp.org/tlog-checkpoint
+	PublicKey  string `json:"public_key"`
 }
 
 // AttachResult is what a bridge starts with.

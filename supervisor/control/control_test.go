@@ -103,6 +103,16 @@ func (f *fakeService) Inspect(context.Context, NameParams) (Inspection, error) {
 	return Inspection{Signature: "unsigned"}, f.failure()
 }
 
+func (f *fakeService) AuditCheckpoint(context.Context) (AuditCheckpoint, error) {
+	_, err := f.did("checkpoint", Caller{})
+	return AuditCheckpoint{Path: "/audit.jsonl"}, err
+}
+
+func (f *fakeService) Reload(_ context.Context, by Caller) error {
+	_, err := f.did("reload", by)
+	return err
+}
+
 func (f *fakeService) Call(context.Context, CallParams) (json.RawMessage, error) {
 	return json.RawMessage(`{"ok":true}`), f.failure()
 }
@@ -200,7 +210,7 @@ func codeOf(err error) int {
 // written by hand and not taken from the table.
 func TestWhoMayDoWhat(t *testing.T) {
 	look := []string{MethodList, MethodInspect, MethodCall, MethodLogs, MethodWhy, MethodEvents, MethodAttach}
-	change := []string{MethodInstall, MethodRemove, MethodStart, MethodStop, MethodRestart, MethodEnable, MethodDisable, MethodRelease}
+	change := []string{MethodInstall, MethodRemove, MethodStart, MethodStop, MethodRestart, MethodEnable, MethodDisable, MethodRelease, MethodReload, MethodAuditCheckpoint}
 	if got := len(verbs()); got != len(look)+len(change) {
 		t.Errorf("the table has %d methods, this test %d", got, len(look)+len(change))
 	}

@@ -59,6 +59,9 @@ func verbs() map[string]verb {
 		MethodLogs:    {observer, followLogs},
 		MethodEvents:  {observer, followEvents},
 		MethodAttach:  {observer, attach},
+
+		MethodAuditCheckpoint: {admin, checkpointed},
+		MethodReload:          {admin, reloaded},
 	}
 }
 
@@ -86,6 +89,14 @@ func of[P, R any](fn func(Service, context.Context, P) (R, error)) func(context.
 
 func removed(s Service, ctx context.Context, c Caller, p NameParams) (struct{}, error) {
 	return struct{}{}, s.Remove(ctx, c, p)
+}
+
+func checkpointed(ctx context.Context, s *session, _ json.RawMessage) (any, error) {
+	return s.server.service.AuditCheckpoint(ctx)
+}
+
+func reloaded(ctx context.Context, s *session, _ json.RawMessage) (any, error) {
+	return struct{}{}, s.server.service.Reload(ctx, s.caller)
 }
 
 func listed(ctx context.Context, s *session, _ json.RawMessage) (any, error) {

@@ -28,6 +28,9 @@ type Service interface {
 	// Logs and Events return a Stream if Follow is set, which the caller closes.
 	Logs(ctx context.Context, p LogsParams) ([]LogLine, Stream[LogLine], error)
 	Events(ctx context.Context, p EventsParams) ([]Event, Stream[Event], error)
+	AuditCheckpoint(ctx context.Context) (AuditCheckpoint, error)
+	// Reload reads the configuration anew; on an error what held before holds on.
+	Reload(ctx context.Context, by Caller) error
 	// Attach joins a client to a running plugin. deliver gets the plugin's
 	// messages, each valid until it returns, from several goroutines; it must not
 	// wait, and an error from it ends the bridge. The caller closes the bridge.

@@ -1,0 +1,28 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cordonhq/cordon/supervisor/control"
+)
+
+func reloadVerb(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "reload", Short: "Have the daemon read its configuration anew",
+		Long: `Have the daemon read [ceiling] of its configuration anew, as SIGHUP does. It holds
+for plugins that start from then on. With a mistake in the file, what held before
+holds on, and the mistake is printed.`,
+		Example: `  cordon reload`,
+		GroupID: groupPlugins, Args: takes(),
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := a.call(cmd.Context(), control.MethodReload, nil, nil); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(a.out, "Reloaded.")
+		return err
+	}
+	return cmd
+}
