@@ -49,11 +49,17 @@ func run(name string, args []string) error {
 	if err := endWithParent(); err != nil {
 		return err
 	}
+	give, err := takeScratch()
+	if err != nil {
+		return err
+	}
+	defer give()
 	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, args...)...)
 	// go test and its tests are one process group, which ends together.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.Stderr = os.Stderr
+	cmd.Env = append(os.Environ(), "TMPDIR="+scratch)
 	events, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
