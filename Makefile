@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += -j2
 .DEFAULT_GOAL := help
-.PHONY: help setup build examples run test lint fmt fuzz clean need-go cordon cordond digest installed
+.PHONY: help setup build examples run test lint fmt fuzz bench-seccomp clean need-go cordon cordond digest installed
 
 FUZZTIME ?= 10s
 GOLANGCI_LINT := v2.15.0
@@ -16,7 +16,7 @@ CGO  := CGO_ENABLED=1 go build -trimpath -tags 'netgo osusergo' -ldflags '-linkm
 PLUGINS := node everything filesystem bash-language-server
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## Install what this machine lacks (Debian: by apt-get, as root)
 	@.ci/setup
@@ -58,6 +58,11 @@ lint: ## Run golangci-lint, pinned; the first time builds it (minutes)
 
 fmt: ## Format the Go code with gofumpt
 	@.ci/lint $(GOLANGCI_LINT) fmt ./... ./.ci/tier
+
+bench-seccomp: setup need-go ## Measure what the filters cost, in one interleaved run
+	@mkdir -p .build
+	@CGO_ENABLED=1 go build -trimpath -o .build/bench-seccomp ./integration/bench/seccomp
+	@.build/bench-seccomp
 
 fuzz: ## Run every fuzz target for FUZZTIME (10s) each
 	@.ci/fuzz $(FUZZTIME)

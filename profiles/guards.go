@@ -20,6 +20,7 @@ var guards = map[string]func() []seccomp.Rule{
 	"mprotect":      guardMprotect,
 	"pkey_mprotect": guardMprotect,
 	"ioctl":         guardIoctl,
+	"fcntl":         guardFcntl,
 	"prctl":         guardPrctl,
 	"personality":   guardPersonality,
 	"socket":        guardSocket,
@@ -99,6 +100,18 @@ func guardIoctl() []seccomp.Rule {
 		unix.TCGETS, tcgets2, unix.TIOCGWINSZ, unix.TIOCGPGRP,
 		fionread, fionbio, fioasync, fioclex, fionclex)...)
 	return append(out, eachEq(1, reportIf, unix.TIOCSTI, unix.TIOCLINUX)...)
+}
+
+// guardFcntl admits what programs do with their descriptors and locks. What
+// makes the kernel signal somebody when others use a file (leases, F_NOTIFY,
+// F_SETSIG) fails as for a file that has no such thing; F_SETOWN alone only
+// names the plugin's own processes, which are all it can name.
+func guardFcntl() []seccomp.Rule {
+	out := []seccomp.Rule{{Action: seccomp.ActAllow}}
+	for _, command := range []uint64{unix.F_SETLEASE, unix.F_NOTIFY, unix.F_SETSIG} {
+		out = append(out, seccomp.Rule{Args: []seccomp.Condition{eq(1, command)}, Action: seccomp.ActErrno, Errno: "EINVAL"})
+	}
+	return out
 }
 
 // guardPrctl admits the options that runtimes use on themselves. Others fail

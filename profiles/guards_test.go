@@ -97,6 +97,10 @@ func TestGuards(t *testing.T) {
 			{"ioctl", violation, []uint64{0, high | 0x5412}},                      // TIOCSTI, as the kernel reads it
 			{"ioctl", violation, []uint64{0, 0x541c}},                             // TIOCLINUX
 			{"ioctl", errno, []uint64{0, 0x12345}},                                //
+			{"fcntl", allow, []uint64{0, 1030}},                                   // F_DUPFD_CLOEXEC
+			{"fcntl", errno, []uint64{0, 1024}},                                   // F_SETLEASE
+			{"fcntl", errno, []uint64{0, high | 1026}},                            // F_NOTIFY, as the kernel reads it
+			{"fcntl", errno, []uint64{0, 10}},                                     // F_SETSIG
 			{"prctl", allow, []uint64{15}},                                        // PR_SET_NAME
 			{"prctl", violation, []uint64{22}},                                    // PR_SET_SECCOMP
 			{"prctl", violation, []uint64{47}},                                    // PR_CAP_AMBIENT

@@ -56,7 +56,13 @@ func Version() string {
 // Compile makes the program of a filter: an array of struct sock_filter in
 // little-endian order, 8 bytes each, at most 4096 of them. The bytes are
 // deterministic. Every mistake of the filter is in the error.
-func Compile(f seccomp.Filter) ([]byte, error) {
+func Compile(f seccomp.Filter) ([]byte, error) { return compileIn(f, binaryTree) }
+
+// CompileLinear is Compile with libseccomp's part in linear order. It means
+// the same and loads slower; it is there to be measured and compared with.
+func CompileLinear(f seccomp.Filter) ([]byte, error) { return compileIn(f, linear) }
+
+func compileIn(f seccomp.Filter, order treeOrder) ([]byte, error) {
 	calls, err := f.Calls()
 	if err != nil {
 		return nil, err
@@ -66,7 +72,7 @@ func Compile(f seccomp.Filter) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot compile the filter: %w", err)
 	}
-	rest, err := libseccompProgram(native, binaryTree)
+	rest, err := libseccompProgram(native, order)
 	if err != nil {
 		return nil, fmt.Errorf("cannot compile the filter: %w", err)
 	}
