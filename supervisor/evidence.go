@@ -2,12 +2,12 @@ package supervisor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,12 +33,15 @@ type evidence struct {
 	violation violation.Violation
 	log       []control.LogLine
 	proc      Process // nil when there is none any more
+	calls     []callRecord
+	redact    redactor
+	room      int64 // bytes; 0 is evidenceSize
 }
 
 // evidenceDir makes the directory of one quarantine below root and returns its
 // path: NAME/TIMESTAMP-ID, mode 0700.
 func evidenceDir(root, name string, v violation.Violation) (string, error) {
-	dir := filepath.Join(root, name, v.Time.UTC().Format("20060102T150405.000Z")+"-"+safeID(v.ID))
+	dir := filepath.Join(root, name, v.Time.UTC().Format(idTime)+"-"+safeID(v.ID))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("cannot keep evidence: %w", err)
 	}
@@ -64,7 +67,10 @@ func safeID(id string) string {
 // the frozen process holds. What is late is left out: no file is begun after
 // collect has returned.
 func (e evidence) collect(ctx context.Context, dir string) error {
-	w := &evidenceWriter{dir: dir, left: evidenceSize}
+	w := &evidenceWriter{dir: dir, left: evidenceSize, redact: e.redact}
+	if e.room > 0 {
+		w.left = int(min(e.room, evidenceSize))
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -81,7 +87,8 @@ func (e evidence) collect(ctx context.Context, dir string) error {
 // write goes from what says most to what says least.
 func (e evidence) write(w *evidenceWriter) {
 	w.json("violation.json", e.violation)
-	w.json("plan.json", e.plan)
+	w.json("plan.json", withoutEnv(e.plan))
+	w.json("calls.json", e.calls)
 	w.json("log.json", e.log)
 	if e.proc == nil {
 		return
@@ -105,6 +112,7 @@ func (e evidence) write(w *evidenceWriter) {
 // is closed.
 type evidenceWriter struct {
 	dir    string
+	redact redactor
 	left   int         // the writing goroutine's own
 	closed atomic.Bool // not under mu: a disk that hangs must not hold up the end
 	mu     sync.Mutex
@@ -112,7 +120,7 @@ type evidenceWriter struct {
 }
 
 func (w *evidenceWriter) json(name string, v any) {
-	data, err := json.MarshalIndent(v, "", "  ")
+	data, err := w.redact.json(v)
 	if err != nil {
 		w.fail(err)
 		return
@@ -129,9 +137,15 @@ func (w *evidenceWriter) copy(name, from string) {
 	}
 	defer func() { _ = f.Close() }() // only read from
 	data, err := io.ReadAll(io.LimitReader(f, evidenceFile))
-	if err == nil {
-		w.put(name, data)
+	if err != nil {
+		return
 	}
+	if strings.HasSuffix(name, "-cmdline") {
+		data = []byte(w.redact.text(string(data)))
+	} else {
+		data = []byte(w.redact.known(string(data)))
+	}
+	w.put(name, data)
 }
 
 func (w *evidenceWriter) put(name string, data []byte) {
@@ -139,7 +153,7 @@ func (w *evidenceWriter) put(name string, data []byte) {
 		return
 	}
 	if len(data) > w.left {
-		w.fail(fmt.Errorf("cannot keep %s: no room within %d bytes", name, evidenceSize))
+		w.fail(fmt.Errorf("cannot keep %s: no room for its %d bytes", name, len(data)))
 		return
 	}
 	w.left -= len(data)

@@ -95,7 +95,8 @@ type running struct {
 	plan    *plan.Plan
 	judge   *violation.Judge
 	hello   atomic.Pointer[json.RawMessage]
-	told    atomic.Bool     // that it broke the protocol
+	told    atomic.Bool // that it broke the protocol
+	calls   callBook
 	settled chan struct{}   // closed when its end, and why it came, are published
 	ctx     context.Context //nolint:containedctx // of the process's own life
 	cancel  context.CancelFunc
@@ -411,6 +412,9 @@ func (p *plugin) publish() {
 	if before != nil && before.run != nil && before.run != p.run {
 		close(before.run.settled)
 	}
+	if before != nil && before.record.Quarantine == nil && r.Quarantine != nil {
+		p.walking.Go(p.tidyEvidence) // not while it was only frozen
+	}
 }
 
 // auditPhase records that the plugin entered a phase.
@@ -494,10 +498,12 @@ func (p *plugin) contain() {
 
 // keepEvidence keeps what it can within its bounds; see evidence.
 func (p *plugin) keepEvidence() {
-	q := p.record.Quarantine
-	if q == nil {
+	if p.record.Quarantine == nil {
 		return
 	}
+	changed := *p.record.Quarantine // others may be reading what is published
+	q := &changed
+	p.record.Quarantine = q
 	if q.Violation.Time.IsZero() {
 		q.Violation.Time = p.state.Since
 	}
@@ -507,14 +513,33 @@ func (p *plugin) keepEvidence() {
 		return
 	}
 	q.Evidence = dir
-	e := evidence{plan: p.plan, violation: q.Violation, log: p.log.tail(evidenceLines)}
+	e := evidence{
+		plan: p.plan, violation: q.Violation, log: p.log.tail(evidenceLines),
+		redact: newRedactor(p.plan, p.cabinet.redactions()), room: p.takeRoom(),
+	}
 	if p.run != nil {
-		e.proc = p.run.proc
+		e.proc, e.calls = p.run.proc, p.run.calls.list()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), evidenceTime)
 	defer cancel()
 	p.logFailure("keep evidence", e.collect(ctx, dir))
 	p.saveLater()
+}
+
+// takeRoom reserves what one quarantine may write, until tidyEvidence counts
+// what it did.
+func (s *shared) takeRoom() int64 {
+	left := s.room.Add(-evidenceSize) + evidenceSize
+	return min(max(left, evidenceLeast), evidenceSize)
+}
+
+// tidyEvidence makes room for the next evidence.
+func (s *shared) tidyEvidence() {
+	room, err := s.cabinet.prune()
+	if err != nil {
+		s.logger.Error("cannot remove old evidence", "err", err)
+	}
+	s.room.Store(room)
 }
 
 func (p *plugin) goodbye() {

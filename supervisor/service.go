@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/cordonhq/cordon/ipc"
+	"github.com/cordonhq/cordon/manifest"
 	"github.com/cordonhq/cordon/supervisor/audit"
 	"github.com/cordonhq/cordon/supervisor/control"
 	"github.com/cordonhq/cordon/supervisor/launch"
@@ -217,7 +219,9 @@ func (s *Supervisor) Call(ctx context.Context, params control.CallParams) (json.
 		ctx, cancel = context.WithTimeout(ctx, min(params.Timeout, 24*time.Hour))
 		defer cancel()
 	}
+	end := run.calls.begin(s.clock.Now(), params.Method, params.Params)
 	result, err := run.conn.Call(ctx, params.Method, params.Params)
+	end(s.clock.Now(), err)
 	var gone *ipc.RPCError
 	if errors.As(err, &gone) && gone.Local && gone.Code == ipc.CodePluginGone {
 		run.await(ctx)
@@ -283,6 +287,46 @@ func (s *Supervisor) Reload(_ context.Context, by control.Caller) error {
 	}
 	return nil
 }
+
+// EvidenceList implements control.Service.
+func (s *Supervisor) EvidenceList(_ context.Context, params control.NameParams) ([]control.Evidence, error) {
+	if params.Name != "" && !manifest.ValidName(params.Name) {
+		return nil, control.Errorf(ipc.CodeInvalidParams, "", "cannot list evidence: %w", errNoName)
+	}
+	files, err := s.cabinet.list(params.Name)
+	out := make([]control.Evidence, 0, len(files))
+	for _, f := range files {
+		out = append(out, s.cabinet.describe(f))
+	}
+	return out, err
+}
+
+// EvidenceShow implements control.Service.
+func (s *Supervisor) EvidenceShow(_ context.Context, params control.EvidenceParams) (control.EvidenceContent, error) {
+	if !manifest.ValidName(params.Name) {
+		return control.EvidenceContent{}, control.Errorf(ipc.CodeInvalidParams, "", "cannot show evidence: %w", errNoName)
+	}
+	content, err := s.cabinet.show(params.Name, params.ID, params.File)
+	if err != nil {
+		return content, control.Errorf(ipc.CodeNotFound, "cordon evidence list "+params.Name, "cannot show evidence of %s: %w", params.Name, err)
+	}
+	return content, nil
+}
+
+// holdsEvidence says whether a plugin is in quarantine because of what dir has.
+func (s *Supervisor) holdsEvidence(dir string) bool {
+	s.mu.RLock()
+	p := s.plugins[filepath.Base(filepath.Dir(dir))]
+	s.mu.RUnlock()
+	if p == nil {
+		return false
+	}
+	q := p.shown.Load().record.Quarantine
+	return q != nil && (q.Evidence == dir || q.Evidence == "")
+}
+
+// SetEvidenceRules changes what is kept of quarantines from now on.
+func (s *Supervisor) SetEvidenceRules(r EvidenceRules) { s.cabinet.setRules(r) }
 
 // eventStream filters a subscription.
 type eventStream struct {

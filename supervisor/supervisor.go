@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/supervisor/audit"
@@ -43,6 +44,8 @@ type Config struct {
 	// UIDBase is the first host uid of the plugins' range.
 	UIDBase uint32
 	Logger  *slog.Logger
+	// Evidence bounds what is kept of quarantines.
+	Evidence EvidenceRules
 	// Reload reads the configuration anew, for the one who asks; nil is none.
 	Reload func(by string) error
 	// Clock, Random (at least 0, below 1) and NewID have the system's as default.
@@ -64,6 +67,8 @@ type shared struct {
 	clock     Clock
 	random    func() float64
 	newID     func() string
+	cabinet   *cabinet
+	room      *atomic.Int64 // for evidence, in bytes
 	places    chan struct{} // one for each plugin that is being started
 	forgotten func(name string)
 	// discardBundle removes the sealed copy that no plugin uses any more.
@@ -99,6 +104,7 @@ type Supervisor struct {
 func New(c Config) (*Supervisor, error) {
 	s := &Supervisor{shared: sharedOf(c), reload: c.Reload, plugins: map[string]*plugin{}}
 	s.forgotten = s.forgetPlugin
+	s.cabinet = &cabinet{root: filepath.Join(c.StateDir, "evidence"), clock: s.clock, held: s.holdsEvidence, rules: c.Evidence.completed()}
 	s.discardBundle = s.discardUnused
 	if err := makeDirs(c.StateDir); err != nil {
 		return nil, err
@@ -113,6 +119,7 @@ func New(c Config) (*Supervisor, error) {
 			return nil, err
 		}
 	}
+	s.tidyEvidence()
 	return s, nil
 }
 
@@ -120,7 +127,7 @@ func sharedOf(c Config) *shared {
 	s := &shared{
 		stateDir: c.StateDir, store: c.Store, audit: c.Audit, launcher: c.Launcher, source: c.Source,
 		connector: c.Connector, uidBase: c.UIDBase, logger: c.Logger, clock: c.Clock, random: c.Random, newID: c.NewID,
-		places: make(chan struct{}, maxStarting),
+		places: make(chan struct{}, maxStarting), room: new(atomic.Int64),
 	}
 	if s.clock == nil {
 		s.clock = SystemClock{}

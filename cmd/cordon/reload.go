@@ -11,9 +11,9 @@ import (
 func reloadVerb(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "reload", Short: "Have the daemon read its configuration anew",
-		Long: `Have the daemon read [ceiling] of its configuration anew, as SIGHUP does. It holds
-for plugins that start from then on. With a mistake in the file, what held before
-holds on, and the mistake is printed.`,
+		Long: `Have the daemon read [ceiling] and [evidence] of its configuration anew, as SIGHUP
+does. They hold for plugins that start, and quarantines, from then on. With a
+mistake in the file, what held before holds on, and the mistake is printed.`,
 		Example: `  cordon reload`,
 		GroupID: groupPlugins, Args: takes(),
 	}

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/cordonhq/cordon/profiles"
 	"github.com/cordonhq/cordon/profiles/strict"
+	"github.com/cordonhq/cordon/supervisor"
 	"github.com/cordonhq/cordon/supervisor/control"
 	"github.com/cordonhq/cordon/supervisor/launch"
 )
@@ -16,8 +18,36 @@ const defaultConfig = "/etc/cordon/cordond.toml"
 
 // config is cordond.toml.
 type config struct {
-	Daemon  daemonTable      `toml:"daemon"`
-	Ceiling profiles.Ceiling `toml:"ceiling"`
+	Daemon   daemonTable      `toml:"daemon"`
+	Ceiling  profiles.Ceiling `toml:"ceiling"`
+	Evidence evidenceTable    `toml:"evidence"`
+}
+
+// evidenceTable is [evidence]: what is kept of quarantines.
+type evidenceTable struct {
+	// MaxSize bounds all of it together, Keep the quarantines of one plugin,
+	// MaxAge how long it stays once the plugin was released.
+	MaxSize strict.Size     `toml:"max_size"`
+	Keep    uint32          `toml:"keep"`
+	MaxAge  strict.Duration `toml:"max_age"`
+	// Redact are regular expressions (RE2) of what is taken out, besides the
+	// values of the environment and the known shapes of secrets: the first group
+	// of each match, or all of it.
+	Redact []string `toml:"redact"`
+}
+
+// The least room for evidence: one quarantine's, whole.
+const minEvidence = 8 << 20
+
+func (e evidenceTable) rules() (supervisor.EvidenceRules, error) {
+	patterns, err := supervisor.Patterns(e.Redact)
+	if err != nil {
+		return supervisor.EvidenceRules{}, fmt.Errorf("evidence.redact: %w", err)
+	}
+	if e.MaxSize < minEvidence || e.Keep < 1 || e.Keep > 10000 || e.MaxAge <= 0 {
+		return supervisor.EvidenceRules{}, fmt.Errorf("evidence: expected max_size of at least 8M, keep from 1 to 10000 and max_age above 0, got %d, %d and %v", e.MaxSize, e.Keep, time.Duration(e.MaxAge))
+	}
+	return supervisor.EvidenceRules{MaxSize: int64(e.MaxSize), Keep: int(e.Keep), MaxAge: time.Duration(e.MaxAge), Redact: patterns}, nil
 }
 
 // daemonTable is [daemon]. Every path is absolute.
@@ -43,7 +73,8 @@ func defaults() config {
 			StateDir: "/var/lib/cordon", RuntimeDir: filepath.Dir(control.DefaultSocket), ProfilesDir: "/etc/cordon/profiles",
 			CgroupRoot: "cordon", UIDBase: launch.DefaultUIDBase, UIDCount: launch.DefaultUIDCount,
 		},
-		Ceiling: *profiles.DefaultCeiling(),
+		Ceiling:  *profiles.DefaultCeiling(),
+		Evidence: evidenceTable{MaxSize: 256 << 20, Keep: 16, MaxAge: strict.Duration(90 * 24 * time.Hour)},
 	}
 }
 
@@ -62,7 +93,8 @@ func loadConfig(file string, asked bool) (c config, found bool, err error) {
 		return c, true, err
 	}
 	c = c.completed()
-	if err := errors.Join(c.check(), c.Ceiling.Validate()); err != nil {
+	_, wrong := c.Evidence.rules()
+	if err := errors.Join(c.check(), c.Ceiling.Validate(), wrong); err != nil {
 		return c, true, fmt.Errorf("cannot use %s: %w", file, err)
 	}
 	return c, true, nil

@@ -180,10 +180,14 @@ func (d *daemon) openLauncher() error {
 	if err != nil {
 		return err
 	}
+	rules, err := d.config.Evidence.rules()
+	if err != nil {
+		return errors.Join(err, launcher.Close())
+	}
 	d.supervisor, err = supervisor.New(supervisor.Config{
 		StateDir: c.StateDir, Store: d.store, Audit: d.audit, Launcher: supervisor.WithLauncher(launcher),
 		Source: bundles, Connector: supervisor.IPC{Version: version(), Logger: d.log}, UIDBase: c.UIDBase, Logger: d.log,
-		Reload: d.reload,
+		Evidence: rules, Reload: d.reload,
 	})
 	if err != nil {
 		return errors.Join(err, launcher.Close())
@@ -233,7 +237,7 @@ func (d *daemon) stop(ctx context.Context) {
 	d.auditEvent("daemon-stopped", "daemon", "cordond ended")
 }
 
-// reload reads the ceiling anew, for by. The rest of the file holds from the
+// reload reads [ceiling] and [evidence] anew, for by. The rest of the file holds from the
 // next start.
 func (d *daemon) reload(by string) error {
 	c, _, err := loadConfig(d.options.configFile, d.options.explicit)
@@ -243,8 +247,13 @@ func (d *daemon) reload(by string) error {
 	if c.Daemon != d.config.Daemon {
 		d.log.Warn("[daemon] has changed: that holds from the next start of cordond")
 	}
+	rules, err := c.Evidence.rules()
+	if err != nil {
+		return err
+	}
 	d.bundles.SetCeiling(&c.Ceiling)
-	d.auditEvent("daemon-reloaded", by, "the ceiling was read anew; it holds for plugins that start from now on")
+	d.supervisor.SetEvidenceRules(rules)
+	d.auditEvent("daemon-reloaded", by, "[ceiling] and [evidence] were read anew; they hold for what starts or happens from now on")
 	d.log.Info("reloaded", "file", d.options.configFile)
 	return nil
 }

@@ -61,7 +61,7 @@ it, restarts it, and quarantines it when it hits a wall. It must run as root. Th
 command cordon talks to it over its control socket.
 
 SIGTERM and SIGINT stop every plugin and end it; a second one kills them at once.
-SIGHUP reads [ceiling] anew. Without a configuration file the defaults hold.`,
+SIGHUP reads [ceiling] and [evidence] anew. Without a configuration file the defaults hold.`,
 		Version: version(), Args: cobra.NoArgs, SilenceErrors: true, SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runDaemon(options{

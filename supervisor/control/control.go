@@ -49,6 +49,8 @@ const (
 	MethodAttach = "plugin.attach" // NameParams -> AttachResult
 	// MethodAuditCheckpoint signs the audit log as it is now.
 	MethodAuditCheckpoint = "audit.checkpoint" // {} -> AuditCheckpoint
+	MethodEvidenceList    = "evidence.list"    // NameParams, no name is all -> []Evidence
+	MethodEvidenceShow    = "evidence.show"    // EvidenceParams -> EvidenceContent
 	MethodReload          = "daemon.reload"    // {} -> {}: read the configuration anew
 )
 
@@ -167,6 +169,34 @@ type AuditCheckpoint struct {
 	Path       string `json:"path"`
 	Checkpoint string `json:"checkpoint"` // a signed note; c2sp.org/tlog-checkpoint
 	PublicKey  string `json:"public_key"`
+}
+
+// Evidence is what was kept of one quarantine: a directory that can be carried
+// away.
+type Evidence struct {
+	Plugin string    `json:"plugin"`
+	ID     string    `json:"id"`
+	Time   time.Time `json:"time"`
+	Dir    string    `json:"dir"`
+	Size   int64     `json:"size_bytes"`
+	Files  []string  `json:"files"`
+	// Held says that the quarantine was not released; then it is not removed.
+	Held bool `json:"held"`
+}
+
+// EvidenceParams asks for one file of evidence: of the newest if ID is empty,
+// the violation if File is.
+type EvidenceParams struct {
+	Name string `json:"name"`
+	ID   string `json:"id,omitempty"`
+	File string `json:"file,omitempty"`
+}
+
+// EvidenceContent is evidence with the text of one of its files, 1 MiB at most.
+type EvidenceContent struct {
+	Evidence
+	File string `json:"file"`
+	Text string `json:"text"`
 }
 
 // AttachResult is what a bridge starts with.

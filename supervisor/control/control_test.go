@@ -108,6 +108,15 @@ func (f *fakeService) AuditCheckpoint(context.Context) (AuditCheckpoint, error) 
 	return AuditCheckpoint{Path: "/audit.jsonl"}, err
 }
 
+func (f *fakeService) EvidenceList(context.Context, NameParams) ([]Evidence, error) {
+	return nil, f.failure()
+}
+
+func (f *fakeService) EvidenceShow(context.Context, EvidenceParams) (EvidenceContent, error) {
+	_, err := f.did("show evidence", Caller{})
+	return EvidenceContent{}, err
+}
+
 func (f *fakeService) Reload(_ context.Context, by Caller) error {
 	_, err := f.did("reload", by)
 	return err
@@ -209,8 +218,8 @@ func codeOf(err error) int {
 // TestWhoMayDoWhat asks for every method as everyone. The lists here are
 // written by hand and not taken from the table.
 func TestWhoMayDoWhat(t *testing.T) {
-	look := []string{MethodList, MethodInspect, MethodCall, MethodLogs, MethodWhy, MethodEvents, MethodAttach}
-	change := []string{MethodInstall, MethodRemove, MethodStart, MethodStop, MethodRestart, MethodEnable, MethodDisable, MethodRelease, MethodReload, MethodAuditCheckpoint}
+	look := []string{MethodList, MethodInspect, MethodCall, MethodLogs, MethodWhy, MethodEvents, MethodAttach, MethodEvidenceList}
+	change := []string{MethodInstall, MethodRemove, MethodStart, MethodStop, MethodRestart, MethodEnable, MethodDisable, MethodRelease, MethodReload, MethodAuditCheckpoint, MethodEvidenceShow}
 	if got := len(verbs()); got != len(look)+len(change) {
 		t.Errorf("the table has %d methods, this test %d", got, len(look)+len(change))
 	}

@@ -61,6 +61,8 @@ func verbs() map[string]verb {
 		MethodAttach:  {observer, attach},
 
 		MethodAuditCheckpoint: {admin, checkpointed},
+		MethodEvidenceList:    {observer, of(Service.EvidenceList)},
+		MethodEvidenceShow:    {admin, of(Service.EvidenceShow)},
 		MethodReload:          {admin, reloaded},
 	}
 }

@@ -29,6 +29,8 @@ type Service interface {
 	Logs(ctx context.Context, p LogsParams) ([]LogLine, Stream[LogLine], error)
 	Events(ctx context.Context, p EventsParams) ([]Event, Stream[Event], error)
 	AuditCheckpoint(ctx context.Context) (AuditCheckpoint, error)
+	EvidenceList(ctx context.Context, p NameParams) ([]Evidence, error)
+	EvidenceShow(ctx context.Context, p EvidenceParams) (EvidenceContent, error)
 	// Reload reads the configuration anew; on an error what held before holds on.
 	Reload(ctx context.Context, by Caller) error
 	// Attach joins a client to a running plugin. deliver gets the plugin's
