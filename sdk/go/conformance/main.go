@@ -1,0 +1,71 @@
+// Command conformance is the plugin that ../../conformance tests this package
+// with.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	cordon "github.com/cordonhq/cordon/sdk/go"
+)
+
+type ask struct {
+	Method string          `json:"method"`
+	Params json.RawMessage `json:"params"`
+}
+
+func main() {
+	err := plugin().Run(context.Background())
+	var broken *cordon.ProtocolError
+	if errors.As(err, &broken) {
+		fmt.Printf("end: %s\n", broken.Code)
+		return
+	}
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("end: ")
+}
+
+func plugin() *cordon.Plugin {
+	p := cordon.New("conformance", "1.0.0")
+	cordon.Handle(p, "echo", func(_ context.Context, in json.RawMessage) (json.RawMessage, error) { return in, nil })
+	cordon.Handle(p, "sink", func(context.Context, json.RawMessage) (any, error) { return nil, nil })
+	cordon.Handle(p, "fail", func(_ context.Context, in cordon.Error) (any, error) { return nil, &in })
+	cordon.Handle(p, "crash", func(context.Context, json.RawMessage) (any, error) { panic("as asked") })
+	cordon.HandleNotification(p, "crash", func(context.Context, json.RawMessage) { panic("as asked") })
+	cordon.Handle(p, "wait", func(ctx context.Context, _ json.RawMessage) (any, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	cordon.Handle(p, "big", func(_ context.Context, in struct{ Bytes int }) (string, error) {
+		return strings.Repeat("x", in.Bytes), nil
+	})
+	cordon.Handle(p, "ask", func(ctx context.Context, in ask) (out json.RawMessage, err error) {
+		return out, cordon.Host(ctx).Call(ctx, in.Method, in.Params, &out)
+	})
+	cordon.Handle(p, "tell", func(ctx context.Context, in ask) (any, error) {
+		return nil, cordon.Host(ctx).Notify(in.Method, in.Params)
+	})
+	var mu sync.Mutex
+	notes := []json.RawMessage{}
+	cordon.HandleNotification(p, "note", func(_ context.Context, in json.RawMessage) {
+		mu.Lock()
+		defer mu.Unlock()
+		if in == nil {
+			in = json.RawMessage("null")
+		}
+		notes = append(notes, in)
+	})
+	cordon.Handle(p, "notes", func(context.Context, json.RawMessage) ([]json.RawMessage, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return notes, nil
+	})
+	return p
+}

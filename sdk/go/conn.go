@@ -1,0 +1,429 @@
+package cordon
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// limits are the host's, told in its hello.
+type limits struct {
+	MaxFrame    int `json:"max_frame"`
+	MaxInFlight int `json:"max_in_flight"`
+	MaxDepth    int `json:"max_depth"`
+}
+
+func (l limits) withDefaults() limits {
+	d := limits{MaxFrame: 4 << 20, MaxInFlight: 64, MaxDepth: 64}
+	if l.MaxFrame > 0 && l.MaxFrame < 1<<24 {
+		d.MaxFrame = l.MaxFrame
+	}
+	if l.MaxInFlight > 0 {
+		d.MaxInFlight = l.MaxInFlight
+	}
+	if l.MaxDepth > 0 && l.MaxDepth <= 1000 {
+		d.MaxDepth = l.MaxDepth
+	}
+	return d
+}
+
+// leavingGrace is how long handlers may take to notice that the host has gone.
+const leavingGrace = 2 * time.Second
+
+// DefaultTimeout bounds a call whose context has no deadline.
+const DefaultTimeout = 30 * time.Second
+
+// Conn is a plugin's connection to its host. All methods may be used
+// concurrently.
+type Conn struct {
+	plugin *Plugin
+	stream io.ReadWriteCloser
+	limits limits
+	scan   *scanner
+	// hosting makes it the host's end, in a Harness: it says hello.
+	hosting bool
+
+	writing sync.Mutex // one whole frame at a time
+	silent  bool       // after the last word on a breach
+
+	mu         sync.Mutex
+	greeted    bool
+	draining   bool
+	served     map[string]*request // the peer's requests, by id as written
+	unfinished int                 // requests whose answer is not out yet
+	idle       chan struct{}       // closed when there is none; nil while nobody waits
+	last       uint64
+	calls      map[uint64]chan answer // this side's
+	late       map[uint64]bool        // cancelled, and not answered yet
+	places     chan struct{}
+	closed     chan struct{}
+	handlers   sync.WaitGroup
+}
+
+// request is one of the peer's, not answered yet.
+type request struct {
+	id     []byte
+	cancel context.CancelFunc
+}
+
+type answer struct {
+	result json.RawMessage
+	err    error
+}
+
+func newConn(stream io.ReadWriteCloser, p *Plugin) *Conn {
+	c := &Conn{
+		plugin: p, stream: stream,
+		served: map[string]*request{}, calls: map[uint64]chan answer{}, late: map[uint64]bool{},
+		closed: make(chan struct{}),
+	}
+	c.obey(limits{})
+	return c
+}
+
+// obey takes the limits of the hello, before anything else runs.
+func (c *Conn) obey(l limits) {
+	c.limits = l.withDefaults()
+	c.scan = newScanner(c.limits.MaxDepth)
+	c.places = make(chan struct{}, c.limits.MaxInFlight)
+}
+
+// run reads until the connection ends.
+func (c *Conn) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(context.WithValue(ctx, hostKey{}, c))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = c.stream.Close() })
+	defer stop()
+	err := c.read(ctx)
+	var broken *ProtocolError
+	if errors.As(err, &broken) {
+		c.lastWord(broken)
+	}
+	close(c.closed)
+	cancel()
+	c.leave()
+	_ = c.stream.Close() // nothing is lost: every frame was written whole
+	return err
+}
+
+// lastWord tells the peer what it broke, and nothing after that.
+func (c *Conn) lastWord(e *ProtocolError) {
+	if e.Code != BreachRefused {
+		_ = c.reply([]byte("null"), nil, Errorf(CodeInvalidRequest, "%s", e.Error()))
+	}
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	c.silent = true
+}
+
+// leave waits for the handlers, which were cancelled, for a while.
+func (c *Conn) leave() {
+	done := make(chan struct{})
+	go func() {
+		c.handlers.Wait()
+		close(done)
+	}()
+	grace := time.NewTimer(leavingGrace)
+	defer grace.Stop()
+	select {
+	case <-done:
+	case <-grace.C:
+		c.plugin.Log.Warn("left with handlers that did not end when cancelled")
+	}
+}
+
+func (c *Conn) read(ctx context.Context) error {
+	for {
+		msg, err := c.frame()
+		if errors.Is(err, io.EOF) || err != nil && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		env, broken := c.scan.message(msg)
+		if broken != nil {
+			return broken
+		}
+		if err := c.dispatch(ctx, env, msg); err != nil {
+			return err
+		}
+	}
+}
+
+// frame reads one message. What a length announces is allocated as it comes.
+func (c *Conn) frame() ([]byte, error) {
+	var head [4]byte
+	switch n, err := io.ReadFull(c.stream, head[:]); {
+	case n > 0 && head[0] != 0:
+		return nil, breach(BreachFraming, "first byte %#02x is not 0x00 of a 4-byte length", head[0])
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, breach(BreachTruncated, "the stream ended inside a length")
+	case err != nil:
+		return nil, err
+	}
+	size := int(binary.BigEndian.Uint32(head[:]))
+	switch {
+	case size == 0:
+		return nil, breach(BreachFraming, "an empty message")
+	case size > c.limits.MaxFrame:
+		return nil, breach(BreachTooLarge, "a message of %d bytes, over the limit of %d", size, c.limits.MaxFrame)
+	}
+	msg := make([]byte, size)
+	_, err := io.ReadFull(c.stream, msg)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, breach(BreachTruncated, "the stream ended inside a message")
+	}
+	return msg, err
+}
+
+func (c *Conn) dispatch(ctx context.Context, env envelope, msg []byte) error {
+	switch env.kind {
+	case kindRequest:
+		return c.request(ctx, env, msg)
+	case kindNotification:
+		return c.notified(ctx, env, msg)
+	case kindResult, kindError:
+		return c.answered(env, msg)
+	}
+	return nil
+}
+
+// request starts the handler of one request, or says why not.
+func (c *Conn) request(ctx context.Context, env envelope, msg []byte) error {
+	id, method := env.id.of(msg), text(env.method.of(msg))
+	var params json.RawMessage
+	if env.params.present() {
+		params = env.params.of(msg)
+	}
+	switch {
+	case method == "cordon.hello" && !c.hosting:
+		return c.hello(id, params)
+	case !c.greeted:
+		return breach(BreachPhase, "a request before the hello")
+	}
+	ctx, cancel := withMeta(ctx, params)
+	r := &request{id: id, cancel: cancel}
+	if refusal, err := c.admit(r, method); refusal != nil || err != nil {
+		cancel()
+		if err == nil {
+			err = c.reply(id, nil, refusal)
+		}
+		return err
+	}
+	c.handlers.Add(1)
+	go c.serve(ctx, r, method, params)
+	return nil
+}
+
+// admit notes a request that may begin.
+func (c *Conn) admit(r *request, method string) (refusal *Error, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, inUse := c.served[string(r.id)]
+	switch {
+	case inUse:
+		return nil, breach(BreachID, "an id that is in use by another request")
+	case c.draining:
+		return Errorf(CodeShuttingDown, "the plugin is shutting down"), nil
+	case len(c.served) >= c.limits.MaxInFlight && method != methodShutdown:
+		return Errorf(CodeOverloaded, "too many requests at once"), nil
+	}
+	c.draining = method == methodShutdown
+	if !c.draining {
+		c.served[string(r.id)] = r
+		c.unfinished++
+	}
+	return nil, nil //nolint:nilnil // neither is the good case
+}
+
+const methodShutdown = "cordon.shutdown"
+
+// serve runs a handler and answers.
+func (c *Conn) serve(ctx context.Context, r *request, method string, params json.RawMessage) {
+	defer c.handlers.Done()
+	defer r.cancel()
+	var result any
+	var err error
+	if method == methodShutdown {
+		result, err = struct{}{}, c.drain(ctx)
+	} else {
+		result, err = c.guarded(ctx, method, params)
+	}
+	var told *Error
+	if err != nil {
+		told = toError(err)
+		if told == errInternal {
+			c.plugin.Log.Error("cannot handle a request", "method", method, "error", err)
+		}
+	}
+	if method != methodShutdown {
+		defer c.finished()
+		c.forgetRequest(r)
+	}
+	if err := c.reply(r.id, result, told); err != nil && ctx.Err() == nil {
+		c.plugin.Log.Error("cannot answer", "method", method, "error", err)
+	}
+}
+
+// forgetRequest makes room before the answer goes out: its reader may use the
+// id again at once.
+func (c *Conn) forgetRequest(r *request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.served, string(r.id))
+}
+
+// finished is called once a request was answered.
+func (c *Conn) finished() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unfinished--
+	if c.unfinished == 0 && c.idle != nil {
+		close(c.idle)
+		c.idle = nil
+	}
+}
+
+// drain waits until everything that was begun is answered.
+func (c *Conn) drain(ctx context.Context) error {
+	c.mu.Lock()
+	idle := make(chan struct{})
+	if c.unfinished == 0 {
+		close(idle)
+	} else {
+		c.idle = idle
+	}
+	c.mu.Unlock()
+	select {
+	case <-idle:
+		return c.plugin.shutdown(ctx)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// guarded runs a handler behind a fence: its panic is its own.
+func (c *Conn) guarded(ctx context.Context, method string, params json.RawMessage) (result any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			result, err = nil, fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	fn, ok := c.plugin.requests[method]
+	if !ok {
+		return nil, Errorf(CodeMethodNotFound, "cannot find method %q", method)
+	}
+	return fn(ctx, params)
+}
+
+func (c *Conn) notified(ctx context.Context, env envelope, msg []byte) (err error) {
+	if !c.greeted {
+		return breach(BreachPhase, "a notification before the hello")
+	}
+	method := text(env.method.of(msg))
+	var params json.RawMessage
+	if env.params.present() {
+		params = env.params.of(msg)
+	}
+	if method == "$/cancelRequest" {
+		c.cancelled(params)
+		return nil
+	}
+	fn, ok := c.plugin.notifications[method]
+	if !ok {
+		return nil
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			c.plugin.Log.Error("cannot handle a notification", "method", method, "error", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
+	if err := fn(ctx, params); err != nil {
+		c.plugin.Log.Error("cannot handle a notification", "method", method, "error", err)
+	}
+	return nil
+}
+
+// cancelled ends the context of a request. The unknown and the finished are
+// ignored: the cancellation crossed the answer.
+func (c *Conn) cancelled(params json.RawMessage) {
+	at, ok := lookup(params, "id")
+	if !ok {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r, ok := c.served[string(at.of(params))]; ok {
+		r.cancel()
+	}
+}
+
+// withMeta gives a request's context the deadline that travels in _meta.
+func withMeta(ctx context.Context, params json.RawMessage) (context.Context, context.CancelFunc) {
+	if meta, ok := lookup(params, "_meta"); ok {
+		if at, ok := lookup(meta.of(params), "deadline_ms"); ok {
+			if ms, ok := parseInt(at.of(meta.of(params))); ok && ms > 0 && ms < int64(time.Hour*24*365/time.Millisecond) {
+				return context.WithTimeout(ctx, time.Duration(ms)*time.Millisecond)
+			}
+		}
+	}
+	return context.WithCancel(ctx)
+}
+
+// reply answers one request.
+func (c *Conn) reply(id []byte, result any, e *Error) error {
+	body := []byte("null")
+	if e == nil && result != nil {
+		raw, err := json.Marshal(result)
+		if err != nil {
+			c.plugin.Log.Error("cannot marshal a result", "error", err)
+			e = errInternal
+		} else if len(raw) > 0 {
+			body = raw
+		}
+	}
+	member := `,"result":`
+	if e != nil {
+		member = `,"error":`
+		var err error
+		if body, err = json.Marshal(e); err != nil {
+			return err
+		}
+	}
+	err := c.write([]byte(`{"jsonrpc":"2.0","id":`), id, []byte(member), body, []byte("}"))
+	if errors.Is(err, errTooLarge) && (e == nil || e.Code != CodeTooLarge) {
+		return c.reply(id, nil, Errorf(CodeTooLarge, "the answer is over the limit of %d bytes", c.limits.MaxFrame))
+	}
+	return err
+}
+
+var errTooLarge = errors.New("message over the frame limit")
+
+// write sends one message, whole.
+func (c *Conn) write(parts ...[]byte) error {
+	size := 0
+	for _, p := range parts {
+		size += len(p)
+	}
+	if size > c.limits.MaxFrame {
+		return errTooLarge
+	}
+	frame := binary.BigEndian.AppendUint32(make([]byte, 0, 4+size), uint32(size))
+	for _, p := range parts {
+		frame = append(frame, p...)
+	}
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if c.silent {
+		return errGone
+	}
+	_, err := c.stream.Write(frame)
+	return err
+}

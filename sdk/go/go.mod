@@ -1,0 +1,3 @@
+module github.com/cordonhq/cordon/sdk/go
+
+go 1.24

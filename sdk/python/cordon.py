@@ -1,0 +1,788 @@
+"""What a plugin in Python is made of, with the standard library alone.
+
+    import cordon
+
+    plugin = cordon.Plugin("words", "1.0.0")
+
+    @plugin.method("words.count")
+    def count(params, ctx):
+        return {"words": len(params["text"].split())}
+
+    if __name__ == "__main__":
+        plugin.main()
+
+A handler is a plain function, which runs in a thread, or an ``async def``,
+which runs in an event loop. This one file is the whole library: a bundle
+carries its own copy.
+"""
+
+import concurrent.futures
+import json
+import logging
+import os
+import re
+import socket
+import struct
+import sys
+import threading
+import time
+
+__all__ = ["Plugin", "Context", "Error", "Harness", "ProtocolError"]
+
+API = 1
+DESCRIPTOR = 3  # where a plugin finds the socket to its host
+
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL = -32603
+DEADLINE = -32001
+CANCELLED = -32003
+OVERLOADED = -32004
+SHUTTING_DOWN = -32005
+TOO_LARGE = -32006
+PEER_GONE = -32008
+DENIED = -32011
+UNSUPPORTED = -32013
+
+DEFAULT_TIMEOUT = 30.0  # seconds, of a call to the host
+LEAVING_GRACE = 2.0  # seconds that handlers have once the host has gone
+MAX_SAFE_INT = 1 << 53
+CO_COROUTINE = 0x80  # as in inspect; asyncio and inspect load where they are needed, or every start waits for them
+
+
+class Error(Exception):
+    """The answer to a request that failed: raise it, or catch it from a call."""
+
+    def __init__(self, code, message, data=None):
+        super().__init__(message)
+        self.code, self.message, self.data = code, message, data
+
+    def as_json(self):
+        told = {"code": self.code, "message": self.message}
+        return told if self.data is None else told | {"data": self.data}
+
+
+class ProtocolError(Exception):
+    """The peer broke a rule of the protocol; code is its name in PROTOCOL.md."""
+
+    def __init__(self, code, text):
+        super().__init__(f"protocol broken ({code}): {text}")
+        self.code = code
+
+
+# --- reading one message, as for a hostile peer ---------------------------
+
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
+
+
+def _check_depth(text, limit):
+    depth = 0
+    for found in _STRING_OR_BRACKET.finditer(text):
+        first = found.group()[0]
+        if first in "[{":
+            depth += 1
+            if depth > limit:
+                raise ProtocolError("depth", f"nested deeper than {limit}")
+        elif first in "]}":
+            depth -= 1
+
+
+def _no_duplicates(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ProtocolError("duplicate", "one key twice in one object")
+    return members
+
+
+def _integer(text):
+    if text == "-0" or len(text) > 4000:  # what int() would lose, or refuse
+        return float(text)
+    return int(text)
+
+
+def _no_constant(text):
+    raise ValueError(text + " is no JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_int=_integer, parse_constant=_no_constant)
+
+
+def _has_lone_surrogate(value):
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return True
+        return False
+    if isinstance(value, dict):
+        return any(_has_lone_surrogate(k) or _has_lone_surrogate(v) for k, v in value.items())
+    return isinstance(value, list) and any(map(_has_lone_surrogate, value))
+
+
+def _parse(raw, max_depth):
+    """One message as an object, or the ProtocolError that it is."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as err:
+        raise ProtocolError("encoding", f"invalid UTF-8 at byte {err.start}") from None
+    text = text.strip(" \t\r\n")
+    _check_depth(text, max_depth)
+    try:
+        message, end = _DECODER.raw_decode(text)
+    except ValueError as err:
+        raise ProtocolError("syntax", f"invalid JSON: {err}") from None
+    if end != len(text):
+        raise ProtocolError("syntax", "more than one value")
+    if isinstance(message, list):
+        raise ProtocolError("envelope", "batches are not accepted")
+    if not isinstance(message, dict):
+        raise ProtocolError("syntax", "a message is an object")
+    if "\\u" in text and _has_lone_surrogate(message):
+        raise ProtocolError("encoding", "half of a surrogate pair")
+    return message
+
+
+def _is_int(value):
+    return type(value) is int and -MAX_SAFE_INT <= value <= MAX_SAFE_INT
+
+
+def _check_id(value):
+    if isinstance(value, str):
+        if len(json.dumps(value, ensure_ascii=False).encode()) > 258:
+            raise ProtocolError("id", "an id of more than 256 bytes")
+    elif not _is_int(value):
+        raise ProtocolError("id", "an id must be a string or an integer within 2^53")
+
+
+def _classify(message):
+    """request, notification, result or error; or the ProtocolError it is."""
+    if message.get("jsonrpc") != "2.0":
+        raise ProtocolError("envelope", 'member "jsonrpc" must be "2.0"')
+    if "method" in message:
+        return _classify_call(message)
+    if "id" not in message or "params" in message:
+        raise ProtocolError("envelope", "neither a request nor a reply")
+    failed = message.get("error") is not None
+    if failed and message.get("result") is not None:
+        raise ProtocolError("envelope", "a reply with a result and an error")
+    if not failed and "result" not in message:
+        raise ProtocolError("envelope", "a reply without result and error")
+    if not (failed and message["id"] is None):
+        _check_id(message["id"])
+    return "error" if failed else "result"
+
+
+def _classify_call(message):
+    if "result" in message or "error" in message:
+        raise ProtocolError("envelope", "a message with a method and a result or error")
+    method = message["method"]
+    if not isinstance(method, str) or not 1 <= len(method.encode()) <= 256:
+        raise ProtocolError("envelope", "method must be a string of 1 to 256 bytes")
+    if any(c < " " or c == "\x7f" for c in method):
+        raise ProtocolError("envelope", "method has a control character")
+    if not isinstance(message.get("params"), (dict, list, type(None))):
+        raise ProtocolError("envelope", "params must be an object or an array")
+    if "id" not in message:
+        return "notification"
+    _check_id(message["id"])
+    return "request"
+
+
+def _key(request_id):
+    """1 and "1" are different ids."""
+    return (type(request_id), request_id)
+
+
+def _is_async(handler):
+    return bool(getattr(getattr(handler, "__code__", None), "co_flags", 0) & CO_COROUTINE)
+
+
+# --- the plugin -----------------------------------------------------------
+
+
+class Plugin:
+    """A table of handlers, and how to serve them to the host."""
+
+    def __init__(self, name, version, workers=16):
+        """workers bounds how many plain handlers run at once."""
+        self.name, self.version, self.workers = name, version, workers
+        self.methods, self.notifications = {}, {}
+        self.shutdown = None
+        self.log = logging.getLogger(name)
+
+    def method(self, name):
+        """Decorates a handler: (params, ctx) -> result, plain or async."""
+        return lambda handler: self.methods.setdefault(name, handler)
+
+    def notification(self, name):
+        """Decorates a handler of notifications, which come in order. A plain
+        one runs in the reader: it must not wait for the host."""
+        return lambda handler: self.notifications.setdefault(name, handler)
+
+    def on_shutdown(self, handler):
+        """Decorates what runs once all requests are answered, before the host
+        is told that the plugin may be ended."""
+        self.shutdown = handler
+        return handler
+
+    def main(self):
+        """Serves the host until it says goodbye, and exits."""
+        _log_to_stderr()
+        try:
+            self.run()
+        except ProtocolError as err:
+            self.log.error("cannot go on: %s", err)
+            sys.exit(1)
+
+    def run(self, sock=None):
+        """Serves the host over sock, by default the one at descriptor 3, and
+        closes it. Raises ProtocolError when the host broke a rule."""
+        _Connection(self, sock or _host_socket()).run()
+
+    async def run_async(self, sock=None):
+        """As run, for a program that has an event loop: async handlers run in it."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        connection = _Connection(self, sock or _host_socket(), loop)
+        done = loop.create_future()
+
+        def serve():
+            try:
+                connection.run()
+            except BaseException as err:  # handed on, whatever it is
+                loop.call_soon_threadsafe(done.set_exception, err)
+            else:
+                loop.call_soon_threadsafe(done.set_result, None)
+
+        threading.Thread(target=serve, daemon=True).start()
+        await done
+
+
+def _host_socket():
+    try:
+        return socket.socket(fileno=os.dup(DESCRIPTOR))
+    except OSError as err:
+        raise SystemExit(
+            f"cannot find the host: descriptor {DESCRIPTOR} is no socket ({err}); "
+            "start the plugin with cordon, or test it with cordon.Harness"
+        ) from None
+
+
+class _Line(logging.Formatter):
+    """One line a record: a line end in it could forge the next."""
+
+    def format(self, record):
+        return super().format(record).replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _log_to_stderr():
+    if not logging.getLogger().handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Line("%(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class Context:
+    """What a handler knows of its request."""
+
+    def __init__(self, connection, meta):
+        self._connection = connection
+        self._cancelled = threading.Event()
+        self._calls = set()
+        self._task = None
+        self.traceparent = meta.get("traceparent")
+        left = meta.get("deadline_ms")
+        #: Seconds of time.monotonic() at which the caller gives up, or None.
+        self.deadline = time.monotonic() + left / 1000 if _is_int(left) and left > 0 else None
+        self.log = connection.plugin.log
+
+    @property
+    def cancelled(self):
+        """Whether nobody waits for the answer any longer."""
+        return self._cancelled.is_set() or self.remaining() == 0
+
+    def remaining(self):
+        """Seconds until the deadline, never negative; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def check(self):
+        """Raises when nobody waits any longer: for loops in plain handlers."""
+        if self._cancelled.is_set():
+            raise Error(CANCELLED, "cancelled")
+        if self.remaining() == 0:
+            raise Error(DEADLINE, "deadline exceeded")
+
+    def wait(self, seconds=None):
+        """Waits until cancelled, the deadline or so many seconds; whether cancelled."""
+        waits = [s for s in (seconds, self.remaining()) if s is not None]
+        self._cancelled.wait(min(waits) if waits else None)
+        return self.cancelled
+
+    def call(self, method, params=None, timeout=DEFAULT_TIMEOUT):
+        """Asks the host and waits for its answer; raises Error. For plain handlers."""
+        return self._connection.call(method, params, timeout, self)
+
+    async def acall(self, method, params=None, timeout=DEFAULT_TIMEOUT):
+        """As call, for async handlers."""
+        return await self._connection.acall(method, params, timeout)
+
+    def notify(self, method, params=None):
+        """Tells the host something that it does not answer."""
+        self._connection.notify(method, params)
+
+    def _cancel(self):
+        self._cancelled.set()
+        for future in list(self._calls):
+            future.cancel()
+        if self._task:
+            self._task.cancel()
+
+
+class _Connection:
+    """One end of the protocol, in threads: this one reads, workers answer."""
+
+    def __init__(self, plugin, sock, loop=None, hosting=False):
+        self.plugin, self.sock, self.hosting = plugin, sock, hosting
+        self._loop, self._loop_lock = loop, threading.Lock()
+        self._lock = threading.Lock()  # guards all below
+        self._writing = threading.Lock()
+        self._silent = False
+        self._greeted = hosting
+        self._draining = False
+        self._served = {}  # the peer's requests: key -> Context
+        self._answering = 0  # those whose answer is being written
+        self._idle = threading.Condition(self._lock)
+        self._last, self._calls, self._late = 0, {}, set()
+        self._pool = None
+        self._obey({})
+
+    def _obey(self, limits):
+        def limit(name, default, most):
+            value = limits.get(name)
+            return value if _is_int(value) and 0 < value <= most else default
+
+        self.max_frame = limit("max_frame", 4 << 20, (1 << 24) - 1)
+        self.max_in_flight = limit("max_in_flight", 64, MAX_SAFE_INT)
+        self.max_depth = min(limit("max_depth", 64, 1000), sys.getrecursionlimit() // 4)
+        self._places = threading.BoundedSemaphore(self.max_in_flight)
+
+    # reading
+
+    def run(self):
+        try:
+            while (raw := self._frame()) is not None:
+                message = _parse(raw, self.max_depth)
+                getattr(self, "_on_" + _classify(message))(message)
+        except ProtocolError as err:
+            self._last_word(err)
+            raise
+        except OSError:  # the host has gone, without a word
+            pass
+        finally:
+            self._leave()
+
+    def _frame(self):
+        head = self._read(4, "a length")
+        if head is None:
+            return None
+        (size,) = struct.unpack(">I", head)
+        if size == 0:
+            raise ProtocolError("framing", "an empty message")
+        if size > self.max_frame:
+            raise ProtocolError("too-large", f"a message of {size} bytes, over the limit of {self.max_frame}")
+        body = self._read(size, "a message")
+        if body is None:
+            raise ProtocolError("truncated", "the stream ended before a message")
+        return body
+
+    def _read(self, size, what):
+        data = bytearray()
+        while len(data) < size:
+            part = self.sock.recv(min(size - len(data), 1 << 16))
+            if not part and not data:
+                return None
+            if what == "a length" and not data and part and part[0] != 0:
+                raise ProtocolError("framing", f"first byte {part[0]:#04x} is not 0x00 of a 4-byte length")
+            if not part:
+                raise ProtocolError("truncated", "the stream ended inside " + what)
+            data += part
+        return bytes(data)
+
+    def _on_request(self, message):
+        request_id, method = message["id"], message["method"]
+        if method == "cordon.hello" and not self.hosting:
+            return self._hello(request_id, message.get("params"))
+        if not self._greeted:
+            raise ProtocolError("phase", "a request before the hello")
+        params, ctx = self._context(message)
+        refusal = self._admit(request_id, method, ctx)
+        if refusal:
+            return self._answer(request_id, error=refusal)
+        if method == "cordon.shutdown":
+            threading.Thread(target=self._drain, args=(request_id, ctx), daemon=True).start()
+        else:
+            self._start(request_id, method, params, ctx)
+
+    def _context(self, message):
+        params = message.get("params")
+        meta = params.pop("_meta", None) if isinstance(params, dict) else None
+        return params, Context(self, meta if isinstance(meta, dict) else {})
+
+    def _admit(self, request_id, method, ctx):
+        with self._lock:
+            if _key(request_id) in self._served:
+                raise ProtocolError("id", "an id that is in use by another request")
+            if self._draining:
+                return Error(SHUTTING_DOWN, "the plugin is shutting down")
+            if method == "cordon.shutdown":
+                self._draining = True
+            elif len(self._served) >= self.max_in_flight:
+                return Error(OVERLOADED, "too many requests at once")
+            else:
+                self._served[_key(request_id)] = ctx
+        return None
+
+    def _start(self, request_id, method, params, ctx):
+        handler = self.plugin.methods.get(method)
+        if handler is None:
+            return self._finish(request_id, ctx, error=Error(METHOD_NOT_FOUND, f"cannot find method {method!r}"))
+        if _is_async(handler):
+            self._schedule(self._serve_async(request_id, handler, params, ctx))
+        else:
+            if self._pool is None:
+                self._pool = concurrent.futures.ThreadPoolExecutor(self.plugin.workers)
+            self._pool.submit(self._serve, request_id, handler, params, ctx)
+        return None
+
+    def _serve(self, request_id, handler, params, ctx):
+        try:
+            ctx.check()
+            self._finish(request_id, ctx, handler(params, ctx))
+        except Exception as err:
+            self._finish(request_id, ctx, error=self._told(err, ctx))
+
+    async def _serve_async(self, request_id, handler, params, ctx):
+        import asyncio
+
+        ctx._task = asyncio.current_task()
+        try:
+            ctx.check()
+            result = await asyncio.wait_for(handler(params, ctx), ctx.remaining())
+            self._finish(request_id, ctx, result)
+        except (Exception, asyncio.CancelledError) as err:
+            self._finish(request_id, ctx, error=self._told(err, ctx))
+
+    def _told(self, err, ctx):
+        """What the caller is told of an exception; the rest goes to the log."""
+        if type(err).__name__ == "CancelledError" or ctx._cancelled.is_set() and isinstance(err, Error) and err.code == CANCELLED:
+            return Error(CANCELLED, "cancelled")
+        if isinstance(err, Error):
+            return err
+        if type(err).__name__ == "TimeoutError" and ctx.remaining() == 0:
+            return Error(DEADLINE, "deadline exceeded")
+        self.plugin.log.error("cannot handle a request", exc_info=err)
+        return Error(INTERNAL, "internal error")
+
+    def _finish(self, request_id, ctx, result=None, error=None):
+        with self._lock:  # before the answer: its reader may use the id again
+            self._served.pop(_key(request_id), None)
+            self._answering += 1
+        self._answer(request_id, result, error)
+        with self._lock:
+            self._answering -= 1
+            self._idle.notify_all()
+
+    def _drain(self, request_id, ctx):
+        with self._lock:
+            self._idle.wait_for(lambda: not self._served and not self._answering)
+        try:
+            if self.plugin.shutdown:
+                self.plugin.shutdown()
+            self._answer(request_id, {})
+        except Exception as err:
+            self._answer(request_id, error=self._told(err, ctx))
+
+    def _on_notification(self, message):
+        if not self._greeted:
+            raise ProtocolError("phase", "a notification before the hello")
+        method = message["method"]
+        if method == "$/cancelRequest":
+            return self._on_cancel(message.get("params"))
+        handler = self.plugin.notifications.get(method)
+        if handler is None:
+            return None
+        params, ctx = self._context(message)
+        try:
+            if _is_async(handler):
+                self._schedule(handler(params, ctx))
+            else:
+                handler(params, ctx)
+        except Exception as err:
+            self.plugin.log.error("cannot handle a notification", exc_info=err)
+        return None
+
+    def _on_cancel(self, params):
+        wanted = params.get("id") if isinstance(params, dict) else None
+        if not isinstance(wanted, (str, int)):
+            return
+        with self._lock:
+            ctx = self._served.get(_key(wanted))
+            loop = self._loop
+        if ctx is None:
+            return
+        if ctx._task:
+            loop.call_soon_threadsafe(ctx._cancel)
+        else:
+            ctx._cancel()
+
+    def _schedule(self, coroutine):
+        import asyncio
+
+        asyncio.run_coroutine_threadsafe(coroutine, self._event_loop())
+
+    def _event_loop(self):
+        """The program's loop, or one of our own in a thread."""
+        import asyncio
+
+        with self._loop_lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, daemon=True).start()
+            return self._loop
+
+    def _hello(self, request_id, params):
+        if self._greeted:
+            return self._answer(request_id, error=Error(INVALID_REQUEST, "the hello was said before"))
+        params = params if isinstance(params, dict) else {}
+        newest, oldest = params.get("api"), params.get("api_min", 1)
+        if not _is_int(newest) or not _is_int(oldest):
+            self._answer(request_id, error=Error(INVALID_PARAMS, "cannot use this hello: it has no versions"))
+            raise ProtocolError("hello", "a hello without versions")
+        if not oldest <= API <= newest:
+            self._answer(request_id, error=Error(UNSUPPORTED, f"this plugin speaks API {API}, the host {oldest} to {newest}"))
+            raise ProtocolError("hello", f"the host speaks API {oldest} to {newest}, this plugin {API}")
+        self._obey(params["limits"] if isinstance(params.get("limits"), dict) else {})
+        self._greeted = True
+        return self._answer(request_id, {"api": API, "name": self.plugin.name, "version": self.plugin.version})
+
+    # calls of our own
+
+    def _on_result(self, message):
+        if (future := self._take(message["id"])) is not None:
+            _settle(future.set_result, message["result"])
+
+    def _on_error(self, message):
+        error = message["error"]
+        if message["id"] is None:
+            raise ProtocolError("refused", f"the peer could not read us: {str(error)[:200]}")
+        future = self._take(message["id"])
+        if future is None:
+            return
+        error = error if isinstance(error, dict) else {}
+        if not _is_int(error.get("code")) or not isinstance(error.get("message"), str):
+            raise ProtocolError("envelope", "an error without an integer code and a message")
+        _settle(future.set_exception, Error(error["code"], error["message"], error.get("data")))
+
+    def _take(self, reply_id):
+        with self._lock:
+            if type(reply_id) is int and reply_id in self._late:
+                self._late.remove(reply_id)
+                return None
+            if type(reply_id) is not int or reply_id not in self._calls:
+                raise ProtocolError("unasked", "a reply that nobody waits for")
+            return self._calls.pop(reply_id)
+
+    def _begin(self, method, params):
+        if not isinstance(params, (dict, list, tuple, type(None))):
+            raise Error(INVALID_PARAMS, f"cannot call {method}: params must be an object or an array")
+        future = concurrent.futures.Future()
+        with self._lock:
+            self._last += 1
+            call_id = self._last
+            self._calls[call_id] = future
+        try:
+            self._send({"id": call_id, "method": method} | ({} if params is None else {"params": params}))
+        except OSError:
+            future.set_exception(Error(PEER_GONE, f"cannot call {method}: the connection has ended"))
+        return call_id, future
+
+    def _give_up(self, call_id):
+        with self._lock:
+            if self._calls.pop(call_id, None) is None:
+                return
+            self._late.add(call_id)
+        self._try_send({"method": "$/cancelRequest", "params": {"id": call_id}})
+
+    def call(self, method, params, timeout, ctx=None):
+        if not self._places.acquire(timeout=timeout):
+            raise Error(DEADLINE, f"cannot call {method}: no answer within {timeout} s")
+        try:
+            call_id, future = self._begin(method, params)
+            if ctx:
+                ctx._calls.add(future)
+                if ctx._cancelled.is_set():
+                    future.cancel()
+            try:
+                return future.result(timeout)
+            except concurrent.futures.CancelledError:
+                self._give_up(call_id)
+                raise Error(CANCELLED, "cancelled") from None
+            except concurrent.futures.TimeoutError:
+                self._give_up(call_id)
+                raise Error(DEADLINE, f"cannot call {method}: no answer within {timeout} s") from None
+            finally:
+                if ctx:
+                    ctx._calls.discard(future)
+        finally:
+            self._places.release()
+
+    async def acall(self, method, params, timeout):
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        if not self._places.acquire(blocking=False):
+            await loop.run_in_executor(None, self._places.acquire)
+        try:
+            call_id, future = self._begin(method, params)
+            try:
+                return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
+            except asyncio.CancelledError:
+                self._give_up(call_id)
+                raise
+            except asyncio.TimeoutError:
+                self._give_up(call_id)
+                raise Error(DEADLINE, f"cannot call {method}: no answer within {timeout} s") from None
+        finally:
+            self._places.release()
+
+    def notify(self, method, params=None):
+        self._send({"method": method} | ({} if params is None else {"params": params}))
+
+    # writing
+
+    def _answer(self, request_id, result=None, error=None):
+        try:
+            self._send({"id": request_id} | ({"error": error.as_json()} if error else {"result": result}))
+        except Error as err:  # over max_frame
+            self._try_send({"id": request_id, "error": err.as_json()})
+        except (TypeError, ValueError) as err:
+            self.plugin.log.error("cannot write a result as JSON: %s", err)
+            self._try_send({"id": request_id, "error": {"code": INTERNAL, "message": "internal error"}})
+        except OSError:  # nobody is there to be told
+            pass
+
+    def _try_send(self, message):
+        try:
+            self._send(message)
+        except (Error, OSError):
+            pass
+
+    def _send(self, message):
+        body = json.dumps({"jsonrpc": "2.0"} | message, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        if len(body) > self.max_frame:
+            raise Error(TOO_LARGE, f"a message of {len(body)} bytes, over the limit of {self.max_frame}")
+        with self._writing:
+            if self._silent:
+                raise OSError("the connection has ended")
+            self.sock.sendall(struct.pack(">I", len(body)) + body)
+
+    def _last_word(self, err):
+        if err.code != "refused":
+            self._try_send({"id": None, "error": {"code": INVALID_REQUEST, "message": str(err)}})
+        with self._writing:
+            self._silent = True
+
+    def _leave(self):
+        """Cancels what is open, and gives it a while."""
+        with self._lock:
+            open_requests, calls, self._calls = list(self._served.values()), self._calls, {}
+        for future in calls.values():
+            _settle(future.set_exception, Error(PEER_GONE, "the connection has ended"))
+        for ctx in open_requests:
+            if ctx._task:
+                self._loop.call_soon_threadsafe(ctx._cancel)
+            else:
+                ctx._cancel()
+        with self._lock:
+            self._idle.wait_for(lambda: not self._served and not self._answering, LEAVING_GRACE)
+        if self._pool:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        self.sock.close()
+
+
+def _settle(settle, value):
+    try:
+        settle(value)
+    except concurrent.futures.InvalidStateError:  # cancelled meanwhile
+        pass
+
+
+class Harness:
+    """Runs a plugin without a daemon, in this process: for its tests.
+
+        with cordon.Harness(plugin) as host:
+            assert host.call("words.count", {"text": "a b"}) == {"words": 2}
+
+    It is the host's end: give it methods to serve what the plugin asks for.
+    """
+
+    def __init__(self, plugin, methods=None, limits=None):
+        ours, its = socket.socketpair()
+        host = Plugin("host", "0")
+        host.methods.update(methods or {})
+        self.notified = []  # (method, params) of what the plugin notified
+        host.notifications = _Everything(self.notified)
+        self._error = None
+        self._plugin = threading.Thread(target=self._run, args=(plugin, its), daemon=True)
+        self._conn = _Connection(host, ours, hosting=True)
+        self._reader = threading.Thread(target=self._conn.run, daemon=True)
+        self._plugin.start()
+        self._reader.start()
+        self.hello = self.call("cordon.hello", {"api": API, "api_min": API, "plugin": plugin.name, "limits": limits or {}})
+
+    def _run(self, plugin, sock):
+        try:
+            plugin.run(sock)
+        except ProtocolError as err:
+            self._error = err
+
+    def call(self, method, params=None, timeout=DEFAULT_TIMEOUT):
+        """Calls the plugin; raises Error with what it answers."""
+        return self._conn.call(method, params, timeout)
+
+    def notify(self, method, params=None):
+        self._conn.notify(method, params)
+
+    def begin(self, method, params=None):
+        """Calls without waiting: (cancel, result), two functions."""
+        call_id, future = self._conn._begin(method, params)
+        cancel = lambda: self._conn.notify("$/cancelRequest", {"id": call_id})  # noqa: E731
+        return cancel, lambda timeout=DEFAULT_TIMEOUT: future.result(timeout)
+
+    def close(self):
+        """Says goodbye as the daemon does, and waits for the plugin's end."""
+        self.call("cordon.shutdown")
+        self._conn.sock.shutdown(socket.SHUT_WR)
+        self._plugin.join()
+        if self._error:
+            raise self._error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        if exc[0] is None:
+            self.close()
+
+
+class _Everything(dict):
+    """Takes every notification."""
+
+    def __init__(self, into):
+        super().__init__()
+        self._into = into
+
+    def get(self, method, default=None):
+        return lambda params, ctx: self._into.append((method, params))
