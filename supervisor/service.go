@@ -162,7 +162,7 @@ func (s *Supervisor) Inspect(_ context.Context, params control.NameParams) (cont
 	}
 	if snap.run != nil && r.State == control.Running {
 		enforced, err := snap.run.proc.Enforced()
-		if err != nil {
+		if err != nil && !errors.Is(err, launch.ErrEnded) { // it is between two lives: no walls
 			return in, control.Errorf(ipc.CodeInternal, "", "cannot read back the walls of %s: %w", p.name, err)
 		}
 		in.Walls = enforced.Walls

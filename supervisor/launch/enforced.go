@@ -3,7 +3,6 @@ package launch
 import (
 	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -37,7 +36,7 @@ func (p *Process) Enforced() (Enforced, error) {
 // kept is what was read at the gate.
 func (p *Process) kept() (Enforced, error) {
 	if !p.r.KeepWalls {
-		return Enforced{}, errors.New("cannot read back the walls: the plugin has ended")
+		return Enforced{}, fmt.Errorf("cannot read back the walls: %w", ErrEnded)
 	}
 	return p.walls, p.wallsE
 }

@@ -8,6 +8,9 @@ import (
 	"github.com/cordonhq/cordon/namespaces"
 )
 
+// ErrEnded is what is asked of a plugin that is no more.
+var ErrEnded = errors.New("the plugin has ended")
+
 func (e *ExecError) Error() string {
 	switch e.Errno {
 	case syscall.ENOENT:
