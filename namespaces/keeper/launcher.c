@@ -706,29 +706,51 @@ static int all_ended(void)
 	return 1;
 }
 
-/*
- * The groups are empty; the kernel may still be letting go of the last task.
- * A directory above them is shared with others and goes only if they left, too.
- */
-static void remove_group(const struct group *g, int shared)
+/* The groups are empty; the kernel may still be letting go of the last task. */
+static void remove_group(const struct group *g)
 {
 	i64 pause[2] = {0, 2000000};
 
-	if (g->shared != shared)
-		return;
 	for (int tries = 0; tries < 200; tries++) {
-		if (SYS(unlinkat, g->parent, g->name, AT_REMOVEDIR_) != -EBUSY_ || shared)
+		if (SYS(unlinkat, g->parent, g->name, AT_REMOVEDIR_) != -EBUSY_)
 			return;
 		SYS(nanosleep, pause, (void *)0);
 	}
 }
 
+/*
+ * The directories above the groups are shared with others, such as the daemon's
+ * successor: whoever uses them holds a lock on the last one. They go only under
+ * that lock, the last one last, and only those that are empty.
+ */
+static void remove_shared(const struct slot *s)
+{
+	const struct group *last = 0;
+	i64 fd;
+
+	for (u32 g = 0; g < s->ngroups; g++)
+		if (s->groups[g].shared)
+			last = &s->groups[g];
+	if (last == 0)
+		return;
+	fd = SYS(openat, last->parent, last->name, O_RDONLY_ | O_DIRECTORY_ | O_CLOEXEC_ | O_NOFOLLOW_, 0);
+	if (fd < 0)
+		return;
+	if (SYS(flock, fd, 2 /* LOCK_EX */ | 4 /* LOCK_NB */) == 0)
+		for (u32 g = 0; g < s->ngroups; g++)
+			if (s->groups[g].shared)
+				SYS(unlinkat, s->groups[g].parent, s->groups[g].name, AT_REMOVEDIR_);
+	SYS(close, fd);
+}
+
 static void remove_groups(void)
 {
-	for (int shared = 0; shared < 2; shared++)
-		for (u32 i = 0; i < nslots; i++)
-			for (u32 g = 0; g < slots[i].ngroups; g++)
-				remove_group(&slots[i].groups[g], shared);
+	for (u32 i = 0; i < nslots; i++)
+		for (u32 g = 0; g < slots[i].ngroups; g++)
+			if (!slots[i].groups[g].shared)
+				remove_group(&slots[i].groups[g]);
+	for (u32 i = 0; i < nslots; i++)
+		remove_shared(&slots[i]);
 }
 
 static int prepare(void)

@@ -97,7 +97,11 @@ func (p *Process) onTime(what string, limit time.Duration) {
 func (p *Process) report(v violation.Violation) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.contained == v.Wall { // what was set off before it stood still
+		return
+	}
 	if contains(v.Action) {
+		p.contained = v.Wall
 		if err := p.group.FreezeNow(); err != nil {
 			_ = p.Kill()
 		}

@@ -175,6 +175,9 @@ func TestAttacksAreNamed(t *testing.T) {
 			if len(o.violations) == 0 {
 				t.Fatalf("no violation; status %v, output %s", o.exit.Status, o.out)
 			}
+			if len(o.violations) != 1 {
+				t.Errorf("%d violations, want one: %v", len(o.violations), o.violations)
+			}
 			v := o.violations[0]
 			if v.Wall != c.wall || v.What != c.what {
 				t.Errorf("got %s", violation.Sentence(v))
