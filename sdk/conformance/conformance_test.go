@@ -56,7 +56,7 @@ type subject struct {
 	name, side string
 	// suites are those that matter here, space-separated; all if empty.
 	suites string
-	start      func(t *testing.T, limits map[string]int, socket *os.File) (end func() string)
+	start  func(t *testing.T, limits map[string]int, socket *os.File) (end func() string)
 }
 
 func TestConformance(t *testing.T) {
@@ -64,8 +64,8 @@ func TestConformance(t *testing.T) {
 	for _, s := range []subject{
 		{"host", "host", "", startHost},
 		{"go", "plugin", "", program(goPlugin(t))},
-		{"python", "plugin", "", program("/usr/bin/python3", "-S", "../python/conformance.py")},
-		{"python-async", "plugin", "calls phases", program("env", "CORDON_ASYNC=1", "/usr/bin/python3", "-S", "../python/conformance.py")},
+		{"python", "plugin", "", program("/usr/bin/python3", "-S", "-B", "../python/conformance.py")},
+		{"python-async", "plugin", "calls phases", program("env", "CORDON_ASYNC=1", "/usr/bin/python3", "-S", "-B", "../python/conformance.py")},
 		{"node", "plugin", "", program(node(), "../node/conformance.mjs")},
 	} {
 		t.Run(s.name, func(t *testing.T) {
@@ -344,6 +344,36 @@ func program(argv ...string) func(*testing.T, map[string]int, *os.File) func() s
 		})
 		t.Cleanup(func() { cancel(); end() })
 		return end
+	}
+}
+
+// TestOwnTests runs what each SDK tests in its own language.
+func TestOwnTests(t *testing.T) {
+	for language, argv := range map[string][]string{
+		"go":     {"go", "test", "./..."},
+		"python": {"/usr/bin/python3", "-B", "-m", "unittest"},
+		"node":   {node(), "--test", "--test-reporter=tap"},
+	} {
+		t.Run(language, func(t *testing.T) {
+			t.Parallel()
+			program, err := exec.LookPath(argv[0])
+			if err == nil {
+				program, err = filepath.Abs(program)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(program, argv[1:]...)
+			cmd.Dir = "../" + language
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+			// An empty run must not pass: each says in its own way what it ran.
+			if ran := map[string]string{"go": "ok ", "python": "\nOK", "node": "# pass 6"}[language]; !strings.Contains(string(out), ran) {
+				t.Errorf("it does not say %q:\n%s", ran, out)
+			}
+		})
 	}
 }
 

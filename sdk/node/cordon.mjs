@@ -470,7 +470,6 @@ class Connection {
     try {
       return await new Promise((resolve, reject) => {
         this.calls.set(id, { resolve, reject });
-        this.send(`"id":${id},"method":${JSON.stringify(method)}${this.params(params)}`);
         const giveUp = (reason) => {
           if (!this.calls.delete(id)) return;
           this.late.add(id);
@@ -480,6 +479,7 @@ class Connection {
         timer = setTimeout(() => giveUp(new CordonError(codes.deadline, `cannot call ${method}: no answer within ${timeout} ms`)), timeout);
         abort = () => giveUp(signal.reason);
         signal?.addEventListener("abort", abort, { once: true });
+        this.send(`"id":${id},"method":${JSON.stringify(method)}${this.params(params)}`);
       });
     } finally {
       this.calls.delete(id);

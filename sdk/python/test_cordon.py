@@ -1,0 +1,123 @@
+"""What the conformance suite does not see: the face that handlers have."""
+
+import asyncio
+import logging
+import threading
+import unittest
+
+import cordon
+
+logging.disable()
+
+
+class Plugins(unittest.TestCase):
+    def setUp(self):
+        self.plugin = cordon.Plugin("words", "1.0.0")
+
+    def test_plain_and_async_handlers(self):
+        @self.plugin.method("plain")
+        def plain(params, ctx):
+            return len(params["text"].split())
+
+        @self.plugin.method("async")
+        async def asynchronous(params, ctx):
+            await asyncio.sleep(0)
+            return len(params["text"].split())
+
+        with cordon.Harness(self.plugin) as host:
+            self.assertEqual(host.hello["name"], "words")
+            self.assertEqual(host.call("plain", {"text": "a b"}), 2)
+            self.assertEqual(host.call("async", {"text": "a b c"}), 3)
+
+    def test_deadline_travels_and_is_kept(self):
+        @self.plugin.method("left")
+        def left(params, ctx):
+            return [params, ctx.remaining() is not None, ctx.traceparent]
+
+        @self.plugin.method("wait")
+        def wait(params, ctx):
+            ctx.wait()
+            ctx.check()
+
+        @self.plugin.method("wait.async")
+        async def wait_async(params, ctx):
+            await asyncio.Event().wait()
+
+        with cordon.Harness(self.plugin) as host:
+            self.assertEqual(host.call("left", {"a": 1}), [{"a": 1}, False, None])
+            meta = {"deadline_ms": 60000, "traceparent": "00-1-2-01"}
+            self.assertEqual(host.call("left", {"a": 1, "_meta": meta}), [{"a": 1}, True, "00-1-2-01"])
+            for method in ("wait", "wait.async"):
+                with self.assertRaises(cordon.Error) as caught:
+                    host.call(method, {"_meta": {"deadline_ms": 1}})
+                self.assertEqual(caught.exception.code, cordon.DEADLINE)
+
+    def test_cancellation_ends_the_handler(self):
+        ended = threading.Event()
+
+        @self.plugin.method("wait")
+        def wait(params, ctx):
+            if ctx.wait():
+                ended.set()
+            ctx.check()
+
+        with cordon.Harness(self.plugin) as host:
+            cancel, result = host.begin("wait")
+            cancel()
+            with self.assertRaises(cordon.Error) as caught:
+                result()
+            self.assertEqual(caught.exception.code, cordon.CANCELLED)
+            self.assertTrue(ended.is_set())
+
+    def test_host_serves_the_plugin(self):
+        @self.plugin.method("look")
+        def look(params, ctx):
+            ctx.notify("seen", params)
+            return ctx.call("kv.get", params)
+
+        @self.plugin.method("look.async")
+        async def look_async(params, ctx):
+            return await ctx.acall("kv.get", params)
+
+        serve = {"kv.get": lambda params, ctx: "value of " + params["key"]}
+        with cordon.Harness(self.plugin, methods=serve) as host:
+            self.assertEqual(host.call("look", {"key": "x"}), "value of x")
+            self.assertEqual(host.call("look.async", {"key": "y"}), "value of y")
+            self.assertEqual(host.notified, [("seen", {"key": "x"})])
+
+    def test_shutdown_runs_once_all_is_answered(self):
+        order, began, release = [], threading.Event(), threading.Event()
+
+        @self.plugin.method("slow")
+        def slow(params, ctx):
+            began.set()
+            release.wait()
+            order.append("answered")
+
+        @self.plugin.on_shutdown
+        def shut_down():
+            order.append("shut down")
+
+        with cordon.Harness(self.plugin) as host:
+            _, result = host.begin("slow")
+            began.wait()
+            release.set()
+            result()
+        self.assertEqual(order, ["answered", "shut down"])
+
+    def test_result_that_is_no_json_is_an_internal_error(self):
+        self.plugin.method("set")(lambda params, ctx: {1, 2})
+        self.plugin.method("nan")(lambda params, ctx: float("nan"))
+        with cordon.Harness(self.plugin) as host:
+            for method in ("set", "nan"):
+                with self.assertRaises(cordon.Error) as caught:
+                    host.call(method)
+                self.assertEqual(caught.exception.code, cordon.INTERNAL)
+
+    def test_log_lines_cannot_be_forged(self):
+        record = logging.LogRecord("words", logging.INFO, "", 0, "a\nERROR words: b", None, None)
+        self.assertNotIn("\n", cordon._Line("%(message)s").format(record))
+
+
+if __name__ == "__main__":
+    unittest.main()
