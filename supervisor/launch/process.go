@@ -34,10 +34,11 @@ type Process struct {
 	detect []func()                  // stops the detectors, in order
 	timer  *time.Timer
 
-	mu    sync.Mutex // serialises reports
-	count int
-	done  chan struct{}
-	exit  Exit
+	mu        sync.Mutex // serialises reports
+	count     int
+	contained violation.Wall // by which the plugin was frozen or killed
+	done      chan struct{}
+	exit      Exit
 }
 
 // adopt takes the started child over: its detectors, its end.
