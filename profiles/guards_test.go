@@ -198,3 +198,21 @@ deny = ["@network-io"]
 		t.Errorf("a denied call is %s", got)
 	}
 }
+
+// TestNoRuleIsInVain: in no built-in filter does a rule shadow another, change
+// nothing or leave open which of two decides.
+func TestNoRuleIsInVain(t *testing.T) {
+	for _, name := range BuiltinNames() {
+		p, err := Builtin(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		overlaps, err := resolve(t, Input{Profile: p}).Seccomp.Overlaps()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range overlaps {
+			t.Errorf("%s: %s", name, o)
+		}
+	}
+}
