@@ -97,6 +97,7 @@ type running struct {
 	hello   atomic.Pointer[json.RawMessage]
 	told    atomic.Bool // that it broke the protocol
 	calls   callBook
+	breaker *circuits
 	settled chan struct{}   // closed when its end, and why it came, are published
 	ctx     context.Context //nolint:containedctx // of the process's own life
 	cancel  context.CancelFunc

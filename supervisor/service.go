@@ -157,6 +157,9 @@ func (s *Supervisor) Inspect(_ context.Context, params control.NameParams) (cont
 	if snap.plan == nil {
 		s.planAhead(&in, r.Digest, r.Profile)
 	}
+	if snap.run != nil {
+		in.Circuits = snap.run.breaker.list()
+	}
 	if in.Plan != nil && slices.Contains(in.Plan.Watch, "files") {
 		in.Observed["files"] = "enforced and observed"
 	}
@@ -219,14 +222,29 @@ func (s *Supervisor) Call(ctx context.Context, params control.CallParams) (json.
 		ctx, cancel = context.WithTimeout(ctx, min(params.Timeout, 24*time.Hour))
 		defer cancel()
 	}
-	end := run.calls.begin(s.clock.Now(), params.Method, params.Params)
-	result, err := run.conn.Call(ctx, params.Method, params.Params)
-	end(s.clock.Now(), err)
+	result, err := s.callOnce(ctx, run, params)
 	var gone *ipc.RPCError
 	if errors.As(err, &gone) && gone.Local && gone.Code == ipc.CodePluginGone {
 		run.await(ctx)
 		return nil, control.Errorf(gone.Code, "cordon why "+params.Name+", or cordon logs "+params.Name, "plugin %s ended before it answered: %w", params.Name, err)
 	}
+	return result, err
+}
+
+// callOnce makes a call that the circuit breaker lets through, and notes how it
+// went.
+func (s *Supervisor) callOnce(ctx context.Context, run *running, params control.CallParams) (json.RawMessage, error) {
+	began := s.clock.Now()
+	done, err := run.breaker.begin(began, params.Method)
+	if err != nil {
+		return nil, err
+	}
+	note := run.calls.begin(began, params.Method, params.Params)
+	result, err := run.conn.Call(ctx, params.Method, params.Params)
+	ended := s.clock.Now()
+	note(ended, err)
+	went, reason := judgeCall(err, ended.Sub(began))
+	done(ended, went, reason)
 	return result, err
 }
 

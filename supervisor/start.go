@@ -134,7 +134,7 @@ func (p *plugin) spawn(ctx context.Context, number uint64, req launch.Request) (
 		w.closeHosts()
 		return nil, &stepError{"launch", errors.Join(err, conn.Close())}
 	}
-	run := &running{number: number, proc: proc, conn: conn, plan: req.Plan, judge: violation.NewJudge(req.Plan), settled: make(chan struct{})}
+	run := &running{number: number, proc: proc, conn: conn, plan: req.Plan, judge: violation.NewJudge(req.Plan), settled: make(chan struct{}), breaker: newCircuits(p.circuitChanged)}
 	run.ctx, run.cancel = context.WithCancel(context.Background())
 	for _, l := range w.logs {
 		go p.log.copyFrom(l.stream, l.file)

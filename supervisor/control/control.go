@@ -115,6 +115,27 @@ type Inspection struct {
 	Hello        json.RawMessage   `json:"hello,omitempty"`
 	// Started is the plan as digest and time of the last start.
 	Violations []violation.Violation `json:"violations"`
+	// Circuits are those that are not simply closed.
+	Circuits []Circuit `json:"circuits,omitempty"`
+}
+
+// CircuitState is a circuit breaker's.
+type CircuitState string
+
+// The states of a circuit.
+const (
+	CircuitClosed   CircuitState = "closed"    // calls pass
+	CircuitOpen     CircuitState = "open"      // calls are refused
+	CircuitHalfOpen CircuitState = "half-open" // one call is tried
+)
+
+// Circuit is the breaker of one method, or of the plugin where Method is empty.
+type Circuit struct {
+	Method   string       `json:"method,omitempty"`
+	State    CircuitState `json:"state"`
+	Failures int          `json:"failures"` // in a row
+	Reason   string       `json:"reason,omitempty"`
+	Until    time.Time    `json:"until,omitzero"` // when it is tried again
 }
 
 // CallParams calls a method of a running plugin.

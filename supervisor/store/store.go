@@ -89,8 +89,9 @@ type Quarantine struct {
 
 // Store is the open file. It is safe for concurrent use.
 type Store struct {
-	db    *bbolt.DB
-	slots uint32
+	db      *bbolt.DB
+	slots   uint32
+	reserve *reserve
 }
 
 // Open opens or makes the file at path (mode 0600) for a range of slots uid
@@ -101,7 +102,9 @@ func Open(path string, slots uint32) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the state %s: %w", path, err)
 	}
-	return &Store{db: db, slots: slots}, nil
+	s := &Store{db: db, slots: slots, reserve: &reserve{path: path + ".reserve"}}
+	s.reserve.fill()
+	return s, nil
 }
 
 // openChecked turns the panics and faults that a damaged file causes in bbolt,
@@ -223,18 +226,27 @@ func (s *Store) Create(r Record) (Record, error) {
 }
 
 // Put replaces the record of a plugin that exists. When it returns nil the
-// record is on the disk.
+// record is on the disk. A quarantine gets there on a full disk, too: see
+// reserve.
 func (s *Store) Put(r Record) error {
-	err := s.db.Update(func(tx *bbolt.Tx) error {
+	err := s.replace(r)
+	if errors.Is(err, syscall.ENOSPC) && r.Quarantine != nil && s.reserve.spend() {
+		err = s.replace(r)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot record plugin %s: %w", r.Name, err)
+	}
+	s.reserve.fill()
+	return nil
+}
+
+func (s *Store) replace(r Record) error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
 		if tx.Bucket(bucketPlugins).Get([]byte(r.Name)) == nil {
 			return ErrNotFound
 		}
 		return put(tx, r)
 	})
-	if err != nil {
-		return fmt.Errorf("cannot record plugin %s: %w", r.Name, err)
-	}
-	return nil
 }
 
 // Delete forgets a plugin; its slot may be given to another.
