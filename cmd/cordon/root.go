@@ -88,7 +88,7 @@ func newRoot(a *app) *cobra.Command {
 		installVerb, removeVerb, startVerb, stopVerb, restartVerb, enableVerb, disableVerb, releaseVerb,
 		psVerb, inspectVerb, callVerb, attachVerb, logsVerb, eventsVerb, whyVerb,
 		auditVerb, evidenceVerb, reloadVerb,
-		runVerb, profileVerb, doctorVerb, versionVerb,
+		runVerb, newVerb, profileVerb, doctorVerb, versionVerb,
 	} {
 		root.AddCommand(verb(a))
 	}

@@ -29,8 +29,9 @@ func NewHarness(ctx context.Context, p, host *Plugin) (*Harness, error) {
 	}
 	h := &Harness{Conn: newConn(ours, host), plugin: make(chan error, 1), host: make(chan error, 1)}
 	h.hosting, h.greeted = true, true
-	go func() { h.plugin <- p.Serve(context.Background(), its) }()
-	go func() { h.host <- h.run(context.Background()) }()
+	lives := context.WithoutCancel(ctx) // until Close, though ctx may be the start's alone
+	go func() { h.plugin <- p.Serve(lives, its) }()
+	go func() { h.host <- h.run(lives) }()
 	hello := map[string]any{"api": apiVersion, "api_min": apiVersion, "plugin": p.name}
 	if err := h.Call(ctx, "cordon.hello", hello, nil); err != nil {
 		return nil, errors.Join(err, ours.Close())

@@ -85,7 +85,7 @@ func (p *Plugin) OnShutdown(fn func(context.Context) error) { p.shutdown = fn }
 func (p *Plugin) Main() {
 	if err := p.Run(context.Background()); err != nil {
 		p.Log.Error("cannot go on", "error", err)
-		os.Exit(1)
+		os.Exit(1) //nolint:forbidigo // it stands for the plugin's main
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 
@@ -22,14 +23,14 @@ func main() {
 	err := plugin().Run(context.Background())
 	var broken *cordon.ProtocolError
 	if errors.As(err, &broken) {
-		fmt.Printf("end: %s\n", broken.Code)
+		fmt.Fprintf(os.Stdout, "end: %s\n", broken.Code)
 		return
 	}
 	if err != nil {
-		fmt.Println(err)
+		fmt.Fprintln(os.Stderr, err)
 		return
 	}
-	fmt.Println("end: ")
+	fmt.Fprintln(os.Stdout, "end: ")
 }
 
 func plugin() *cordon.Plugin {

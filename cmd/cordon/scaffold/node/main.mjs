@@ -1,0 +1,4 @@
+// What runs behind the walls; plugin.mjs has the handlers.
+import { plugin } from "./plugin.mjs";
+
+await plugin.main();
