@@ -21,6 +21,12 @@ func needRoot(t *testing.T) {
 	}
 }
 
+// hasMemfdNoexec says whether the kernel has the sysctl (Linux 6.3).
+func hasMemfdNoexec() bool {
+	_, err := os.Stat("/proc/sys/vm/memfd_noexec")
+	return err == nil
+}
+
 // testLaunch runs argv behind every wall that this package has.
 func testLaunch(t *testing.T, k *Keeper, v View) (out string, end ChildEnd, err error) {
 	t.Helper()
@@ -44,7 +50,7 @@ func testLaunch(t *testing.T, k *Keeper, v View) (out string, end ChildEnd, err 
 	files := []*os.File{ns, null, w}
 	h := Host{
 		LandlockABI: LandlockABI(), Kill: NoFile, UserNS: 0, UID: 1900000000, GID: 1900000000,
-		Descriptors: []Descriptor{{1, 0}, {2, 1}, {2, 2}}, MemfdNoexec: true,
+		Descriptors: []Descriptor{{1, 0}, {2, 1}, {2, 2}}, MemfdNoexec: hasMemfdNoexec(),
 	}
 	for _, m := range v.Mounts {
 		if m.From == "" {

@@ -67,11 +67,13 @@ func victim(calls string) {
 		victimFails("cannot make the gate", err)
 	}
 	out := make([]byte, 16*len(todo))
-	listener, err := load(program)
-	if err != nil {
-		victimFails("cannot load the program", err)
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		victimFails("cannot set no_new_privs", err)
 	}
-	perform(todo, listener, gate, out)
+	prog := unix.SockFprog{Len: uint16(len(program) / instructionSize), Filter: (*unix.SockFilter)(unsafe.Pointer(&program[0]))}
+	if errno := perform(todo, &prog, gate, out); errno != 0 {
+		victimFails("cannot load the program", errno)
+	}
 	unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
 }
 
@@ -94,27 +96,21 @@ func victimFails(what string, err error) {
 	os.Exit(99)
 }
 
-// load puts the program on this thread and returns its listener.
-func load(program []byte) (int, error) {
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return 0, err
-	}
-	prog := unix.SockFprog{Len: uint16(len(program) / instructionSize), Filter: (*unix.SockFilter)(unsafe.Pointer(&program[0]))}
-	fd, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&prog)))
+// perform loads the program on this thread and does everything that is behind
+// the filter, with read and write to the test. It is one function without a
+// stack check: at a check the runtime may take the goroutine away, on a slow
+// machine it does, and the calls that it makes for that are the filter's, too.
+//
+//go:nosplit
+func perform(todo []victimCall, prog *unix.SockFprog, gate func(), out []byte) syscall.Errno {
+	listener, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(prog)))
 	if errno != 0 {
-		return 0, errno
+		return errno
 	}
-	return int(fd), nil
-}
-
-// perform does everything that is behind the filter, with read and write to
-// the test.
-func perform(todo []victimCall, listener int, gate func(), out []byte) {
-	var number [4]byte
-	binary.LittleEndian.PutUint32(number[:], uint32(listener))
-	unix.RawSyscall(unix.SYS_WRITE, 4, uintptr(unsafe.Pointer(&number[0])), 4)
-	unix.RawSyscall(unix.SYS_READ, 4, uintptr(unsafe.Pointer(&number[0])), 1)
-	unix.RawSyscall(unix.SYS_CLOSE, uintptr(listener), 0, 0) // the test has its own
+	number := uint32(listener)
+	unix.RawSyscall(unix.SYS_WRITE, 4, uintptr(unsafe.Pointer(&number)), 4)
+	unix.RawSyscall(unix.SYS_READ, 4, uintptr(unsafe.Pointer(&number)), 1)
+	unix.RawSyscall(unix.SYS_CLOSE, listener, 0, 0) // the test has its own
 	for i := range todo {
 		c := &todo[i]
 		if c.Int80 {
@@ -127,6 +123,7 @@ func perform(todo []victimCall, listener int, gate func(), out []byte) {
 		binary.LittleEndian.PutUint64(out[16*i+8:], uint64(errno))
 	}
 	unix.RawSyscall(unix.SYS_WRITE, 4, uintptr(unsafe.Pointer(&out[0])), uintptr(len(out)))
+	return 0
 }
 
 // int80Gate is a function that calls getpid of i386: mov eax, 20; int 0x80;
