@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/manifest"
@@ -183,10 +184,21 @@ func (c *ipcConn) Hello(ctx context.Context) (json.RawMessage, error) {
 
 // Call implements Conn.
 func (c *ipcConn) Call(ctx context.Context, method string, params json.RawMessage) (json.RawMessage, error) {
+	if c.Protocol() == ipc.ProtocolCordon {
+		params = ipc.WithDeadline(params, c.left(ctx))
+	}
 	if len(params) == 0 {
 		return c.Conn.Call(ctx, method, nil)
 	}
 	return c.Conn.Call(ctx, method, params)
+}
+
+// left is how long a caller goes on waiting.
+func (c *ipcConn) left(ctx context.Context) time.Duration {
+	if at, ok := ctx.Deadline(); ok {
+		return time.Until(at)
+	}
+	return c.Limits().CallTimeout
 }
 
 // Goodbye implements Conn. On our own protocol the end of the stream follows
