@@ -2,9 +2,10 @@
 SHELL := /bin/sh
 MAKEFLAGS += -j2
 .DEFAULT_GOAL := help
-.PHONY: help setup build examples run test lint fmt fuzz bench-seccomp clean need-go cordon cordond digest installed
+.PHONY: help setup build examples run test chaos lint fmt fuzz bench-seccomp clean need-go cordon cordond digest installed
 
 FUZZTIME ?= 10s
+CHAOS_POINTS ?= 200
 GOLANGCI_LINT := v2.15.0
 
 # The command line is pure Go. The daemon links libseccomp; both are static, so
@@ -52,6 +53,9 @@ test: build examples ## Run every test that this machine can run (root for the w
 	@.build/tier pure -timeout 5m -count=1 -race -shuffle=on $$(go list ./... ./.ci/tier | grep -v /integration)
 	@.build/tier walls -timeout 5m -count=1 -tags walltest -run TestEachWallAlone ./supervisor/launch
 	@.build/tier namespaces -timeout 10m -count=1 -shuffle=on ./integration/...
+
+chaos: build ## Kill a loaded daemon's processes at CHAOS_POINTS (200) random points (root)
+	CORDON_CHAOS_POINTS=$(CHAOS_POINTS) go test -count=1 -timeout 60m -v -run TestChaos ./integration
 
 lint: ## Run golangci-lint, pinned; the first time builds it (minutes)
 	@.ci/lint $(GOLANGCI_LINT) run ./... ./.ci/tier

@@ -27,6 +27,9 @@ func (l *Log) open() (err error) {
 	if l.file, err = os.OpenFile(l.log, flags, 0o600); err != nil {
 		return err
 	}
+	for _, name := range []string{l.paths.checkpoint, l.key, l.public} {
+		_ = os.Remove(name + ".new") // what a crash left of replaceFile
+	}
 	if l.keys, err = loadKeys(l.paths, rand.Reader); err != nil {
 		return err
 	}

@@ -99,6 +99,16 @@ func (c *Client) noted(method string, params json.RawMessage) {
 	}
 }
 
+// Ended says whether the daemon has ended the connection.
+func (c *Client) Ended() bool {
+	select {
+	case <-c.conn.Done():
+		return true
+	default:
+		return false
+	}
+}
+
 // Close ends the connection.
 func (c *Client) Close() error { return c.conn.Close() }
 

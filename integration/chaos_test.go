@@ -1,0 +1,294 @@
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cordonhq/cordon/supervisor/audit"
+	"github.com/cordonhq/cordon/supervisor/control"
+)
+
+// chaosPoints is how many kills are a part of every test run; make chaos has
+// more.
+const chaosPoints = 10
+
+// The plugins of the chaos; only the last one is ever told to attack.
+var chaosPlugins = []string{"calm-0", "calm-1", "wild"}
+
+// chaosProgram answers every line with a result, and attacks when the line
+// says so.
+const chaosProgram = `#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+static char line[65536];
+int main(void) {
+	while (fgets(line, sizeof line, stdin)) {
+		char *id = strstr(line, "\"id\":");
+		if (strstr(line, "attack")) mount("none", "/tmp", "tmpfs", 0, 0);
+		if (!id) continue;
+		id += 5;
+		id[strcspn(id, ",}\n")] = 0;
+		printf("{\"jsonrpc\":\"2.0\",\"id\":%s,\"result\":1}\n", id);
+		fflush(stdout);
+	}
+	return 0;
+}
+`
+
+// chaos is one run: a daemon under load whose processes are killed one by one.
+type chaos struct {
+	*daemon
+	rand  *rand.Rand
+	point int
+}
+
+// TestChaos kills a process of a loaded daemon at a random point, again and
+// again, and holds after each that every quarantine was kept, nothing runs
+// unwatched or twice, the audit log verifies, nothing is left, and a fresh
+// start succeeds. CORDON_CHAOS_SEED and CORDON_CHAOS_POINTS replay a run: the
+// same kills after the same deeds, though the kernel schedules as it likes.
+func TestChaos(t *testing.T) {
+	seed := chaosNumber(t, "CORDON_CHAOS_SEED", uint64(time.Now().UnixNano())) //nolint:gosec // any number will do
+	points := chaosNumber(t, "CORDON_CHAOS_POINTS", chaosPoints)
+	t.Logf("replay with CORDON_CHAOS_SEED=%d CORDON_CHAOS_POINTS=%d", seed, points)
+	c := &chaos{daemon: startDaemon(t), rand: rand.New(rand.NewPCG(seed, 0))} //nolint:gosec // not for secrets
+	dir := bundle(t, "chaos", "jsonrpc", map[string]string{"main.c": chaosProgram}, "./main")
+	if out, err := exec.Command("gcc", "-O1", "-static", "-o", dir+"/main", dir+"/main.c").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, name := range chaosPlugins {
+		c.must("install", dir, "--as", name, "--profile", "builtin:static")
+	}
+	for c.point = range int(points) { //nolint:gosec // a small number
+		c.once()
+		if t.Failed() {
+			t.Fatalf("at point %d of CORDON_CHAOS_SEED=%d", c.point, seed)
+		}
+	}
+}
+
+func chaosNumber(t *testing.T, name string, otherwise uint64) uint64 {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseUint(text, 10, 63)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// once is one point: bring all up, load, kill, look.
+func (c *chaos) once() {
+	c.t.Helper()
+	c.wake()
+	victim := []string{"cordond", "cordond", "cordon-keeper", "cordon-reaper", "main"}[c.rand.IntN(5)]
+	deeds, spin := int64(c.rand.IntN(60)), time.Duration(c.rand.IntN(2000))*time.Microsecond
+	load := c.load()
+	load.after(deeds, spin)
+	if victim == "cordond" {
+		c.kill()
+		load.end()
+		eventually(c.t, "nothing of the killed daemon runs", func() bool { return len(running(leftovers(c.root))) == 0 })
+		c.verifyAudit()
+		c.start()
+	} else {
+		c.killOne(victim)
+		load.end()
+	}
+	c.eventually("after the death of "+victim+", what runs is what is watched", c.settled)
+	c.verifyAudit()
+	c.keptQuarantines()
+	c.noStrayFiles()
+}
+
+// running is what of the leftovers is more than an empty group, which the next
+// daemon sweeps.
+func running(left []string) []string {
+	return slices.DeleteFunc(left, func(what string) bool { return strings.HasPrefix(what, "cgroup ") })
+}
+
+// wake starts every plugin; a quarantined one is released every other time.
+func (c *chaos) wake() {
+	c.t.Helper()
+	for _, s := range c.list() {
+		if s.State == control.Quarantined {
+			if c.rand.IntN(2) == 0 {
+				continue
+			}
+			c.eventually("the quarantined plugin has ended", func() bool {
+				_, err := c.cordon("release", s.Name, "--reason", "chaos")
+				return err == nil
+			})
+		}
+		c.must("start", s.Name)
+	}
+}
+
+func (c *chaos) list() (list []control.Status) {
+	c.t.Helper()
+	c.json(&list, "ps")
+	return list
+}
+
+// killOne kills one process of that name below the daemon, if there is one now.
+func (c *chaos) killOne(name string) {
+	var found []process
+	for _, p := range below(c.cmd.Process.Pid) {
+		if p.name == name {
+			found = append(found, p)
+		}
+	}
+	if len(found) > 0 {
+		_ = syscall.Kill(found[c.rand.IntN(len(found))].pid, syscall.SIGKILL)
+	}
+}
+
+// settled says that every plugin is in a state that lasts, and that there is
+// one program for each that runs, and none else.
+func (c *chaos) settled() bool {
+	c.t.Helper()
+	pids := map[int]bool{}
+	for _, s := range c.list() {
+		switch s.State {
+		case control.Running:
+			if pids[s.PID] {
+				c.t.Errorf("two plugins have the process %d", s.PID)
+			}
+			pids[s.PID] = true
+		case control.Stopped, control.Failed, control.Quarantined:
+		case control.Starting, control.Stopping, control.Backoff:
+			return false
+		}
+	}
+	programs := 0
+	for _, p := range processes() {
+		if p.uid >= uidBase && p.uid < uidBase+uidCount && p.name == "main" {
+			if programs++; !pids[p.pid] {
+				return false
+			}
+		}
+	}
+	return programs == len(pids)
+}
+
+func (c *chaos) auditLog() string { return c.dir + "/state/audit.jsonl" }
+
+func (c *chaos) verifyAudit() {
+	c.t.Helper()
+	if _, err := audit.VerifyFiles(c.auditLog(), ""); err != nil {
+		c.t.Error(err)
+	}
+}
+
+// keptQuarantines compares the states with what the log last said of each.
+func (c *chaos) keptQuarantines() {
+	c.t.Helper()
+	held := map[string]bool{}
+	for line := range strings.Lines(c.must("events", "--json")) {
+		var e control.Event
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			c.t.Fatal(err)
+		}
+		switch e.Kind {
+		case "quarantined":
+			held[e.Plugin] = true
+		case "released":
+			held[e.Plugin] = false
+		}
+	}
+	for _, s := range c.list() {
+		if held[s.Name] && s.State != control.Quarantined {
+			c.t.Errorf("the quarantine of %s was lost: it is %s", s.Name, s.State)
+		}
+	}
+}
+
+// noStrayFiles looks for what a killed daemon was in the middle of writing.
+func (c *chaos) noStrayFiles() {
+	c.t.Helper()
+	for _, pattern := range []string{"/state/*.new", "/state/bundles/.tmp-*", "/state/filters/*tmp*"} {
+		if left, err := filepath.Glob(c.dir + pattern); err != nil || len(left) > 0 {
+			c.t.Errorf("left behind: %v (%v)", left, err)
+		}
+	}
+}
+
+// load is clients at work. Their errors are the point.
+type load struct {
+	deeds  atomic.Int64
+	tick   chan struct{}
+	cancel context.CancelFunc
+	wait   sync.WaitGroup
+}
+
+func (c *chaos) load() *load {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &load{tick: make(chan struct{}, 1), cancel: cancel}
+	for range 3 {
+		r := rand.New(rand.NewPCG(c.rand.Uint64(), 1)) //nolint:gosec // not for secrets
+		l.wait.Go(func() { l.work(ctx, c.dir+"/run/cordon.sock", r) })
+	}
+	return l
+}
+
+// work does one deed after another until it is told to end or the daemon has.
+func (l *load) work(ctx context.Context, socket string, r *rand.Rand) {
+	client, err := control.Dial(ctx, socket)
+	if err != nil {
+		l.done()
+		return
+	}
+	defer func() { _ = client.Close() }()
+	for ctx.Err() == nil {
+		name := chaosPlugins[r.IntN(len(chaosPlugins))]
+		switch n := r.IntN(20); {
+		case n == 0:
+			_, _ = client.Restart(ctx, name)
+		case n == 1 && name == "wild":
+			_, _ = client.CallPlugin(ctx, control.CallParams{Name: name, Method: "attack", Timeout: 5 * time.Second})
+		default:
+			_, _ = client.CallPlugin(ctx, control.CallParams{Name: name, Method: "ping", Timeout: 5 * time.Second})
+		}
+		if l.done(); client.Ended() {
+			return
+		}
+	}
+}
+
+func (l *load) done() {
+	l.deeds.Add(1)
+	select {
+	case l.tick <- struct{}{}:
+	default:
+	}
+}
+
+// after waits for so many deeds, and then a little, so that the kill may come
+// in the middle of the next.
+func (l *load) after(deeds int64, spin time.Duration) {
+	for l.deeds.Load() < deeds {
+		<-l.tick
+	}
+	for began := time.Now(); time.Since(began) < spin; {
+	}
+}
+
+func (l *load) end() {
+	l.cancel()
+	l.wait.Wait()
+}
