@@ -15,52 +15,119 @@ import (
 	"github.com/cordonhq/cordon/supervisor/violation"
 )
 
-// onCall is called in the listener's loop for every call that waits. It only
-// queues: the worker decodes, judges and answers while the caller still waits,
-// so that what is reported is what was asked. A plugin that floods waits for
-// its own worker and for nobody else's; beyond the queue its calls are refused
-// undecoded, or let go on if they were only observed.
-func (p *Process) onCall(n seccomp.Notification) seccomp.Verdict {
-	select {
-	case p.work <- n:
-		return seccomp.Verdict{Pending: true}
-	default:
-		return seccomp.Verdict{Errno: unix.EPERM, Continue: p.observed(n)}
-	}
+// call is one that waits for the worker.
+type call struct {
+	seccomp.Notification
+	observed bool // allowed, and only looked at
+	// The others are refused:
+	action     violation.Action
+	suppressed int
+	flood      bool
 }
 
-// observed tells whether a call is allowed and only looked at.
-func (p *Process) observed(n seccomp.Notification) bool {
-	return len(p.r.Plan.Seccomp.Watch) > 0 && seccomp.IsWatchCall(n.Call) && p.r.Plan.Seccomp.Allows(n.Call)
+// onCall is called in the listener's loop for every call that waits. It only
+// judges and queues: the worker decodes and answers while the caller still
+// waits, so that what is reported is what was asked. A plugin that floods waits
+// for its own worker and for nobody else's; beyond the queue, and beyond the
+// rate at which calls are reported, they are answered undecoded and counted.
+// Every refused call counts against the budget. One that contains the plugin
+// has a queue of its own: nothing that the plugin does before fills it.
+func (p *Process) onCall(n seccomp.Notification) seccomp.Verdict {
+	if p.watched[n.Call] {
+		select {
+		case p.work <- call{Notification: n, observed: true}:
+			return seccomp.Verdict{Pending: true}
+		default:
+			return seccomp.Verdict{Continue: true}
+		}
+	}
+	c := call{Notification: n, action: p.judge.Decide(violation.Seccomp, n.Time)}
+	report, suppressed, flood := p.flood.Call(n.Time, contains(c.action))
+	c.suppressed = suppressed
+	if flood && c.action == violation.Deny {
+		c.action, c.flood = violation.Quarantine, true
+	}
+	queue := p.work
+	if contains(c.action) {
+		queue = p.urgent
+	}
+	if report {
+		select {
+		case queue <- c:
+			return seccomp.Verdict{Pending: true}
+		default:
+			p.flood.Unreported(suppressed)
+		}
+	}
+	return refused(c.action)
+}
+
+// refused is the answer to a call that no rule allows. Only a complain mode may
+// let it go on, and the profile says so.
+func refused(a violation.Action) seccomp.Verdict {
+	return seccomp.Verdict{Errno: unix.EPERM, Continue: a == violation.Log}
+}
+
+// watchedCalls are the calls of a plan that are allowed and only looked at.
+func watchedCalls(f seccomp.Filter) map[string]bool {
+	watched := map[string]bool{}
+	for _, name := range f.Watch {
+		if seccomp.IsWatchCall(name) && f.Allows(name) {
+			watched[name] = true
+		}
+	}
+	return watched
 }
 
 // decode is the process's worker: it may be held up by the plugin's own memory
-// locks, which holds up nobody else.
+// locks, which holds up nobody else. What contains the plugin goes first.
 func (p *Process) decode() {
 	defer close(p.worked)
-	for n := range p.work {
-		if p.observed(n) {
-			p.onOpen(n)
+	for {
+		select {
+		case c := <-p.urgent:
+			p.onRefused(c)
 			continue
+		default:
 		}
-		p.onRefused(n)
+		select {
+		case c := <-p.urgent:
+			p.onRefused(c)
+		case c, more := <-p.work:
+			switch {
+			case !more:
+				p.last()
+				return
+			case c.observed:
+				p.onOpen(c.Notification)
+			default:
+				p.onRefused(c)
+			}
+		}
 	}
 }
 
-// onRefused judges a call that no rule allows, contains the plugin if it must,
-// then answers.
-func (p *Process) onRefused(n seccomp.Notification) {
+// last serves what contains the plugin if it came just before the end.
+func (p *Process) last() {
+	select {
+	case c := <-p.urgent:
+		p.onRefused(c)
+	default:
+	}
+}
+
+// onRefused contains the plugin if it must, describes the call, then answers.
+func (p *Process) onRefused(c call) {
 	v := violation.Violation{
-		Wall: violation.Seccomp, What: n.Call, Call: n.Call, RawArgs: n.Args[:], Unverified: true,
-		Action: p.judge.Decide(violation.Seccomp, time.Now()),
+		Wall: violation.Seccomp, What: c.Call, Call: c.Call, RawArgs: c.Args[:], Unverified: true,
+		Action: c.action, Suppressed: c.suppressed, Flood: c.flood,
 	}
 	if contains(v.Action) {
 		_ = p.group.FreezeNow() // if it cannot be frozen, report kills it
 	}
-	v.Args, v.Path = seccomp.Describe(n)
-	v.Where = where(n)
-	// Only a complain mode may let a refused call go on, and the profile says so.
-	_ = n.Answer(seccomp.Verdict{Errno: unix.EPERM, Continue: v.Action == violation.Log})
+	v.Args, v.Path = seccomp.Describe(c.Notification)
+	v.Where = where(c.Notification)
+	_ = c.Answer(refused(v.Action))
 	p.report(v)
 }
 

@@ -28,11 +28,14 @@ type Process struct {
 	walls  Enforced // as read at the gate
 	wallsE error
 
-	judge  *violation.Judge
-	work   chan seccomp.Notification // calls to decode; one worker
-	worked chan struct{}             // closed when the worker has ended
-	detect []func()                  // stops the detectors, in order
-	timer  *time.Timer
+	judge   *violation.Judge
+	flood   seccomp.Flood   // the listener's loop alone uses it
+	watched map[string]bool // calls that are only looked at
+	work    chan call       // calls to decode; one worker
+	urgent  chan call       // the one that contains the plugin
+	worked  chan struct{}   // closed when the worker has ended
+	detect  []func()        // stops the detectors, in order
+	timer   *time.Timer
 
 	mu        sync.Mutex // serialises reports
 	count     int

@@ -16,7 +16,6 @@ import (
 
 	"github.com/cordonhq/cordon/cgroups"
 	"github.com/cordonhq/cordon/namespaces"
-	"github.com/cordonhq/cordon/seccomp"
 	"github.com/cordonhq/cordon/supervisor/violation"
 )
 
@@ -367,10 +366,12 @@ func (s *start) process(steps []namespaces.Step) *Process {
 	return &Process{
 		l: s.l, r: s.r, lease: s.lease, group: s.group, view: s.view, host: s.host,
 		planDigest: planDigest(s.policy, steps, s.lease.uid), policyDigest: s.policy,
-		judge:  violation.NewJudge(s.r.Plan),
-		work:   make(chan seccomp.Notification, 64),
-		worked: make(chan struct{}),
-		done:   make(chan struct{}),
+		judge:   violation.NewJudge(s.r.Plan),
+		watched: watchedCalls(s.r.Plan.Seccomp),
+		work:    make(chan call, 64),
+		urgent:  make(chan call, 1),
+		worked:  make(chan struct{}),
+		done:    make(chan struct{}),
 	}
 }
 

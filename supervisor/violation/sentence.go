@@ -17,7 +17,7 @@ func Sentence(v Violation) string {
 func fact(v Violation) string {
 	switch v.Wall {
 	case Seccomp:
-		return "seccomp refused " + callInWords(v)
+		return "seccomp refused " + callInWords(v) + crowd(v)
 	case Files:
 		return "the files wall refused " + fileInWords(v)
 	case Memory:
@@ -34,6 +34,18 @@ func fact(v Violation) string {
 		return "the watchdog was not answered: " + Escape(v.What, maxText)
 	}
 	return "the wall " + Escape(string(v.Wall), maxText) + " refused " + Escape(v.What, maxText)
+}
+
+// crowd tells of calls that were not reported one by one.
+func crowd(v Violation) string {
+	switch {
+	case v.Flood:
+		return fmt.Sprintf(" after a flood of refused calls (%d not listed)", v.Suppressed)
+	case v.Suppressed > 0:
+		return fmt.Sprintf(" after %d more refused calls that are not listed", v.Suppressed)
+	default:
+		return ""
+	}
 }
 
 // callInWords is the call with its arguments as a C programmer writes it.

@@ -56,6 +56,11 @@ type Violation struct {
 	Limit int64 `json:"limit,omitempty"`
 	Peak  int64 `json:"peak,omitempty"`
 	Where Where `json:"where"`
+	// Suppressed is how many refused calls before this one were counted and not
+	// reported one by one, because there were too many. Flood says that they
+	// were so many that the action is stricter than the profile's "deny".
+	Suppressed int  `json:"suppressed,omitempty"`
+	Flood      bool `json:"flood,omitempty"`
 	// Action is what was done.
 	Action     Action `json:"action"`
 	Unverified bool   `json:"unverified,omitempty"`

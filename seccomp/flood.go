@@ -1,0 +1,76 @@
+package seccomp
+
+import "time"
+
+// Bounds of what one plugin's refused calls may cost others. A round trip of
+// the listener takes 5 to 50 us, so that a plugin which does nothing else makes
+// 20,000 to 200,000 of them in a second; one that probes and goes on makes a
+// handful.
+const (
+	// FloodBurst is how many refused calls are described one after another.
+	FloodBurst = 256
+	// FloodInterval is how long it takes until one more is.
+	FloodInterval = 50 * time.Millisecond
+	// FloodLimit is how many refused calls within FloodWindow are an attack on
+	// whoever answers them.
+	FloodLimit = 20000
+	// FloodWindow is the time in which FloodLimit counts.
+	FloodWindow = 10 * time.Second
+)
+
+// Flood tells for the refused calls of one plugin which are described and
+// reported one by one, and when there are so many that they are an attack of
+// their own. The zero Flood is ready. It is not safe for concurrent use; a
+// Handler is never called concurrently.
+type Flood struct {
+	spent      int       // of FloodBurst
+	refilled   time.Time // up to when the burst was given back
+	suppressed int       // since the last that was reported
+	began      time.Time // of the window
+	inWindow   int
+	escalated  bool
+}
+
+// Call counts one refused call at now. report says that it is to be described
+// and reported, which it must be in any case with must, and suppressed how many
+// since the last such were not; escalate is true once, for the call that makes
+// it an attack, which is reported. A clock that steps back gives nothing back.
+func (f *Flood) Call(now time.Time, must bool) (report bool, suppressed int, escalate bool) {
+	escalate = f.overLimit(now)
+	if !f.take(now) && !escalate && !must {
+		f.suppressed++
+		return false, 0, false
+	}
+	suppressed, f.suppressed = f.suppressed, 0
+	return true, suppressed, escalate
+}
+
+// Unreported takes back that a call was reported: nobody had time for it.
+func (f *Flood) Unreported(suppressed int) { f.suppressed += suppressed + 1 }
+
+// overLimit tells whether this is the call that makes it an attack.
+func (f *Flood) overLimit(now time.Time) bool {
+	if now.Sub(f.began) >= FloodWindow {
+		f.began, f.inWindow = now, 0
+	}
+	f.inWindow++
+	over := f.inWindow > FloodLimit && !f.escalated
+	f.escalated = f.escalated || over
+	return over
+}
+
+// take spends one of the burst, if there is one.
+func (f *Flood) take(now time.Time) bool {
+	if back := int(now.Sub(f.refilled) / FloodInterval); back > 0 {
+		if f.spent -= back; f.spent <= 0 {
+			f.spent, f.refilled = 0, now
+		} else {
+			f.refilled = f.refilled.Add(time.Duration(back) * FloodInterval)
+		}
+	}
+	if f.spent >= FloodBurst {
+		return false
+	}
+	f.spent++
+	return true
+}
