@@ -276,6 +276,9 @@ func (k *Keeper) await(ctx context.Context, id uint64, ch chan answer, staged fu
 				return a, nil
 			}
 			staged(int(a.reply.Pid))
+			if ctx.Err() != nil {
+				continue // nobody wants it any more: it shall not run
+			}
 			if err := k.say(wireKindGo, id); err != nil {
 				return answer{}, err
 			}
@@ -299,23 +302,31 @@ func (k *Keeper) say(kind uint32, id uint64) error {
 
 // abandon ends what started for someone who did not wait for it.
 func (k *Keeper) abandon(id uint64, ch chan answer) {
-	select {
-	case a := <-ch:
-		if a.reply.Kind == wireKindStaged {
-			_ = k.say(wireKindGo, id)
-			k.abandon(id, ch)
+	_ = k.say(wireKindForget, id) // ends what has not reached its exec
+	for {
+		select {
+		case a := <-ch:
+			if a.reply.Kind == wireKindStaged {
+				continue
+			}
+			a.discard()
+			return
+		case <-k.gone:
 			return
 		}
-		closeAll(a.files)
-		if c := a.child; c != nil {
-			_ = c.Signal(unix.SIGKILL)
-			if c.Listener != nil {
-				_ = c.Listener.Close()
-			}
-			<-c.done
-			_ = c.Forget()
+	}
+}
+
+// discard ends what an answer brought.
+func (a answer) discard() {
+	closeAll(a.files)
+	if c := a.child; c != nil {
+		_ = c.Signal(unix.SIGKILL)
+		if c.Listener != nil {
+			_ = c.Listener.Close()
 		}
-	case <-k.gone:
+		<-c.done
+		_ = c.Forget()
 	}
 }
 

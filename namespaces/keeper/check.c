@@ -111,7 +111,7 @@ static u32 check_steps(const struct launch *l)
 		if (s->op == CK_OP_EXEC && i != n - 1)
 			return 0x10000 + i;
 		phase = ck_op_phase[s->op];
-		held += s->op == CK_OP_HOLD;
+		held += s->op == CK_OP_HOLD || s->op == CK_OP_KILLFD; /* a second KILLFD is held, too */
 		groups += s->op == CK_OP_RMDIR;
 	}
 	return held <= CK_MAX_HOLD && groups <= CK_MAX_HOLD ? 0 : 6;

@@ -50,6 +50,9 @@ static struct launch arenas[ARENAS];
 static struct slot slots[CK_MAX_SLOTS];
 static u32 nslots; /* slots[nslots..] were never used */
 static int control, epoll, exe, self, own_pids, proc, writing, ending;
+static int oom_score; /* our own oom_score_adj */
+static char oom_before[8]; /* what it was when we started */
+static u64 oom_length;
 
 static void close_fd(int *fd)
 {
@@ -207,6 +210,20 @@ static void end_all(struct slot *s)
 		SYS(pidfd_send_signal, s->reaper, SIGKILL_, (void *)0, 0);
 }
 
+/*
+ * What a child that shares our memory writes to its oom_score_adj the kernel
+ * writes to ours as well (and to its siblings', so this waits for the last of
+ * them): left there, the host's next shortage of memory would end us first, and
+ * every plugin with us.
+ */
+static void restore_oom_score(void)
+{
+	for (u32 i = 0; i < ARENAS; i++)
+		if (arenas[i].busy)
+			return;
+	SYS(write, oom_score, oom_before, oom_length);
+}
+
 /* The launch is over, one way or the other: its arena is free again. */
 static void release_arena(struct slot *s)
 {
@@ -219,6 +236,7 @@ static void release_arena(struct slot *s)
 	l->nfds = 0;
 	l->busy = 0;
 	s->launch = 0;
+	restore_oom_score();
 	watch(control, IN | (writing ? OUT : 0), 0, FROM_DAEMON, 3);
 }
 
@@ -545,8 +563,13 @@ static void make_userns(struct launch *l)
 				  .exit_signal = SIGCHLD_};
 	i64 pid;
 
-	if (SYS(pipe2, go, O_CLOEXEC_) < 0 || SYS(pipe2, done, O_CLOEXEC_) < 0)
+	if (SYS(pipe2, go, O_CLOEXEC_) < 0)
 		return refuse(r.id, CK_STEP_CLONE, 24 /* EMFILE */, 0);
+	if (SYS(pipe2, done, O_CLOEXEC_) < 0) {
+		SYS(close, go[0]);
+		SYS(close, go[1]);
+		return refuse(r.id, CK_STEP_CLONE, 24 /* EMFILE */, 0);
+	}
 	pid = SYS(clone3, &args, sizeof args);
 	if (pid == 0) {
 		SYS(close, go[1]);
@@ -589,7 +612,11 @@ static struct launch *free_arena(void)
 	return 0;
 }
 
-/* One message into an arena, with its descriptors; 0 when nothing is there. */
+/*
+ * One message into an arena, with its descriptors; 0 when the daemon is gone,
+ * minus EBADMSG when it did not fit or its descriptors did not (the header is
+ * there all the same, so that the refusal finds who asked).
+ */
 static i64 receive(struct launch *l)
 {
 	static struct { struct cmsghdr_ header; int fds[CK_MAX_FDS]; } data __attribute__((aligned(8)));
@@ -598,6 +625,8 @@ static i64 receive(struct launch *l)
 	i64 n = SYS(recvmsg, control, &message, MSG_DONTWAIT_ | MSG_CMSG_CLOEXEC_);
 
 	l->nfds = 0;
+	if (n >= 0 && n < (i64)sizeof(struct ck_request))
+		((struct ck_request *)l->message)->id = 0;
 	if (n >= 0 && message.controllen >= sizeof(struct cmsghdr_) && data.header.level == 1 && data.header.type == 1)
 		l->nfds = (u32)((data.header.len - sizeof(struct cmsghdr_)) / sizeof(int));
 	for (u32 i = 0; i < l->nfds; i++)
@@ -610,6 +639,8 @@ static void on_word(struct slot *s, u32 kind)
 {
 	if (kind == CK_KIND_FORGET && s->state == ENDED)
 		forget(s);
+	else if (kind == CK_KIND_FORGET && s->state == LAUNCHING) /* nobody waits for it any more */
+		fail(s, CK_STEP_DIED, ECANCELED_, 0);
 	if (kind == CK_KIND_GO && s->state == LAUNCHING && s->stage) {
 		s->stage = 0;
 		open_gate(s);
@@ -663,7 +694,7 @@ static void on_daemon(u32 events)
 		for (u32 i = 0; i < l->nfds; i++)
 			close_fd(&l->fds[i]);
 		l->nfds = 0;
-		return refuse(0, CK_STEP_REQUEST, EBADMSG_, 11);
+		return refuse(((struct ck_request *)l->message)->id, CK_STEP_REQUEST, EBADMSG_, 11);
 	}
 	if (n <= 0)
 		return daemon_gone();
@@ -753,6 +784,27 @@ static void remove_groups(void)
 		remove_shared(&slots[i]);
 }
 
+/* Each plugin takes some twenty descriptors of ours; its own limit is a step's. */
+static void raise_descriptors(void)
+{
+	u64 limit[2];
+
+	if (SYS(prlimit64, 0, 7 /* RLIMIT_NOFILE */, (void *)0, limit) < 0)
+		return;
+	limit[0] = limit[1];
+	SYS(prlimit64, 0, 7, limit, (void *)0);
+}
+
+static int open_oom_score(void)
+{
+	i64 n;
+
+	oom_score = (int)SYS(openat, proc, "self/oom_score_adj", O_RDWR_ | O_CLOEXEC_, 0);
+	n = SYS(read, oom_score, oom_before, sizeof oom_before);
+	oom_length = n > 0 ? (u64)n : 0;
+	return n > 0 ? 0 : 1;
+}
+
 static int prepare(void)
 {
 	u64 all = ~0ul;
@@ -770,12 +822,13 @@ static int prepare(void)
 			SYS(dup3, fd, i, O_CLOEXEC_);
 	SYS(close_range, control + 1, ~0u, 0);
 	SYS(umask, 0);
+	raise_descriptors();
 	exe = (int)SYS(openat, AT_FDCWD_, "/proc/self/exe", O_PATH_ | O_CLOEXEC_, 0);
 	own_pids = (int)SYS(openat, AT_FDCWD_, "/proc/self/ns/pid", O_RDONLY_ | O_CLOEXEC_, 0);
 	proc = (int)SYS(openat, AT_FDCWD_, "/proc", O_PATH_ | O_DIRECTORY_ | O_CLOEXEC_, 0);
 	self = (int)SYS(pidfd_open, SYS(getpid, 0), 0);
 	epoll = (int)SYS(epoll_create1, O_CLOEXEC_);
-	if (fd < 0 || control < 0 || exe < 0 || own_pids < 0 || proc < 0 || self < 0 || epoll < 0)
+	if (fd < 0 || control < 0 || exe < 0 || own_pids < 0 || proc < 0 || self < 0 || epoll < 0 || open_oom_score())
 		return 1;
 	watch(control, IN, 0, FROM_DAEMON, 1);
 	return 0;

@@ -14,6 +14,7 @@ struct landlock_ruleset { u64 fs, net, scoped; };
 struct landlock_path { u64 access; int parent; } __attribute__((packed));
 struct landlock_port { u64 access, port; };
 enum { LANDLOCK_PATH_BENEATH = 1, LANDLOCK_NET_PORT = 2 };
+enum { LANDLOCK_OF_FILES = 1 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15 }; /* execute, write, read, truncate, ioctl */
 struct cap_header { u32 version; int pid; };
 struct cap_data { u32 effective, permitted, inheritable; };
 enum { CAP_VERSION_3 = 0x20080522 };
@@ -362,6 +363,10 @@ static int close_from(struct launch *l, u32 first)
 	return ret < 0 ? errno_of(ret) : 0;
 }
 
+/*
+ * A rule may name a file, or a link, inside a granted tree, which only we can
+ * tell from a directory; what the kernel then refuses are a directory's rights.
+ */
 static int landlock_path(struct launch *l, const char *path, u64 access)
 {
 	i64 fd = SYS(openat, AT_FDCWD_, path, O_PATH_ | O_CLOEXEC_ | O_NOFOLLOW_, 0), ret;
@@ -370,6 +375,10 @@ static int landlock_path(struct launch *l, const char *path, u64 access)
 	if (fd < 0)
 		return errno_of(fd);
 	ret = SYS(landlock_add_rule, l->ruleset, LANDLOCK_PATH_BENEATH, &rule, 0);
+	if (ret == -EINVAL_ && (access & ~(u64)LANDLOCK_OF_FILES) != 0) {
+		rule.access = access & LANDLOCK_OF_FILES;
+		ret = rule.access ? SYS(landlock_add_rule, l->ruleset, LANDLOCK_PATH_BENEATH, &rule, 0) : 0;
+	}
 	SYS(close, fd);
 	return errno_of(ret);
 }
