@@ -19,7 +19,7 @@ import (
 	"github.com/cordonhq/cordon/seccomp"
 )
 
-// modelProfiles is how many profiles are made; each is asked about 45 questions.
+// modelProfiles is how many profiles are made; each is asked about 50 questions.
 const modelProfiles = 14
 
 // TestModelAgreesWithKernel makes profiles and questions, asks cordon profile
@@ -100,7 +100,7 @@ func (c *modelCase) files(probe string) {
 		c.dirs(tree+":755", tree+"/dir:755", tree+"/closed:700", tree+"/sticky:777", tree+"/mine:755")
 		for name, mode := range map[string]os.FileMode{
 			"plain": 0o644, "secret": 0o600, "dir/in": 0o644, "dir/" + tree: 0o644, "closed/x": 0o644,
-			"sticky/x": 0o644, "theirs": 0o644, "shared": 0o666, "mine/x": 0o664, "writeonly": 0o222,
+			"sticky/x": 0o644, "theirs": 0o666, "shared": 0o666, "mine/x": 0o664, "writeonly": 0o222,
 		} {
 			c.write(tree+"/"+name, []byte("x\n"), mode)
 		}
@@ -212,8 +212,9 @@ func (c *modelCase) writeProfile(probe string) {
 	fmt.Fprintf(&b, "[resources]\nmemory.max = \"%dM\"\npids.max = %d\nrlimit.nofile = { soft = %d, hard = %d }\n", 48+c.r.IntN(4)*16, 8+c.r.IntN(20), 10+c.r.IntN(10), 20+c.r.IntN(50))
 	fmt.Fprintf(&b, "[tmp]\nsize = \"%dK\"\n[data]\nsize = \"%dK\"\n[shm]\nsize = \"%dK\"\ninodes = 64\n[identity]\nuid = %d\n", 64+c.r.IntN(64)*4, 64+c.r.IntN(64)*4, c.r.IntN(2)*256, 1000+c.r.IntN(3))
 	fmt.Fprintf(&b, "[[files]]\npath = \"/probe\"\nfrom = %q\naccess = \"rx\"\n", probe)
-	b.WriteString(c.grant("/a", pick(c.r, "ro", "rw", "open")))
-	b.WriteString(c.grant("/b", pick(c.r, "ro", "rw", "over")))
+	tree := pick(c.r, "ro", "rw", "open", "rw")
+	b.WriteString(c.grant("/a", tree))
+	b.WriteString(c.grant("/b", pick(c.r, "ro", "rw", "over", tree, tree))) // one inode, two grants
 	if c.r.IntN(4) > 0 {
 		b.WriteString(c.grant("/a/dir", pick(c.r, "over", "rw", "ro")))
 	}
@@ -268,10 +269,16 @@ func (c *modelCase) ask() {
 	add := func(kind string, words ...string) {
 		c.questions = append(c.questions, question{kind: kind, words: words})
 	}
-	for range 16 {
+	for range 14 {
 		add("file", pick(c.r, "read", "list", "write", "execute", "read", "write"), c.file())
 	}
-	for range 14 {
+	for _, dir := range []string{"/a", "/b", "/a/dir", "/a/sticky"} {
+		add("file", "list", dir)
+	}
+	for range 6 {
+		add("file", pick(c.r, "read", "write"), pick(c.r, "/a/", "/b/")+pick(c.r, "plain", "theirs", "hard", "shared", "mine/x", "up", "prog"))
+	}
+	for range 8 {
 		c.askCall()
 	}
 	c.askQuotas()
