@@ -29,14 +29,18 @@ type Flood struct {
 	began      time.Time // of the window
 	inWindow   int
 	escalated  bool
+	told       map[int]struct{} // numbers that were reported
 }
 
-// Call counts one refused call at now. report says that it is to be described
-// and reported, which it must be in any case with must, and suppressed how many
-// since the last such were not; escalate is true once, for the call that makes
-// it an attack, which is reported. A clock that steps back gives nothing back.
-func (f *Flood) Call(now time.Time, must bool) (report bool, suppressed int, escalate bool) {
+// Call counts one refused call at now, by its number. report says that it is to
+// be described and reported, which it must be in any case with must, and if no
+// call of that number was yet: a flood of one hides no other. suppressed is how
+// many since the last such were not; escalate is true once, for the call that
+// makes it an attack, which is reported. A clock that steps back gives nothing
+// back.
+func (f *Flood) Call(now time.Time, nr int, must bool) (report bool, suppressed int, escalate bool) {
 	escalate = f.overLimit(now)
+	must = f.first(nr) || must
 	if !f.take(now) && !escalate && !must {
 		f.suppressed++
 		return false, 0, false
@@ -46,7 +50,23 @@ func (f *Flood) Call(now time.Time, must bool) (report bool, suppressed int, esc
 }
 
 // Unreported takes back that a call was reported: nobody had time for it.
-func (f *Flood) Unreported(suppressed int) { f.suppressed += suppressed + 1 }
+func (f *Flood) Unreported(nr, suppressed int) {
+	f.suppressed += suppressed + 1
+	delete(f.told, nr)
+}
+
+// first tells whether no known call of that number was reported, and that one
+// is now. There are no more of them than the table has.
+func (f *Flood) first(nr int) bool {
+	if _, told := f.told[nr]; told || !Known(nr) {
+		return false
+	}
+	if f.told == nil {
+		f.told = make(map[int]struct{})
+	}
+	f.told[nr] = struct{}{}
+	return true
+}
 
 // overLimit tells whether this is the call that makes it an attack.
 func (f *Flood) overLimit(now time.Time) bool {

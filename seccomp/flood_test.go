@@ -11,7 +11,7 @@ func TestFloodReportsABurstAndThenARate(t *testing.T) {
 	var f Flood
 	reported := 0
 	for range 1000 {
-		if report, suppressed, escalate := f.Call(floodEpoch, false); report {
+		if report, suppressed, escalate := f.Call(floodEpoch, 1, false); report {
 			reported++
 			if suppressed != 0 || escalate {
 				t.Fatalf("call %d: suppressed %d, escalate %v", reported, suppressed, escalate)
@@ -22,16 +22,16 @@ func TestFloodReportsABurstAndThenARate(t *testing.T) {
 		t.Errorf("%d of the first calls were reported, want %d", reported, FloodBurst)
 	}
 	next := floodEpoch.Add(2*FloodInterval + FloodInterval/2)
-	if report, suppressed, _ := f.Call(next, false); !report || suppressed != 1000-FloodBurst {
+	if report, suppressed, _ := f.Call(next, 1, false); !report || suppressed != 1000-FloodBurst {
 		t.Errorf("after an interval: report %v, suppressed %d, want true, %d", report, suppressed, 1000-FloodBurst)
 	}
-	if report, _, _ := f.Call(next, false); !report {
+	if report, _, _ := f.Call(next, 1, false); !report {
 		t.Error("two intervals gave back one call")
 	}
-	if report, _, _ := f.Call(next, false); report {
+	if report, _, _ := f.Call(next, 1, false); report {
 		t.Error("two intervals gave back three calls")
 	}
-	if report, suppressed, _ := f.Call(next.Add(FloodInterval/2), false); !report || suppressed != 1 {
+	if report, suppressed, _ := f.Call(next.Add(FloodInterval/2), 1, false); !report || suppressed != 1 {
 		t.Errorf("what is left of an interval was lost: report %v, suppressed %d", report, suppressed)
 	}
 }
@@ -39,11 +39,11 @@ func TestFloodReportsABurstAndThenARate(t *testing.T) {
 func TestFloodIsFullAgainAfterAPause(t *testing.T) {
 	var f Flood
 	for range 2 * FloodBurst {
-		f.Call(floodEpoch, false)
+		f.Call(floodEpoch, 1, false)
 	}
 	later := floodEpoch.Add(time.Hour)
 	for i := range FloodBurst + 1 {
-		if report, _, _ := f.Call(later, false); report != (i < FloodBurst) {
+		if report, _, _ := f.Call(later, 1, false); report != (i < FloodBurst) {
 			t.Fatalf("call %d after a pause: report %v", i, report)
 		}
 	}
@@ -61,7 +61,7 @@ func TestFloodEscalatesOnceWithinAWindow(t *testing.T) {
 			var f Flood
 			escalations := 0
 			for i := range 3 * FloodLimit {
-				report, _, escalate := f.Call(floodEpoch.Add(time.Duration(i)*c.step), false)
+				report, _, escalate := f.Call(floodEpoch.Add(time.Duration(i)*c.step), 1, false)
 				if escalate {
 					escalations++
 					if !report || i != FloodLimit {
@@ -78,15 +78,15 @@ func TestFloodEscalatesOnceWithinAWindow(t *testing.T) {
 
 func TestFloodForgetsNoCall(t *testing.T) {
 	var g Flood
-	g.Call(floodEpoch, false)
-	g.Unreported(0)
-	if _, suppressed, _ := g.Call(floodEpoch, false); suppressed != 1 {
+	g.Call(floodEpoch, 1, false)
+	g.Unreported(1, 0)
+	if _, suppressed, _ := g.Call(floodEpoch, 1, false); suppressed != 1 {
 		t.Errorf("suppressed %d, want the one that was not reported", suppressed)
 	}
 	for range 2 * FloodBurst {
-		g.Call(floodEpoch, false)
+		g.Call(floodEpoch, 1, false)
 	}
-	if report, suppressed, _ := g.Call(floodEpoch, true); !report || suppressed != FloodBurst+2 {
+	if report, suppressed, _ := g.Call(floodEpoch, 1, true); !report || suppressed != FloodBurst+2 {
 		t.Errorf("a call that must be reported: %v, suppressed %d", report, suppressed)
 	}
 }
@@ -94,9 +94,28 @@ func TestFloodForgetsNoCall(t *testing.T) {
 func TestFloodGivesNothingBackWhenTheClockStepsBack(t *testing.T) {
 	var f Flood
 	for range FloodBurst {
-		f.Call(floodEpoch, false)
+		f.Call(floodEpoch, 1, false)
 	}
-	if report, _, _ := f.Call(floodEpoch.Add(-time.Hour), false); report {
+	if report, _, _ := f.Call(floodEpoch.Add(-time.Hour), 1, false); report {
 		t.Error("a clock that stepped back gave a call back")
+	}
+}
+
+func TestFloodHidesNoOtherCall(t *testing.T) {
+	var f Flood
+	for range 2 * FloodBurst {
+		f.Call(floodEpoch, 1, false)
+	}
+	for i, want := range []bool{true, false} {
+		if report, _, _ := f.Call(floodEpoch, 2, false); report != want {
+			t.Errorf("call %d of another number: report %v, want %v", i, report, want)
+		}
+	}
+	f.Unreported(2, 0)
+	if report, _, _ := f.Call(floodEpoch, 2, false); !report {
+		t.Error("a call that nobody had time for is taken for reported")
+	}
+	if report, _, _ := f.Call(floodEpoch, 1<<20, false); report {
+		t.Error("numbers without a call are remembered without bound")
 	}
 }

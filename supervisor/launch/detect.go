@@ -42,7 +42,7 @@ func (p *Process) onCall(n seccomp.Notification) seccomp.Verdict {
 		}
 	}
 	c := call{Notification: n, action: p.judge.Decide(violation.Seccomp, n.Time)}
-	report, suppressed, flood := p.flood.Call(n.Time, contains(c.action))
+	report, suppressed, flood := p.flood.Call(n.Time, n.NR, contains(c.action))
 	c.suppressed = suppressed
 	if flood && c.action == violation.Deny {
 		c.action, c.flood = violation.Quarantine, true
@@ -56,7 +56,7 @@ func (p *Process) onCall(n seccomp.Notification) seccomp.Verdict {
 		case queue <- c:
 			return seccomp.Verdict{Pending: true}
 		default:
-			p.flood.Unreported(suppressed)
+			p.flood.Unreported(n.NR, suppressed)
 		}
 	}
 	return refused(c.action)
