@@ -6,6 +6,7 @@ package manifest
 
 import (
 	"fmt"
+	"io/fs"
 	"sort"
 	"strings"
 
@@ -37,6 +38,16 @@ type Manifest struct {
 	Resources    Resources
 	// Environment holds fixed variables of the author's.
 	Environment map[string]string
+	// Methods are those with a contract.
+	Methods []Method
+}
+
+// Method is what a method takes and answers, each the path of a JSON Schema in
+// the bundle; empty is anything.
+type Method struct {
+	Name   string `toml:"name"`
+	Params string `toml:"params"`
+	Result string `toml:"result"`
 }
 
 // Capability is an ask for something that the host serves.
@@ -88,6 +99,7 @@ type document struct {
 		Access *string `toml:"access" oneof:"r rw rx"`
 		Why    string  `toml:"why"`
 	} `toml:"files"`
+	Method      []Method  `toml:"method"`
 	Resources   Resources `toml:"resources"`
 	Environment struct {
 		Set map[string]string `toml:"set"`
@@ -99,10 +111,11 @@ func Keys() []string { return strict.Keys(document{}) }
 
 // The bounds of what a manifest may hold.
 const (
-	maxArgs = 256
-	maxAsks = 256
-	maxEnv  = 256
-	maxText = 4096 // bytes of one argument, value or reason
+	maxArgs    = 256
+	maxAsks    = 256
+	maxMethods = 256
+	maxEnv     = 256
+	maxText    = 4096 // bytes of one argument, value or reason
 )
 
 // ValidName says whether a plugin may bear this name: lower-case letters,
@@ -183,6 +196,7 @@ func (c *checker) document(doc *document) {
 	}
 	c.plugin(doc)
 	c.asks(doc)
+	c.methods(doc)
 	if len(doc.Environment.Set) > maxEnv {
 		c.fail("environment.set", "", "too many variables: at most %d", maxEnv)
 	}
@@ -266,6 +280,28 @@ func (c *checker) asks(doc *document) {
 	}
 }
 
+func (c *checker) methods(doc *document) {
+	if len(doc.Method) > maxMethods {
+		c.fail("method", "", "too many methods: at most %d", maxMethods)
+		return
+	}
+	seen := map[string]bool{}
+	for i, m := range doc.Method {
+		at := fmt.Sprintf("method[%d]", i)
+		c.need(m.Name != "", at+".name", `write the method's name, such as "greet"`)
+		c.text(at+".name", m.Name)
+		if seen[m.Name] {
+			c.fail(at+".name", "", "the method %q stands here twice", clip(m.Name))
+		}
+		seen[m.Name] = true
+		for key, path := range map[string]string{".params": m.Params, ".result": m.Result} {
+			if c.pos.Has(at+key) && !fs.ValidPath(path) {
+				c.fail(at+key, "", "expected the path of a JSON Schema in the bundle, such as \"schema/greet.json\", got %q", clip(path))
+			}
+		}
+	}
+}
+
 func (c *checker) why(at, why string) {
 	c.need(strings.TrimSpace(why) != "", at+".why", "say in a sentence what it is for: the operator reads it beside the ask")
 	if c.pos.Has(at+".why") && strings.TrimSpace(why) == "" {
@@ -311,6 +347,7 @@ func (c *checker) manifest(doc *document) *Manifest {
 		Name: *doc.Plugin.Name, Version: *doc.Plugin.Version, Description: doc.Plugin.Description,
 		API: fmt.Sprintf(">=%d", CurrentAPI), Exec: doc.Plugin.Exec, Protocol: ipc.Protocol(*doc.Plugin.Protocol),
 		Capabilities: doc.Capability, Resources: doc.Resources, Environment: doc.Environment.Set,
+		Methods: doc.Method,
 	}
 	if doc.Plugin.API != nil {
 		m.API = *doc.Plugin.API

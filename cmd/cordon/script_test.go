@@ -84,6 +84,7 @@ func TestLinksNothingOfTheDaemon(t *testing.T) {
 	for _, dep := range deps {
 		for _, never := range []string{
 			"github.com/seccomp/libseccomp-golang", "go.etcd.io/bbolt", "runtime/cgo",
+			"github.com/santhosh-tekuri/jsonschema",
 			"github.com/cordonhq/cordon/seccomp/compile", "github.com/cordonhq/cordon/supervisor/store",
 		} {
 			if dep == never || strings.HasPrefix(dep, never+"/") || dep == "github.com/cordonhq/cordon/supervisor" {
