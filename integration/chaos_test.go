@@ -3,6 +3,8 @@ package integration
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -103,7 +105,7 @@ func (c *chaos) once() {
 	if victim == "cordond" {
 		c.kill()
 		load.end()
-		eventually(c.t, "nothing of the killed daemon runs", func() bool { return len(running(leftovers(c.root))) == 0 })
+		eventually(c.t, "nothing of the killed daemon runs", func() bool { return len(c.running()) == 0 })
 		c.verifyAudit()
 		c.start()
 	} else {
@@ -116,10 +118,35 @@ func (c *chaos) once() {
 	c.noStrayFiles()
 }
 
-// running is what of the leftovers is more than an empty group, which the next
-// daemon sweeps.
-func running(left []string) []string {
-	return slices.DeleteFunc(left, func(what string) bool { return strings.HasPrefix(what, "cgroup ") })
+// running are the processes in the daemon's groups. An empty group may be left
+// of a killed daemon; the next one sweeps it.
+func (c *chaos) running() (pids []int) {
+	c.t.Helper()
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != "cgroup.procs" || !strings.Contains(path, "/"+c.root+"/") {
+			return nil //nolint:nilerr // groups come and go
+		}
+		text, _ := os.ReadFile(path)
+		for _, word := range strings.Fields(string(text)) {
+			if pid, err := strconv.Atoi(word); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+		return nil
+	})
+	slices.Sort(pids)
+	return slices.Compact(pids)
+}
+
+// programs are the plugins' own processes among them.
+func (c *chaos) programs() (pids []int) {
+	c.t.Helper()
+	for _, pid := range c.running() {
+		if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err == nil && string(name) == "main\n" {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // wake starts every plugin; a quarantined one is released every other time.
@@ -175,15 +202,13 @@ func (c *chaos) settled() bool {
 			return false
 		}
 	}
-	programs := 0
-	for _, p := range processes() {
-		if p.uid >= uidBase && p.uid < uidBase+uidCount && p.name == "main" {
-			if programs++; !pids[p.pid] {
-				return false
-			}
+	programs := c.programs()
+	for _, pid := range programs {
+		if !pids[pid] {
+			return false
 		}
 	}
-	return programs == len(pids)
+	return len(programs) == len(pids)
 }
 
 func (c *chaos) auditLog() string { return c.dir + "/state/audit.jsonl" }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/cordonhq/cordon/manifest"
 	"github.com/cordonhq/cordon/profiles/strict"
@@ -408,6 +409,9 @@ func (c *checker) lifecycle(l *lifecycleTable) {
 		if d != nil && *d == 0 {
 			c.fail("lifecycle."+key, "", "expected a duration above 0")
 		}
+	}
+	if w := l.Watchdog; w != nil && *w != 0 && time.Duration(*w) < time.Second {
+		c.fail("lifecycle.watchdog_sec", "", "expected 0, which does not ask, or at least 1s")
 	}
 }
 

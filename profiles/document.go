@@ -208,6 +208,7 @@ type lifecycleTable struct {
 	StartLimitInterval *strict.Duration `toml:"start_limit_interval_sec"`
 	StartTimeout       *strict.Duration `toml:"timeout_start_sec"`
 	StopTimeout        *strict.Duration `toml:"timeout_stop_sec"`
+	Watchdog           *strict.Duration `toml:"watchdog_sec"`
 }
 
 type violationTable struct {

@@ -248,6 +248,7 @@ func (b *builder) lifecycle(l *layer) {
 	scalar(b, l, "lifecycle.start_limit_interval_sec", &p.StartLimitInterval, (*time.Duration)(t.StartLimitInterval))
 	scalar(b, l, "lifecycle.timeout_start_sec", &p.StartTimeout, (*time.Duration)(t.StartTimeout))
 	scalar(b, l, "lifecycle.timeout_stop_sec", &p.StopTimeout, (*time.Duration)(t.StopTimeout))
+	scalar(b, l, "lifecycle.watchdog_sec", &p.Watchdog, (*time.Duration)(t.Watchdog))
 }
 
 func (b *builder) requirements(l *layer) {

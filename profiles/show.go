@@ -370,6 +370,9 @@ func (s *shower) lifecycle() {
 	one("start_limit_interval_sec", spanValue(l.StartLimitInterval))
 	one("timeout_start_sec", spanValue(l.StartTimeout))
 	one("timeout_stop_sec", spanValue(l.StopTimeout))
+	if l.Watchdog > 0 {
+		one("watchdog_sec", spanValue(l.Watchdog))
+	}
 }
 
 func (s *shower) violation() {

@@ -80,6 +80,9 @@ type Conn interface {
 	// of itself, nil where the protocol has none. Run must be running.
 	Hello(ctx context.Context) (json.RawMessage, error)
 	Call(ctx context.Context, method string, params json.RawMessage) (json.RawMessage, error)
+	// Health asks the plugin how it is. An answer of any kind says that it is
+	// alive; ErrUnwell that it says of itself that it is not well.
+	Health(ctx context.Context) error
 	// Goodbye asks the plugin to leave.
 	Goodbye(ctx context.Context) error
 	// Attach joins a client that speaks the plugin's own protocol; see

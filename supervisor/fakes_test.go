@@ -230,6 +230,7 @@ type fakeConn struct {
 	run   chan error // what Run returns
 	call  func(ctx context.Context, method string) (json.RawMessage, error)
 	bye   func()
+	well  func(ctx context.Context) error
 	once  sync.Once
 }
 
@@ -253,6 +254,13 @@ func (c *fakeConn) Hello(ctx context.Context) (json.RawMessage, error) {
 
 func (c *fakeConn) Call(ctx context.Context, method string, _ json.RawMessage) (json.RawMessage, error) {
 	return c.call(ctx, method)
+}
+
+func (c *fakeConn) Health(ctx context.Context) error {
+	if c.well != nil {
+		return c.well(ctx)
+	}
+	return nil
 }
 
 func (c *fakeConn) Goodbye(context.Context) error {

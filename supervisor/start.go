@@ -158,6 +158,7 @@ func (p *plugin) greet(run *running) error {
 	}
 	run.hello.Store(&said)
 	p.box.post(message{event: event{Kind: evReady, Run: run.number}})
+	go p.watchHealth(run)
 	return nil
 }
 

@@ -90,6 +90,7 @@ const (
 	evExited                        // the last of its processes has gone
 	evViolation                     // a wall was hit; Action says what was decided
 	evTimer                         // the armed timer ran out
+	evUnhealthy                     // it does not answer its watchdog, or says that it is not well
 	eventKinds
 )
 
@@ -180,7 +181,7 @@ func stale(s lifecycle, ev event) bool {
 	switch ev.Kind {
 	case evSpawned:
 		return ev.Run != s.Run || s.Process != launching
-	case evReady, evDisconnected, evExited:
+	case evReady, evDisconnected, evExited, evUnhealthy:
 		return ev.Run != s.Run || s.Process != alive
 	case evStartFailed:
 		return ev.Run != s.Run || s.Process == noProcess
@@ -208,7 +209,7 @@ func whenIdle(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) {
 		return s, nil
 	case evViolation:
 		return lateViolation(s, ev)
-	case evStop, evSpawned, evReady, evStartFailed, evDisconnected, evExited, evTimer, eventKinds:
+	case evStop, evSpawned, evReady, evStartFailed, evDisconnected, evExited, evTimer, evUnhealthy, eventKinds:
 		return s, nil
 	}
 	return s, nil
@@ -246,7 +247,7 @@ func whenStarting(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action)
 		return s, refuse(ev, "it is not quarantined", "")
 	case evRemove:
 		return s, refuse(ev, "it is starting", "cordon stop NAME")
-	case evStart, eventKinds:
+	case evStart, evUnhealthy, eventKinds:
 		return s, nil
 	}
 	return s, nil
@@ -269,6 +270,8 @@ func whenRunning(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) 
 			s.Step, s.Starts = 0, nil
 		}
 		return settle(gone(s), ev, p, thenPolicy, ev.Reason, action{Kind: actFree})
+	case evUnhealthy:
+		return killThen(s, ev, thenFail, ev.Reason)
 	case evViolation:
 		return liveViolation(s, ev)
 	case evRelease:
@@ -313,7 +316,7 @@ func whenStopping(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action)
 		return s, refuse(ev, "it is not quarantined", "")
 	case evRemove:
 		return s, refuse(ev, "it is stopping", "cordon stop NAME")
-	case evReady, evDisconnected, eventKinds:
+	case evReady, evDisconnected, evUnhealthy, eventKinds:
 		return s, nil
 	}
 	return s, nil
@@ -336,7 +339,7 @@ func whenBackoff(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) 
 		return s, refuse(ev, "it is not quarantined", "")
 	case evRemove:
 		return s, refuse(ev, "it waits to be restarted", "cordon stop NAME")
-	case evSpawned, evReady, evStartFailed, evDisconnected, evExited, eventKinds:
+	case evSpawned, evReady, evStartFailed, evDisconnected, evExited, evUnhealthy, eventKinds:
 		return s, nil
 	}
 	return s, nil
@@ -377,7 +380,7 @@ func whenQuarantined(s lifecycle, ev event) (lifecycle, []action) {
 		return arm(s, killRetry, []action{{Kind: actKill}})
 	case evViolation:
 		return s, []action{{Kind: actRecord}}
-	case evStop, evReady, evDisconnected, eventKinds:
+	case evStop, evReady, evDisconnected, evUnhealthy, eventKinds:
 		return s, nil
 	}
 	return s, nil
@@ -601,7 +604,7 @@ func refuse(ev event, reason, hint string) []action {
 	switch ev.Kind {
 	case evStart, evStop, evRestart, evRelease, evRemove:
 		return []action{{Kind: actRefuse, Reason: reason, Hint: hint}}
-	case evShutdown, evSpawned, evReady, evStartFailed, evDisconnected, evExited, evViolation, evTimer, eventKinds:
+	case evShutdown, evSpawned, evReady, evStartFailed, evDisconnected, evExited, evViolation, evTimer, evUnhealthy, eventKinds:
 		return nil
 	}
 	return nil

@@ -28,7 +28,7 @@ var testPolicy = plan.Lifecycle{
 }
 
 var (
-	eventNames  = []string{"start", "stop", "restart", "release", "remove", "shutdown", "spawned", "ready", "start-failed", "disconnected", "exited", "violation", "timer"}
+	eventNames  = []string{"start", "stop", "restart", "release", "remove", "shutdown", "spawned", "ready", "start-failed", "disconnected", "exited", "violation", "timer", "unhealthy"}
 	actionNames = []string{"persist", "audit", "publish", "record", "launch", "cancel", "contain", "evidence", "goodbye", "term", "kill", "reap", "free", "arm", "refuse", "forget"}
 )
 

@@ -133,6 +133,9 @@ type Lifecycle struct {
 	// StartTimeout bounds spawn to ready, StopTimeout TERM to kill.
 	StartTimeout time.Duration `json:"timeout_start_sec"`
 	StopTimeout  time.Duration `json:"timeout_stop_sec"`
+	// Watchdog is how long it may fail to answer when asked for its health; 0
+	// does not ask.
+	Watchdog time.Duration `json:"watchdog_sec,omitempty"`
 }
 
 // Refusal is one ask that was not granted.

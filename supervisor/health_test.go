@@ -1,0 +1,58 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cordonhq/cordon/profiles/plan"
+)
+
+const testWatchdog = 38 * time.Second
+
+// TestWatchdog: one that answers stays, one that does not is killed and
+// restarted with the reason.
+func TestWatchdog(t *testing.T) {
+	for name, c := range map[string]struct {
+		well func(ctx context.Context) error
+		fire bool // its time runs out
+		want string
+	}{
+		"hangs":    {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, true, "did not answer its watchdog (watchdog_sec 38s)"},
+		"not well": {func(context.Context) error { return wellness(json.RawMessage(`{"healthy":false,"reason":"no disk"}`)) }, false, "not well: no disk"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.source.change(func(p *plan.Plan) { p.Lifecycle.Watchdog = testWatchdog })
+			proc, conn := b.start()
+			asked := make(chan struct{}, 4)
+			conn.well = func(context.Context) error { asked <- struct{}{}; return nil }
+			b.clock.fire(testWatchdog / 2)
+			<-asked
+			conn.well = c.well
+			b.clock.fire(testWatchdog / 2)
+			if c.fire {
+				b.clock.fire(testWatchdog / 2)
+			}
+			if ev := b.await("backoff"); !strings.Contains(ev.Text, c.want) {
+				t.Errorf("the reason is %q", ev.Text)
+			}
+			if !proc.has("kill") {
+				t.Errorf("it was not killed: %v", proc.list())
+			}
+		})
+	}
+}
+
+func TestOnlyAClearWordIsUnwell(t *testing.T) {
+	for text, unwell := range map[string]bool{
+		`{"healthy":false}`: true, `{"healthy":true}`: false, `{}`: false, `null`: false, `7`: false, `{"healthy":"no"}`: false,
+	} {
+		if got := errors.Is(wellness(json.RawMessage(text)), ErrUnwell); got != unwell {
+			t.Errorf("%s: unwell is %v", text, got)
+		}
+	}
+}
