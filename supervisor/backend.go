@@ -9,6 +9,7 @@ import (
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/manifest"
 	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/supervisor/contract"
 	"github.com/cordonhq/cordon/supervisor/control"
 	"github.com/cordonhq/cordon/supervisor/launch"
 )
@@ -51,6 +52,8 @@ type Bundle struct {
 	Protocol ipc.Protocol
 	// Manifest is what the author asks for.
 	Manifest *manifest.Manifest
+	// Contract is what its methods take and answer; nil allows everything.
+	Contract *contract.Contract
 }
 
 // Source opens bundles and resolves what they may do.

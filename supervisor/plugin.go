@@ -16,6 +16,7 @@ import (
 
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/supervisor/contract"
 	"github.com/cordonhq/cordon/supervisor/control"
 	"github.com/cordonhq/cordon/supervisor/store"
 	"github.com/cordonhq/cordon/supervisor/violation"
@@ -98,9 +99,11 @@ type running struct {
 	told    atomic.Bool // that it broke the protocol
 	calls   callBook
 	breaker *circuits
-	settled chan struct{}   // closed when its end, and why it came, are published
-	ctx     context.Context //nolint:containedctx // of the process's own life
-	cancel  context.CancelFunc
+	// contract is what its methods take and answer.
+	contract *contract.Contract
+	settled  chan struct{}   // closed when its end, and why it came, are published
+	ctx      context.Context //nolint:containedctx // of the process's own life
+	cancel   context.CancelFunc
 }
 
 // newPlugin makes the actor of a record that is in the store. Call go loop.

@@ -11,6 +11,7 @@ import (
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/manifest"
 	"github.com/cordonhq/cordon/supervisor/audit"
+	"github.com/cordonhq/cordon/supervisor/contract"
 	"github.com/cordonhq/cordon/supervisor/control"
 	"github.com/cordonhq/cordon/supervisor/launch"
 	"github.com/cordonhq/cordon/supervisor/violation"
@@ -234,6 +235,9 @@ func (s *Supervisor) Call(ctx context.Context, params control.CallParams) (json.
 // callOnce makes a call that the circuit breaker lets through, and notes how it
 // went.
 func (s *Supervisor) callOnce(ctx context.Context, run *running, params control.CallParams) (json.RawMessage, error) {
+	if err := run.contract.Params(params.Method, params.Params); err != nil {
+		return nil, control.Errorf(ipc.CodeContract, "cordon inspect "+params.Name, "cannot call %s of %s: its parameters break the contract: %w", params.Method, params.Name, err)
+	}
 	began := s.clock.Now()
 	done, err := run.breaker.begin(began, params.Method)
 	if err != nil {
@@ -241,11 +245,27 @@ func (s *Supervisor) callOnce(ctx context.Context, run *running, params control.
 	}
 	note := run.calls.begin(began, params.Method, params.Params)
 	result, err := run.conn.Call(ctx, params.Method, params.Params)
+	if err == nil {
+		err = keptBy(run.contract, params, result)
+	}
 	ended := s.clock.Now()
 	note(ended, err)
 	went, reason := judgeCall(err, ended.Sub(began))
 	done(ended, went, reason)
-	return result, err
+	if err != nil {
+		return nil, err
+	}
+	return result, nil
+}
+
+// keptBy says how a result breaks the plugin's own contract. Its caller must not
+// get it: what relies on the contract would break in its stead.
+func keptBy(c *contract.Contract, params control.CallParams, result json.RawMessage) error {
+	err := c.Result(params.Method, result)
+	if err == nil {
+		return nil
+	}
+	return control.Errorf(ipc.CodeContract, "cordon logs "+params.Name, "%s answered %s with what breaks its own contract: %w", params.Name, params.Method, err)
 }
 
 // settleTime bounds how long a failed call waits for the reason to be on record.

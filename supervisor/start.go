@@ -12,6 +12,7 @@ import (
 
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/supervisor/contract"
 	"github.com/cordonhq/cordon/supervisor/launch"
 	"github.com/cordonhq/cordon/supervisor/store"
 	"github.com/cordonhq/cordon/supervisor/violation"
@@ -101,7 +102,7 @@ func (p *plugin) bringUp(ctx context.Context, number uint64, r store.Record) (*r
 	if err != nil {
 		return nil, &stepError{"data", err}
 	}
-	return p.spawn(ctx, number, launch.Request{
+	return p.spawn(ctx, number, bundle.Contract, launch.Request{
 		Name: r.Name, Plan: pl, Bundle: bundle.Path, Data: data, UID: p.uidOf(r.Slot),
 	})
 }
@@ -116,7 +117,7 @@ func (p *plugin) resolved(number uint64, pl *plan.Plan) {
 
 // spawn makes the connection, launches and starts everything that watches the
 // process.
-func (p *plugin) spawn(ctx context.Context, number uint64, req launch.Request) (*running, error) {
+func (p *plugin) spawn(ctx context.Context, number uint64, c *contract.Contract, req launch.Request) (*running, error) {
 	w, err := newWires(req.Plan.Protocol)
 	if err != nil {
 		return nil, &stepError{"connect", err}
@@ -134,7 +135,7 @@ func (p *plugin) spawn(ctx context.Context, number uint64, req launch.Request) (
 		w.closeHosts()
 		return nil, &stepError{"launch", errors.Join(err, conn.Close())}
 	}
-	run := &running{number: number, proc: proc, conn: conn, plan: req.Plan, judge: violation.NewJudge(req.Plan), settled: make(chan struct{}), breaker: newCircuits(p.circuitChanged)}
+	run := &running{number: number, contract: c, proc: proc, conn: conn, plan: req.Plan, judge: violation.NewJudge(req.Plan), settled: make(chan struct{}), breaker: newCircuits(p.circuitChanged)}
 	run.ctx, run.cancel = context.WithCancel(context.Background())
 	for _, l := range w.logs {
 		go p.log.copyFrom(l.stream, l.file)

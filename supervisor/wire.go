@@ -16,6 +16,7 @@ import (
 	"github.com/cordonhq/cordon/manifest"
 	"github.com/cordonhq/cordon/profiles"
 	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/supervisor/contract"
 	"github.com/cordonhq/cordon/supervisor/control"
 	"github.com/cordonhq/cordon/supervisor/launch"
 )
@@ -100,7 +101,7 @@ func (b *Bundles) Seal(dir string) (*Bundle, error) {
 	if err := errors.Join(err, opened.Close()); err != nil {
 		return nil, err
 	}
-	return bundleOf(sealed), nil
+	return bundleOf(sealed)
 }
 
 // Open implements Source.
@@ -113,12 +114,19 @@ func (b *Bundles) Open(digest string) (*Bundle, error) {
 	if err != nil {
 		return nil, err
 	}
-	return bundleOf(sealed), nil
+	return bundleOf(sealed)
 }
 
-func bundleOf(s *manifest.Sealed) *Bundle {
+// bundleOf reads what else a sealed bundle has: its contract.
+func bundleOf(s *manifest.Sealed) (*Bundle, error) {
 	m := s.Manifest
-	return &Bundle{Path: s.Path, Digest: s.Digest, Name: m.Name, Version: m.Version, Protocol: m.Protocol, Manifest: m}
+	c, err := contract.Load(s.Path, m.Methods)
+	if err != nil {
+		return nil, err
+	}
+	return &Bundle{
+		Path: s.Path, Digest: s.Digest, Name: m.Name, Version: m.Version, Protocol: m.Protocol, Manifest: m, Contract: c,
+	}, nil
 }
 
 // Resolve implements Source.
