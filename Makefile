@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += -j2
 .DEFAULT_GOAL := help
-.PHONY: help setup build examples run test chaos lint fmt fuzz bench-seccomp clean need-go cordon cordond digest installed
+.PHONY: help setup build examples run test test-vm chaos lint fmt fuzz bench-seccomp clean need-go cordon cordond digest installed
 
 FUZZTIME ?= 10s
 CHAOS_POINTS ?= 200
@@ -53,6 +53,13 @@ test: build examples ## Run every test that this machine can run (root for the w
 	@.build/tier pure -timeout 5m -count=1 -race -shuffle=on $$(go list ./... ./.ci/tier | grep -v /integration)
 	@.build/tier walls -timeout 5m -count=1 -tags walltest -run TestEachWallAlone ./supervisor/launch
 	@.build/tier namespaces -timeout 10m -count=1 -shuffle=on ./integration/...
+
+test-vm: build examples ## Run the suite on Debian's 6.1 and 6.12 kernels, cgroup v2 alone, in QEMU
+	@.ci/setup vm
+	@mkdir -p .build
+	@$(PURE) -o .build/tier ./.ci/tier
+	@$(PURE) -o .build/vmrun ./integration/vm
+	@.build/tier vm -- .build/vmrun
 
 chaos: build ## Kill a loaded daemon's processes at CHAOS_POINTS (200) random points (root)
 	CORDON_CHAOS_POINTS=$(CHAOS_POINTS) go test -count=1 -timeout 60m -v -run TestChaos ./integration

@@ -4,6 +4,8 @@
 // whole output of what failed, and the reason of every skip:
 //
 //	go run ./.ci/tier NAME [go test's flags and packages]
+//
+// After "--" stands another command that prints what go test -json prints.
 package main
 
 import (
@@ -54,7 +56,11 @@ func run(name string, args []string) error {
 		return err
 	}
 	defer give()
-	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, args...)...)
+	command := append([]string{"go", "test", "-json"}, args...)
+	if args[0] == "--" && len(args) > 1 {
+		command = args[1:]
+	}
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...) // #nosec G204 -- the Makefile's
 	// go test and its tests are one process group, which ends together.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
@@ -65,7 +71,7 @@ func run(name string, args []string) error {
 		return err
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("cannot run go test: %w", err)
+		return fmt.Errorf("cannot run %s: %w", command[0], err)
 	}
 	t := &tally{output: map[string][]string{}, out: os.Stdout}
 	t.read(events)
@@ -145,7 +151,7 @@ func (t *tally) verdict(name string, err error) error {
 	fmt.Fprintf(t.out, "=== the %s tier: %d passed, %d failed, %d skipped\n", name, t.passed, t.failed, t.skipped)
 	switch {
 	case err != nil:
-		return fmt.Errorf("the %s tier: go test: %w", name, err)
+		return fmt.Errorf("the %s tier: %w", name, err)
 	case t.passed == 0:
 		return fmt.Errorf("the %s tier ran no test", name)
 	}

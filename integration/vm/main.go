@@ -1,0 +1,179 @@
+// Command vm runs the integration suite on kernels that are not this machine's:
+// it boots each in QEMU with a root made of this checkout's test binaries and
+// this host's own packages, and prints go test's events for what ran there.
+//
+//	vm [-kernel 6.1,6.12] [-run REGEXP] [-dir .build/vm]
+//
+// It is run from the top of the checkout, on Debian or its kin, and needs
+// qemu-system-x86, apt-get and dpkg (.ci/setup vm installs what is missing).
+// Standard output is what go test -json prints; standard error is progress. The
+// guests have no network and nothing of the host's but copies. What is fetched
+// and built stays in -dir; nothing else is left, however this ends.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// kernels are the Debian packages that name the newest of a series; the first
+// is the oldest kernel that Cordon supports.
+var kernels = map[string]string{
+	"6.1":  "linux-image-cloud-amd64",
+	"6.12": "linux-image-6.12-cloud-amd64",
+}
+
+// options are the command line.
+type options struct {
+	dir     string        // where what is fetched and built stays
+	kernels []string      // keys of kernels
+	run     string        // go test's -run
+	only    string        // a part of the tiers' names
+	timeout time.Duration // of each tier
+}
+
+func main() {
+	// Children die with the thread that started them (Pdeathsig), so all are
+	// started by this one, which lives as long as the program.
+	runtime.LockOSThread()
+	var o options
+	list := flag.String("kernel", "6.1,6.12", "kernels to boot, by series, separated by commas")
+	flag.StringVar(&o.dir, "dir", ".build/vm", "where kernels and roots are kept")
+	flag.StringVar(&o.run, "run", "", "run only the tests that match, as go test does")
+	flag.StringVar(&o.only, "tier", "", "run only the tiers whose name contains this")
+	flag.DurationVar(&o.timeout, "timeout", 5*time.Minute, "how long one tier may take")
+	flag.Parse()
+	o.kernels = strings.Split(*list, ",")
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		if ctx.Err() != nil {
+			err = errors.New("interrupted")
+		}
+		fmt.Fprintln(os.Stderr, "vm: FAIL:", err)
+		os.Exit(1)
+	}
+}
+
+// say prints progress.
+func say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "vm: "+format+"\n", args...)
+}
+
+func run(ctx context.Context, o options) error {
+	if err := endWithParent(); err != nil {
+		return err
+	}
+	if _, err := os.Stat("integration/vm/guest"); err != nil {
+		return fmt.Errorf("cannot find integration/vm: run this from the top of the checkout: %w", err)
+	}
+	unlock, err := lock(ctx, o.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	images, top, err := prepare(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(top)
+	accel := chooseAccel(ctx, o.dir, images[o.kernels[0]])
+	var failed []error
+	for _, name := range o.kernels {
+		if err := runKernel(ctx, name, images[name], top, accel); err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// endWithParent has this program told when what started it is killed; prctl(2).
+func endWithParent() error {
+	const setPdeathsig = 1
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, setPdeathsig, uintptr(syscall.SIGTERM), 0); errno != 0 {
+		return fmt.Errorf("cannot prepare for an early end: %w", errno)
+	}
+	return nil
+}
+
+// lock makes dir and keeps other runs out of it until unlock.
+func lock(ctx context.Context, dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for waited := false; ; waited = true {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { _ = f.Close() }, nil
+		}
+		if !waited {
+			say("another run is at work in %s; waiting for it", dir)
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), f.Close())
+		}
+	}
+}
+
+// prepare fetches the kernels while it builds the root.
+func prepare(ctx context.Context, o options) (images map[string]*image, top string, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var fetching sync.WaitGroup
+	var fetchErr error
+	images = map[string]*image{}
+	fetching.Go(func() {
+		runtime.LockOSThread() // its children die with its thread
+		defer runtime.UnlockOSThread()
+		for _, name := range o.kernels {
+			if images[name], fetchErr = fetchKernel(ctx, o.dir, name); fetchErr != nil {
+				cancel()
+				return
+			}
+		}
+	})
+	top, err = buildRoot(ctx, o)
+	fetching.Wait()
+	if err := errors.Join(fetchErr, err); err != nil {
+		return nil, "", err
+	}
+	return images, top, nil
+}
+
+// runKernel boots one kernel with the root and prints what its tests say.
+func runKernel(ctx context.Context, name string, k *image, root, accel string) error {
+	initrd := filepath.Join(filepath.Dir(root), "initrd-"+name)
+	defer os.Remove(initrd)
+	if err := joinFiles(initrd, root, k.modules); err != nil {
+		return err
+	}
+	say("%s: booting %s with -accel %s", name, k.release, accel)
+	m := machine{kernel: k.vmlinuz, initrd: initrd, accel: accel, log: filepath.Join(filepath.Dir(root), "console-"+name+".log")}
+	said, err := os.Create(filepath.Join(filepath.Dir(root), "said-"+name+".log"))
+	if err != nil {
+		return err
+	}
+	defer said.Close()
+	v := newVerdict(name, os.Stdout, said)
+	err = m.boot(ctx, v.line)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return v.end(err)
+}

