@@ -36,6 +36,7 @@ type Process struct {
 	worked  chan struct{}   // closed when the worker has ended
 	detect  []func()        // stops the detectors, in order
 	timer   *time.Timer
+	timed   chan struct{} // closed when the timer's report has ended
 
 	mu        sync.Mutex // serialises reports
 	count     int
@@ -78,7 +79,11 @@ func (p *Process) watch() error {
 	}
 	p.detect = append(p.detect, remove)
 	if wall := p.r.Plan.Time.Wall; wall > 0 && !switchedOff("time.wall") {
-		p.timer = time.AfterFunc(wall, func() { p.onTime("time.wall", wall) })
+		p.timed = make(chan struct{})
+		p.timer = time.AfterFunc(wall, func() {
+			defer close(p.timed)
+			p.onTime("time.wall", wall)
+		})
 	}
 	return nil
 }
@@ -87,8 +92,8 @@ func (p *Process) watch() error {
 func (p *Process) wait() {
 	<-p.child.Done()
 	end := p.child.End()
-	if p.timer != nil {
-		p.timer.Stop()
+	if p.timer != nil && !p.timer.Stop() {
+		<-p.timed
 	}
 	for _, stop := range p.detect {
 		stop()

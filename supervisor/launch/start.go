@@ -83,12 +83,28 @@ func (s *start) claim(context.Context) (err error) {
 	if s.lease, err = leaseUID(cfg.RuntimeDir, cfg.UIDBase, cfg.UIDCount, s.r.UID); err != nil {
 		return err
 	}
-	s.fail.add(s.lease.release)
+	s.fail.add(s.takeBack)
 	if s.group, err = s.l.tree.New(s.r.Name, s.limits()); err != nil {
 		return fmt.Errorf("cannot make the group of %s: %w", s.r.Name, err)
 	}
-	s.fail.add(s.group.Remove)
 	return nil
+}
+
+// takeBack ends what a start that failed, or that nobody waited for, may still
+// have in its group, removes the group and frees the uid. If something stays,
+// so does the uid: the keeper holds its lock as long as anything runs as it.
+func (s *start) takeBack() error {
+	if s.group == nil {
+		return s.lease.release()
+	}
+	err := s.group.Kill(context.Background())
+	if err == nil {
+		err = s.group.Remove()
+	}
+	if err != nil {
+		return errors.Join(err, s.lease.file.Close())
+	}
+	return s.lease.release()
 }
 
 // limits are the plan's without what this host cannot do and need not.
@@ -330,7 +346,23 @@ func (s *start) stdio(context.Context) error {
 			}
 			f = null
 		}
+		if err := noDirectory(f, n); err != nil {
+			return err
+		}
 		s.host.Descriptors = append(s.host.Descriptors, namespaces.Descriptor{File: s.file(f), Number: n})
+	}
+	return nil
+}
+
+// noDirectory: from a directory of the host its whole tree can be walked and
+// looked at, whatever the view shows; Landlock stops opens, not that.
+func noDirectory(f *os.File, n int) error {
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("cannot give descriptor %d: %w", n, err)
+	}
+	if info.IsDir() {
+		return fmt.Errorf("cannot give descriptor %d: %s is a directory, from which the plugin would see the host's files; grant it instead", n, f.Name())
 	}
 	return nil
 }

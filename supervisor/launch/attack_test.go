@@ -1,0 +1,107 @@
+package launch
+
+import (
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/supervisor/violation"
+)
+
+// TestADirectoryIsNoStandardStream: from one the host's tree could be walked.
+func TestADirectoryIsNoStandardStream(t *testing.T) {
+	l := testLauncher(t)
+	dir, err := os.Open("/etc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	for _, r := range []Request{{Stdin: dir}, {Stdout: dir}, {Stderr: dir}, {Socket: dir}} {
+		r.Name, r.Plan = "directory", testPlan(t, "shell", nil, "true")
+		if _, err := l.Start(t.Context(), r); err == nil || !strings.Contains(err.Error(), "is a directory") {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+// TestAGrantedFileInsideAGrantedTree: a profile names the file, a flag the tree.
+func TestAGrantedFileInsideAGrantedTree(t *testing.T) {
+	l := testLauncher(t)
+	rights := []string{"execute", "read_file", "read_dir"}
+	files := []plan.File{
+		{Path: "/usr", From: "/usr", Access: rights},
+		{Path: "/usr/bin/env", From: "/usr/bin/env", Access: rights, Optional: true},
+	}
+	o, err := run(t, l, testPlan(t, "static", files, "/usr/bin/env", "echo", "ran"))
+	if err != nil || o.out != "ran\n" {
+		t.Errorf("got %q, %v", o.out, err)
+	}
+}
+
+// TestAFailedStartEndsWhatItsGroupHolds: the uid is free only after that.
+func TestAFailedStartEndsWhatItsGroupHolds(t *testing.T) {
+	l := testLauncher(t)
+	s := &start{l: l, r: Request{Name: "failed", Plan: testPlan(t, "shell", nil, "true")}}
+	if err := s.claim(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	for _, dir := range s.group.Paths() {
+		if err := os.WriteFile(dir+"/cgroup.procs", []byte(strconv.Itoa(cmd.Process.Pid)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.fail.run(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
+		t.Errorf("it ended by itself: %v", cmd.ProcessState)
+	}
+	lease, err := leaseUID(l.cfg.RuntimeDir, l.cfg.UIDBase, l.cfg.UIDCount, s.lease.uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lease.release(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNoReportAfterDone: also where the time is up as the plugin ends.
+func TestNoReportAfterDone(t *testing.T) {
+	l := testLauncher(t)
+	p := testPlan(t, "shell", nil, "sleep", "1000")
+	p.Time.Wall = time.Nanosecond
+	started, told := make(chan *Process, 1), make(chan struct{})
+	proc, err := l.Start(t.Context(), Request{Name: "late", Plan: p, OnViolation: func(violation.Violation) {
+		defer close(told)
+		proc := <-started
+		<-proc.child.Done()
+		select {
+		case <-proc.Done():
+			t.Error("it is done while its report is on the way")
+		case <-time.After(100 * time.Millisecond): // nothing to wait for: the order is right
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	started <- proc
+	if err := proc.Kill(); err != nil {
+		t.Error(err)
+	}
+	<-told
+	<-proc.Done()
+	if err := proc.Release(); err != nil {
+		t.Error(err)
+	}
+}
