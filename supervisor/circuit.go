@@ -82,16 +82,17 @@ func (c circuit) settle(now time.Time, turn uint64, o outcome, limit int, reason
 	if turn != c.turn {
 		return c
 	}
-	switch {
-	case o == good:
+	switch o {
+	case good:
 		next := circuit{state: control.CircuitClosed, turn: c.turn}
 		if c.state != control.CircuitClosed {
 			next.turn++
 		}
 		return next
-	case o == unknown:
+	case unknown:
 		c.probing = false // another may try
 		return c
+	case bad:
 	}
 	c.failures++
 	c.reason = reason

@@ -33,7 +33,7 @@ var ErrNoRecord = errors.New("there is no such record")
 // Prove shows that the record with this number is in the log at path.
 func Prove(path string, seq uint64) (Proof, error) {
 	p, err := prove(path, func(p *Proof, signed tlog.Tree, t *tiles) error {
-		if seq == 0 || seq > uint64(signed.N) { //nolint:gosec // never negative
+		if seq == 0 || seq > uint64(signed.N) {
 			return fmt.Errorf("%w: the checkpoint signs records 1 to %d", ErrNoRecord, signed.N)
 		}
 		text, err := find(path, seq)
@@ -41,7 +41,7 @@ func Prove(path string, seq uint64) (Proof, error) {
 			return err
 		}
 		p.Record = string(text)
-		p.Inclusion, err = tlog.ProveRecord(signed.N, int64(seq)-1, t) //nolint:gosec // at most signed.N
+		p.Inclusion, err = tlog.ProveRecord(signed.N, int64(seq)-1, t)
 		return err
 	})
 	if err != nil {
@@ -178,10 +178,10 @@ func (p Proof) checkRecord(signed tlog.Tree) error {
 	if err != nil {
 		return err
 	}
-	if ev.Seq == 0 || ev.Seq > uint64(signed.N) { //nolint:gosec // never negative
+	if ev.Seq == 0 || ev.Seq > uint64(signed.N) {
 		return ErrNoRecord
 	}
-	return tlog.CheckRecord(p.Inclusion, signed.N, signed.Hash, int64(ev.Seq)-1, tlog.RecordHash([]byte(p.Record))) //nolint:gosec // at most signed.N
+	return tlog.CheckRecord(p.Inclusion, signed.N, signed.Hash, int64(ev.Seq)-1, tlog.RecordHash([]byte(p.Record)))
 }
 
 func (p Proof) checkGrowth(signed tlog.Tree, publicKey string) error {

@@ -114,7 +114,7 @@ func (l *Log) recover() (torn []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if l.seq < uint64(l.signed.N) { //nolint:gosec // never negative, see parseTree
+	if l.seq < uint64(l.signed.N) {
 		return nil, fmt.Errorf("%w: it ends with record %d, but a checkpoint signs %d", ErrBroken, l.seq, l.signed.N)
 	}
 	if err := l.tiles.flush(); err != nil {
@@ -156,7 +156,7 @@ func (l *Log) startOf() ([]source, error) {
 			return nil, err
 		}
 		switch {
-		case first > 0 && first <= uint64(l.signed.N)+1: //nolint:gosec // never negative
+		case first > 0 && first <= uint64(l.signed.N)+1:
 			s.anchored = first == 1
 			return sources, nil
 		case s.from > 0:
@@ -262,7 +262,7 @@ func (l *Log) loadFile(s source, check *checker) (torn []byte, err error) {
 
 // take checks a record that the tree has, or adds it.
 func (t *tiles) take(seq uint64, leaf tlog.Hash) error {
-	n := int64(seq) - 1 //nolint:gosec // follows from what was read before it
+	n := int64(seq) - 1
 	switch {
 	case n > t.size+int64(len(t.pending)):
 		return fmt.Errorf("%w: records %d to %d are gone", ErrBroken, t.size+1, n)

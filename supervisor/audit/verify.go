@@ -189,10 +189,10 @@ func (v *verifier) record(ev control.Event, leaf tlog.Hash) error {
 
 // skip takes the records that are no longer there from the tree.
 func (v *verifier) skip(through uint64) error {
-	if through > uint64(v.signed.N) { //nolint:gosec // never negative
+	if through > uint64(v.signed.N) {
 		return fmt.Errorf("%w: it begins with record %d, but its checkpoint signs only %d", ErrBroken, through+1, v.signed.N)
 	}
-	for v.tree.n < int64(through) { //nolint:gosec // at most signed.N
+	for v.tree.n < int64(through) {
 		have, err := v.tiles.read(0, v.tree.n, 1)
 		if err != nil {
 			return err
