@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -157,7 +158,7 @@ func TestAttacksAreNamed(t *testing.T) {
 		what         string
 	}{
 		{"mount", "import ctypes; ctypes.CDLL(None).mount(b'none', b'/mnt', b'tmpfs', 0, 0)", violation.Seccomp, "mount"},
-		{"memory", "b = bytearray(1 << 32)\nfor i in range(0, len(b), 4096): b[i] = 1", violation.Memory, "memory.max"},
+		{"memory", "b = []\nwhile True: b.append(b'x' * (1 << 20))", violation.Memory, "memory.max"},
 		{"fork", "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass", violation.Pids, "pids.max"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -187,6 +188,35 @@ func TestAttacksAreNamed(t *testing.T) {
 				t.Errorf("it went on: %v", o.exit.Status)
 			}
 		})
+	}
+}
+
+// TestOldKernelsGiveNoMemfd: what allowed it refuses it, whatever its arguments,
+// and what did not allow it still tells of it.
+func TestOldKernelsGiveNoMemfd(t *testing.T) {
+	one := []seccomp.Condition{{Index: 1, Op: seccomp.OpEqual, Value: 1}}
+	for name, f := range map[string]seccomp.Filter{
+		"by name":        {Rules: []seccomp.Rule{{Names: []string{"memfd_create", "read"}, Action: seccomp.ActAllow}}},
+		"alone":          {Rules: []seccomp.Rule{{Names: []string{"memfd_create"}, Action: seccomp.ActLog}}},
+		"by group":       {Rules: []seccomp.Rule{{Names: []string{"@ipc"}, Action: seccomp.ActAllow}}},
+		"by an argument": {Rules: []seccomp.Rule{{Names: []string{"memfd_create"}, Args: one, Action: seccomp.ActAllow}}},
+	} {
+		for _, r := range withoutMemfd(f).Rules {
+			names, err := seccomp.Expand(r.Names)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if slices.Contains(names, "memfd_create") && (r.Action != seccomp.ActErrno || r.Errno != "ENOSYS" || r.Args != nil) {
+				t.Errorf("%s: still %+v", name, r)
+			}
+		}
+		if got := withoutMemfd(f); got.Rules[len(got.Rules)-1].Errno != "ENOSYS" {
+			t.Errorf("%s: not refused: %+v", name, got)
+		}
+	}
+	closed := seccomp.Filter{Rules: []seccomp.Rule{{Names: []string{"read"}, Action: seccomp.ActAllow}}}
+	if got := withoutMemfd(closed); got.Digest() != closed.Digest() {
+		t.Errorf("what did not allow it has changed: %+v", got)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cordonhq/cordon/cgroups"
 	"github.com/cordonhq/cordon/namespaces"
+	"github.com/cordonhq/cordon/seccomp"
 	"github.com/cordonhq/cordon/supervisor/violation"
 )
 
@@ -321,13 +322,41 @@ func (s *start) groupDir(dir string, shared bool) error {
 // filter compiles the plan's system calls.
 func (s *start) filter(context.Context) error {
 	s.policy = s.r.Plan.PolicyDigest()
-	program, err := s.l.program(s.policy, s.r.Plan.Seccomp)
+	f := s.r.Plan.Seccomp
+	if !s.host.MemfdNoexec && !switchedOff(namespaces.WallMemfd) {
+		f = withoutMemfd(f)
+	}
+	program, err := s.l.program(s.policy, f)
 	if err != nil {
 		return err
 	}
 	s.host.Filter = program
 	s.host.FilterFlags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 	return nil
+}
+
+// withoutMemfd refuses memfd_create where no sysctl can make what it gives not
+// executable (before Linux 6.3): Landlock does not see a memfd, and nothing
+// else would keep the plugin from running it. ENOSYS is what an older kernel
+// says; programs fall back to a file.
+func withoutMemfd(f seccomp.Filter) seccomp.Filter {
+	const name = "memfd_create"
+	rules, allowed := make([]seccomp.Rule, 0, len(f.Rules)+1), false
+	for _, r := range f.Rules {
+		names, err := seccomp.Expand(r.Names)
+		if err == nil && (r.Action == seccomp.ActAllow || r.Action == seccomp.ActLog) && slices.Contains(names, name) {
+			r.Names = slices.DeleteFunc(names, func(n string) bool { return n == name })
+			allowed = true
+		}
+		if len(r.Names) > 0 {
+			rules = append(rules, r)
+		}
+	}
+	if !allowed {
+		return f // it is a violation, and stays one
+	}
+	f.Rules = append(rules, seccomp.Rule{Names: []string{name}, Action: seccomp.ActErrno, Errno: "ENOSYS"})
+	return f
 }
 
 func (s *start) stdio(context.Context) error {

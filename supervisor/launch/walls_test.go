@@ -72,7 +72,10 @@ print('refused' if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 99 else '
 `
 	runMemfd = `
 import os
-fd = os.memfd_create('x', 0)
+try: fd = os.memfd_create('x', 0)
+except OSError:  # before Linux 6.3 there shall be none at all
+  print('refused')
+  raise SystemExit
 os.write(fd, open('/usr/bin/python3', 'rb').read())
 pid = os.fork()
 if pid == 0:
