@@ -3,6 +3,7 @@ package seccomp
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -36,6 +37,9 @@ type Cache struct {
 
 	mu   sync.Mutex
 	held map[string][]byte
+	// asWritten finds a program of held by the spec's own words: what a filter
+	// means takes ten times as long to tell.
+	asWritten map[[sha256.Size]byte][]byte
 }
 
 // NewCache returns a cache whose files lie in dir, which must belong to this
@@ -43,7 +47,7 @@ type Cache struct {
 // empty there are no files. vary names what the bytes depend on beside the
 // filter: the version of the library that compiles.
 func NewCache(dir string, compile func(Filter) ([]byte, error), vary ...string) *Cache {
-	return &Cache{dir: dir, compile: compile, vary: vary, held: make(map[string][]byte)}
+	return &Cache{dir: dir, compile: compile, vary: vary, held: make(map[string][]byte), asWritten: make(map[[sha256.Size]byte][]byte)}
 }
 
 // Program returns the program of a filter, from memory, from a file or newly
@@ -52,6 +56,22 @@ func NewCache(dir string, compile func(Filter) ([]byte, error), vary ...string) 
 // is whole; otherwise the filter is compiled and the file replaced. Failing to
 // keep a program is no error. The caller must not change the bytes.
 func (c *Cache) Program(f Filter) ([]byte, error) {
+	words := f.words()
+	c.mu.Lock()
+	program, ok := c.asWritten[words]
+	c.mu.Unlock()
+	if ok {
+		return program, nil
+	}
+	program, err := c.byMeaning(f)
+	if err == nil {
+		c.remember(words, program)
+	}
+	return program, err
+}
+
+// byMeaning is Program for a spec that was not met in these words.
+func (c *Cache) byMeaning(f Filter) ([]byte, error) {
 	key := c.key(f)
 	c.mu.Lock()
 	program, ok := c.held[key]
@@ -82,6 +102,46 @@ func (c *Cache) hold(key string, program []byte) {
 		clear(c.held)
 	}
 	c.held[key] = program
+}
+
+// remember keeps a program by the words that led to it.
+func (c *Cache) remember(words [sha256.Size]byte, program []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.asWritten) >= maxHeld {
+		clear(c.asWritten)
+	}
+	c.asWritten[words] = program
+}
+
+// words is a checksum of the spec as it is written; two specs have the same
+// only if they are the same.
+func (f Filter) words() [sha256.Size]byte {
+	b := make([]byte, 0, 8192)
+	number := func(n uint64) { b = binary.LittleEndian.AppendUint64(b, n) }
+	text := func(s string) { number(uint64(len(s))); b = append(b, s...) }
+	list := func(names []string) {
+		number(uint64(len(names)))
+		for _, n := range names {
+			text(n)
+		}
+	}
+	for _, r := range f.Rules {
+		number(1) // another rule
+		list(r.Names)
+		number(uint64(len(r.Args)))
+		for _, c := range r.Args {
+			number(uint64(c.Index))
+			text(string(c.Op))
+			number(c.Value)
+			number(c.ValueTwo)
+		}
+		text(string(r.Action))
+		text(r.Errno)
+	}
+	number(0)
+	list(f.Watch)
+	return sha256.Sum256(b)
 }
 
 // key is the name of a filter's file: 64 hex digits.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 )
 
@@ -215,4 +216,50 @@ func FuzzCacheFile(f *testing.F) {
 			t.Fatalf("unpack took %q, which pack would not write", content)
 		}
 	})
+}
+
+// Two specs have the same words only if nothing in them differs: a program that
+// is found by its words is of no other filter.
+func TestWordsTellSpecsApart(t *testing.T) {
+	base := func() Filter {
+		return Filter{
+			Rules: []Rule{
+				{Names: []string{"getpid", "getppid"}, Action: ActAllow},
+				{Names: []string{"socket"}, Args: []Condition{{Index: 1, Op: OpMaskedEqual, Value: 3, ValueTwo: 2}}, Action: ActErrno, Errno: "EPERM"},
+			},
+			Watch: []string{"openat"},
+		}
+	}
+	for kind, known := range map[reflect.Type]int{reflect.TypeFor[Filter](): 2, reflect.TypeFor[Rule](): 4, reflect.TypeFor[Condition](): 4} {
+		if kind.NumField() != known {
+			t.Errorf("%s has %d fields and words knows %d: another field must be in it, and here", kind, kind.NumField(), known)
+		}
+	}
+	seen := map[[32]byte]string{base().words(): "the spec itself"}
+	if first, second := base().words(), base().words(); first != second {
+		t.Fatal("one spec has two checksums")
+	}
+	for name, change := range map[string]func(*Filter){
+		"a name":                 func(f *Filter) { f.Rules[0].Names[1] = "getuid" },
+		"names joined":           func(f *Filter) { f.Rules[0].Names = []string{"getpidgetppid"} },
+		"a name fewer":           func(f *Filter) { f.Rules[0].Names = f.Rules[0].Names[:1] },
+		"an action":              func(f *Filter) { f.Rules[0].Action = ActLog },
+		"an errno":               func(f *Filter) { f.Rules[1].Errno = "EACCES" },
+		"an index":               func(f *Filter) { f.Rules[1].Args[0].Index = 2 },
+		"an operator":            func(f *Filter) { f.Rules[1].Args[0].Op = OpEqual },
+		"a value":                func(f *Filter) { f.Rules[1].Args[0].Value = 7 },
+		"a second value":         func(f *Filter) { f.Rules[1].Args[0].ValueTwo = 1 },
+		"a condition fewer":      func(f *Filter) { f.Rules[1].Args = nil },
+		"a rule fewer":           func(f *Filter) { f.Rules = f.Rules[:1] },
+		"the order of the rules": func(f *Filter) { f.Rules[0], f.Rules[1] = f.Rules[1], f.Rules[0] },
+		"no watch":               func(f *Filter) { f.Watch = nil },
+		"another watch":          func(f *Filter) { f.Watch = []string{"open"} },
+	} {
+		f := base()
+		change(&f)
+		if other, ok := seen[f.words()]; ok {
+			t.Errorf("%s: the same words as %s", name, other)
+		}
+		seen[f.words()] = name
+	}
 }
