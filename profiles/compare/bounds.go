@@ -1,0 +1,245 @@
+package compare
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cordonhq/cordon/cgroups"
+	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/profiles/strict"
+)
+
+// none is a bound that is not there.
+const none = math.MaxInt64
+
+// bound compares one bound; more of it is more allowed.
+func (r *Result) bound(wall, key string, a, b int64, text func(int64) string) {
+	word := func(n int64) string {
+		if n == none {
+			return "without bound"
+		}
+		return text(n)
+	}
+	order := cmp.Compare(b, a)
+	high, low := b, a
+	if order < 0 {
+		high, low = a, b
+	}
+	r.ordered(wall, order, "%s: %s, and %s in the other", key, word(high), word(low))
+}
+
+func size(n int64) string   { return strict.Size(n).String() }
+func number(n int64) string { return fmt.Sprint(n) }
+func span(n int64) string   { return time.Duration(n).String() }
+func permille(n int64) string {
+	return strict.Percent(n).String()
+}
+
+func pointer(v *int64) int64 {
+	if v == nil {
+		return none
+	}
+	return *v
+}
+
+// orNone reads 0 as no bound.
+func orNone[T ~int | ~int64](v T) int64 {
+	if v == 0 {
+		return none
+	}
+	return int64(v)
+}
+
+func processors(m *cgroups.CPUMax) int64 {
+	if m == nil || m.Period == 0 {
+		return none
+	}
+	return m.Quota * 1000 / int64(m.Period)
+}
+
+func (r *Result) inside(a, b *plan.Plan) {
+	modes := []string{"none", "pid", "full"}
+	r.ordered("proc", slices.Index(modes, b.Proc)-slices.Index(modes, a.Proc), "/proc shows %s, and %s in the other", wider(modes, a.Proc, b.Proc), narrower(modes, a.Proc, b.Proc))
+	for _, d := range without(b.Devices, a.Devices) {
+		r.more("devices", "/dev/%s", d)
+	}
+	for _, d := range without(a.Devices, b.Devices) {
+		r.less("devices", "/dev/%s", d)
+	}
+	r.bound("files", "/tmp", a.Tmp.Size, b.Tmp.Size, size)
+	r.bound("files", "inodes of /tmp", a.Tmp.Inodes, b.Tmp.Inodes, number)
+	r.bound("files", "/dev/shm", a.Shm.Size, b.Shm.Size, size)
+	kept := map[bool]int{false: 0, true: 1}
+	r.ordered("data", kept[b.Data.Persistent]-kept[a.Data.Persistent], "/data is kept between starts, without a bound by the kernel")
+	if !a.Data.Persistent && !b.Data.Persistent {
+		r.bound("data", "/data", a.Data.Size, b.Data.Size, size)
+		r.bound("data", "inodes of /data", a.Data.Inodes, b.Data.Inodes, number)
+	}
+	if fmt.Sprint(a.Network) != fmt.Sprint(b.Network) {
+		r.more("network", "%+v, and %+v in the other", b.Network, a.Network)
+		r.less("network", "%+v, and %+v in the other", a.Network, b.Network)
+	}
+}
+
+// wider and narrower are of two words the one later, or earlier, in an order.
+func wider(order []string, a, b string) string {
+	return order[max(slices.Index(order, a), slices.Index(order, b), 0)]
+}
+
+func narrower(order []string, a, b string) string {
+	return order[max(min(slices.Index(order, a), slices.Index(order, b)), 0)]
+}
+
+func (r *Result) quotas(a, b *plan.Plan) {
+	x, y := a.Limits, b.Limits
+	r.bound("memory", "memory.max", pointer(x.MemoryMax), pointer(y.MemoryMax), size)
+	r.bound("memory", "memory.high", pointer(x.MemoryHigh), pointer(y.MemoryHigh), size)
+	r.bound("memory", "memory.swap.max", pointer(x.MemorySwapMax), pointer(y.MemorySwapMax), size)
+	r.bound("pids", "pids.max", pointer(x.PidsMax), pointer(y.PidsMax), number)
+	r.bound("cpu", "cpu.max", processors(x.CPUMax), processors(y.CPUMax), permille)
+	r.bound("cpu", "cpu.weight", weight(x.CPUWeight), weight(y.CPUWeight), number)
+	if x.Cpuset != y.Cpuset {
+		r.more("cpu", "processors %s, and %s in the other", cpuset(y.Cpuset), cpuset(x.Cpuset))
+		r.less("cpu", "processors %s, and %s in the other", cpuset(x.Cpuset), cpuset(y.Cpuset))
+	}
+	r.bound("time", "time.wall", orNone(a.Time.Wall), orNone(b.Time.Wall), span)
+	r.bound("time", "time.cpu", orNone(a.Time.CPU), orNone(b.Time.CPU), span)
+	soft, hard := map[string][2]int64{}, map[string][2]int64{}
+	for i, p := range []*plan.Plan{a, b} {
+		for _, l := range p.Rlimits {
+			both := func(m map[string][2]int64, v uint64) {
+				pair, ok := m[l.Name]
+				if !ok {
+					pair = [2]int64{none, none}
+				}
+				pair[i] = int64(min(v, none))
+				m[l.Name] = pair
+			}
+			both(soft, l.Soft)
+			both(hard, l.Hard)
+		}
+	}
+	for _, name := range sortedKeys(hard) {
+		r.bound("rlimits", "rlimit."+name, hard[name][0], hard[name][1], number)
+		if hard[name][0] == hard[name][1] {
+			r.bound("rlimits", "rlimit."+name+" (soft)", soft[name][0], soft[name][1], number)
+		}
+	}
+}
+
+// weight is cpu.weight; the kernel's own is 100.
+func weight(v *uint64) int64 {
+	if v == nil {
+		return 100
+	}
+	return int64(min(*v, none))
+}
+
+func cpuset(s string) string {
+	if s == "" {
+		return "all"
+	}
+	return s
+}
+
+func (r *Result) requirements(a, b *plan.Plan) {
+	modes := []string{"hard", "best_effort"}
+	for _, wall := range sortedKeys(b.Require) {
+		x, y := a.Require[wall], b.Require[wall]
+		r.ordered("require", slices.Index(modes, y.Mode)-slices.Index(modes, x.Mode), "starts without %s where the host cannot give it", wall)
+		if x.MinABI != y.MinABI {
+			r.ordered("require", x.MinABI-y.MinABI, "starts with ABI %d of %s, and the other with %d", min(x.MinABI, y.MinABI), wall, max(x.MinABI, y.MinABI))
+		}
+	}
+}
+
+// severities are what may follow a violation, the mildest last.
+var severities = []string{"quarantine", "kill", "deny", "log"}
+
+func (r *Result) violations(a, b *plan.Plan) {
+	for _, wall := range sortedKeys(b.Violation) {
+		x, y := a.Violation[wall], b.Violation[wall]
+		if x == y {
+			continue
+		}
+		order := cmp.Or(mildness(y.Action)-mildness(x.Action), mildness(last(y))-mildness(last(x)), y.Budget-x.Budget, cmp.Compare(x.Window, y.Window))
+		mild, stern := y, x
+		if order < 0 {
+			mild, stern = x, y
+		}
+		r.ordered("violation", order, "a violation of %s leads to %s, and to %s in the other", wall, consequence(mild), consequence(stern))
+	}
+	for _, what := range without(a.Watch, b.Watch) {
+		r.more("violation", "%s are not watched", what)
+	}
+	for _, what := range without(b.Watch, a.Watch) {
+		r.less("violation", "%s are not watched", what)
+	}
+}
+
+func mildness(action string) int { return slices.Index(severities, action) }
+
+// last is what follows in the end.
+func last(r plan.Response) string {
+	if r.Then != "" {
+		return r.Then
+	}
+	return r.Action
+}
+
+func consequence(r plan.Response) string {
+	if r.Budget == 0 {
+		return r.Action
+	}
+	return fmt.Sprintf("%s, after %d in %s to %s", r.Action, r.Budget, r.Window, r.Then)
+}
+
+// connection compares the limits of IPC; 0 is the connection's own default.
+func (r *Result) connection(a, b *plan.Plan) {
+	x, y := a.IPC, b.IPC
+	one := func(key string, a, b int64, text func(int64) string) {
+		switch {
+		case a == b:
+		case a == 0 || b == 0:
+			r.Other = append(r.Other, Difference{"ipc", fmt.Sprintf("%s: %s, and %s in the other", key, orDefault(b, text), orDefault(a, text))})
+		default:
+			r.bound("ipc", key, a, b, text)
+		}
+	}
+	one("max_frame", int64(x.MaxFrame), int64(y.MaxFrame), size)
+	one("max_in_flight", int64(x.MaxInFlight), int64(y.MaxInFlight), number)
+	one("max_queue", int64(x.MaxQueue), int64(y.MaxQueue), size)
+	one("max_depth", int64(x.MaxDepth), int64(y.MaxDepth), number)
+	one("rate", int64(x.Rate), int64(y.Rate), number)
+	one("hello_timeout", int64(x.HelloTimeout), int64(y.HelloTimeout), span)
+	one("half_open", int64(x.HalfOpen), int64(y.HalfOpen), span)
+	one("call_timeout", int64(x.CallTimeout), int64(y.CallTimeout), span)
+}
+
+func orDefault(n int64, text func(int64) string) string {
+	if n == 0 {
+		return "the default"
+	}
+	return text(n)
+}
+
+// others are what neither opens nor closes a wall.
+func (r *Result) others(a, b *plan.Plan) {
+	other := func(what string, x, y any) {
+		if fmt.Sprint(x) != fmt.Sprint(y) {
+			r.Other = append(r.Other, Difference{what, fmt.Sprintf("%+v, and %+v in the other", y, x)})
+		}
+	}
+	other("identity", fmt.Sprintf("uid %d, gid %d", a.Process.UID, a.Process.GID), fmt.Sprintf("uid %d, gid %d", b.Process.UID, b.Process.GID))
+	other("environment", names(a, b), names(b, a))
+	other("lifecycle", a.Lifecycle, b.Lifecycle)
+}
+
+// names are the variables that one plan has otherwise than another.
+func names(p, than *plan.Plan) string {
+	return strings.Join(without(p.Process.Env, than.Process.Env), " ")
+}
