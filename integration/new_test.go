@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -31,11 +32,57 @@ func TestNewPluginsWork(t *testing.T) {
 			if out := d.must("call", name, "greet", `{"name": "Ada"}`); !strings.Contains(out, "Hello, Ada!") {
 				t.Errorf("it answers %s", out)
 			}
-			if _, err := d.cordon("call", name, "greet", "{}"); err == nil || !strings.Contains(err.Error(), "-32602") {
-				t.Errorf("without a name: %v", err)
+			if _, err := d.cordon("call", name, "greet", `{"name": 7}`); err == nil || !strings.Contains(err.Error(), "break the contract: at /name") {
+				t.Errorf("with a number for a name: %v", err)
 			}
 			d.must("stop", name)
 		})
+	}
+}
+
+// TestContractsHoldBothWays: what breaks a schema reaches neither side, and a
+// schema that is none is refused before anything is installed.
+func TestContractsHoldBothWays(t *testing.T) {
+	d := startDaemon(t)
+	parent := t.TempDir()
+	inside(t, parent, bin+"/cordon", "new", "--lang", "python", "liar")
+	dir := filepath.Join(parent, "liar")
+	replace(t, dir+"/main.py", `{"text": f"Hello, {name}!"}`, `{"text": len(name)}`)
+	d.must("install", dir, "--profile", "builtin:python")
+	d.must("start", "liar")
+	out, err := d.cordon("call", "liar", "greet", `{"name": "Ada"}`)
+	if err == nil || out != "" || !strings.Contains(err.Error(), "breaks its own contract: at /text") {
+		t.Errorf("a result that breaks it: %q, %v", out, err)
+	}
+	if _, err := d.cordon("call", "liar", "greet"); err == nil || !strings.Contains(err.Error(), "its parameters break the contract") {
+		t.Errorf("no parameters: %v", err)
+	}
+	if log := d.must("logs", "liar"); strings.Count(log, "greeting a caller") != 1 {
+		t.Errorf("the plugin saw other than the one good call:\n%s", log)
+	}
+	for wrong, want := range map[string]string{
+		`"file:///etc/shadow"`: "within the schema", `"#"`: "within the schema", `"#/properties/name"`: "leads back to itself",
+	} {
+		replace(t, dir+"/contract/greet.params.json", `"type": "string"`, `"$ref": `+wrong)
+		if _, err := d.cordon("install", dir, "--as", "refused", "--profile", "builtin:python"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("a reference to %s: %v", wrong, err)
+		}
+		replace(t, dir+"/contract/greet.params.json", `"$ref": `+wrong, `"type": "string"`)
+	}
+}
+
+// replace changes a text that stands in a file.
+func replace(t *testing.T, path, from, to string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(data), from) {
+		t.Fatalf("%s has no %s", path, from)
+	}
+	if err := os.WriteFile(path, []byte(strings.Replace(string(data), from, to, 1)), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -104,7 +106,8 @@ func (c *coster) cost(node any, depth int) (sum int, err error) {
 			add(c.cost(x, depth+1))
 		}
 	case map[string]any:
-		for key, x := range v {
+		for _, key := range slices.Sorted(maps.Keys(v)) { // in order, so that the same is always said first
+			x := v[key]
 			text, isText := x.(string)
 			switch {
 			case key == "$ref" && isText:

@@ -16,7 +16,7 @@ import (
 	"github.com/cordonhq/cordon/sdk"
 )
 
-//go:embed python node go
+//go:embed python node go contract
 var templates embed.FS
 
 // Languages are those that a plugin can be made in.
@@ -33,23 +33,31 @@ func Files(language, name string) (map[string][]byte, error) {
 	for file, data := range own {
 		files[place(language, file)] = data
 	}
-	entries, err := fs.ReadDir(templates, language)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the template for %s: %w", language, err)
-	}
 	fill := strings.NewReplacer("@NAME@", name, "@MODULE@", sdk.GoModule, "@VERSION@", sdk.Version)
-	for _, e := range entries {
-		data, err := fs.ReadFile(templates, language+"/"+e.Name())
+	for _, dir := range []string{language, "contract"} {
+		err := fs.WalkDir(templates, dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			data, err := fs.ReadFile(templates, path)
+			files[target(language, path)] = []byte(fill.Replace(string(data)))
+			return err
+		})
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the template for %s: %w", language, err)
 		}
-		path := strings.TrimSuffix(e.Name(), ".txt")
-		if e.Name() == "modules.txt" { // the go command's own name for it
-			path = "vendor/modules.txt"
-		}
-		files[path] = []byte(fill.Replace(string(data)))
 	}
 	return files, nil
+}
+
+// target is where a template's file goes. Those of Go have names that no Go
+// tool takes for a part of this program.
+func target(language, path string) string {
+	path = strings.TrimPrefix(path, language+"/")
+	if path == "modules.txt" { // the go command's own name for it
+		return "vendor/modules.txt"
+	}
+	return strings.TrimSuffix(path, ".txt")
 }
 
 // place is where a plugin has a file of the SDK.
