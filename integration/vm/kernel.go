@@ -23,8 +23,9 @@ type image struct {
 }
 
 // wantedModules are those that the guest loads: the loop device, for a file
-// system on a disk. Everything else that the suite needs is built in.
-var wantedModules = []string{"loop"}
+// system on a disk, and a network interface that a plugin must not see.
+// Everything else that the suite needs is built in.
+var wantedModules = []string{"loop", "dummy"}
 
 var imagePackage = regexp.MustCompile(`linux-image-[0-9][0-9a-z.+-]*-cloud-amd64`)
 
@@ -78,8 +79,8 @@ func fetchKernel(ctx context.Context, dir, series string) (*image, error) {
 		return nil, fmt.Errorf("cannot extract %s: %w", debs[0], err)
 	}
 	// The release is written last: it says that the rest is whole.
-	release := strings.TrimPrefix(pkg, "linux-image-")
-	if err := errors.Join(os.Remove(debs[0]), os.WriteFile(into+"/release", []byte(release), 0o600)); err != nil {
+	whole := strings.TrimPrefix(pkg, "linux-image-") + "\n" + strings.Join(wantedModules, " ")
+	if err := errors.Join(os.Remove(debs[0]), os.WriteFile(into+"/release", []byte(whole), 0o600)); err != nil {
 		return nil, err
 	}
 	return keptKernel(dir, series)
@@ -87,11 +88,15 @@ func fetchKernel(ctx context.Context, dir, series string) (*image, error) {
 
 func keptKernel(dir, series string) (*image, error) {
 	dir = filepath.Join(dir, "kernel-"+series)
-	release, err := os.ReadFile(dir + "/release")
+	whole, err := os.ReadFile(dir + "/release")
 	if err != nil {
 		return nil, err
 	}
-	return &image{release: string(release), vmlinuz: dir + "/vmlinuz", modules: dir + "/modules.cpio"}, nil
+	release, modules, _ := strings.Cut(string(whole), "\n")
+	if modules != strings.Join(wantedModules, " ") {
+		return nil, errors.New("it was kept for other modules")
+	}
+	return &image{release: release, vmlinuz: dir + "/vmlinuz", modules: dir + "/modules.cpio"}, nil
 }
 
 // newest is the package that the series' package depends on. The package lists
