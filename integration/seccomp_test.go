@@ -208,21 +208,22 @@ func (w workload) withoutEach(t *testing.T) {
 	if os.Getenv(everyCallEnv) != "" {
 		step = 1
 	}
-	named := 0
+	named, silent := 0, []string(nil)
 	for i := 0; i < len(needed); i += step {
 		call := needed[i]
 		r := w.run(t, profileFile(t, w.profile, "[seccomp]\ndeny = "+quoted([]string{call})+"\n"))
 		if len(r.violations) == 0 && r.err == nil {
-			continue // made in one run and not in the other: threads, timing
+			silent = append(silent, call) // made in one run and not in the other: threads, timing
+			continue
 		}
 		named++
 		if got := r.calls(); len(r.violations) != 1 || !slices.Equal(got, []string{call}) {
 			t.Errorf("without %s the report names %v, %d violations\n%s", call, got, len(r.violations), r.complaint)
 		}
 	}
-	t.Logf("%d calls are needed; %d of them taken out were named", len(needed), named)
-	if named == 0 {
-		t.Error("no call that was taken out was missed")
+	t.Logf("%d calls are needed; %d of them taken out were named; not made again: %v", len(needed), named, silent)
+	if len(silent) > 1 && len(silent)*10 > named {
+		t.Errorf("too many calls were taken out and not missed: %v", silent)
 	}
 }
 
