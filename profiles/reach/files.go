@@ -184,7 +184,11 @@ func (m *Model) existing(a *Answer, name string, v verb, w *walker, err error) {
 	if !n.permits(v.perm) {
 		a.refuse("permissions", "", "%s", n.permissions())
 	}
-	m.refuseLocked(a, n.at, v.rights)
+	rights := v.rights
+	if kind != 0 { // only regular files are truncated; open(2)
+		rights = slices.DeleteFunc(slices.Clone(rights), func(r string) bool { return r == "truncate" })
+	}
+	m.refuseLocked(a, n.at, rights)
 	if n.mount.kind == kindProc && n.at != "/proc" {
 		a.Note = "what a file of /proc gives or takes, the kernel decides for each"
 	}

@@ -134,7 +134,7 @@ var treeHost = fakeHost{
 	"/srv/ro/loop": "-> loop", "/srv/ro/disk": "dir 755 mounted", "/srv/ro/disk/x": "644",
 	"/srv/ro/tools": "-> dir", "/srv/ro/hard": "644 same as /srv/rw/file",
 	"/srv/rw": "dir 755 user", "/srv/rw/file": "644 user", "/srv/rw/roots": "644",
-	"/srv/over": "dir 755", "/srv/over/in": "644",
+	"/srv/over": "dir 755", "/srv/over/in": "644", "/proc/self/fd": "dir 755",
 }
 
 func TestFiles(t *testing.T) {
@@ -177,6 +177,9 @@ func TestFiles(t *testing.T) {
 		"write /etc/passwd":        "mount",
 		"write /dev/null":          "",
 		"read /dev/mem":            "mount",
+		"truncate /dev/null":       "", // nothing is truncated there
+		"list /dev/fd":             "",
+		"read /proc/1/status":      "mount",
 		"list /":                   "landlock",
 		"list /tmp":                "",
 		"read /proc/cpuinfo":       "mount",

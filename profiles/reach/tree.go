@@ -249,10 +249,15 @@ func (t *tree) ofProc(m *mount, at string) (node, error) {
 		n.id = "made /proc"
 		return n, nil
 	}
-	first, _, _ := strings.Cut(strings.TrimPrefix(at, "/proc/"), "/")
-	own := first == "self" || first == "thread-self" || first != "" && strings.Trim(first, "0123456789") == ""
-	if !own && t.procfs == "pid" {
+	first, deeper, _ := strings.Cut(strings.TrimPrefix(at, "/proc/"), "/")
+	own := first == "self" || first == "thread-self"
+	number := strings.Trim(first, "0123456789") == "" // of processes that are not there yet
+	if number || !own && t.procfs == "pid" {
 		return node{}, fs.ErrNotExist
+	}
+	if own && deeper == "" { // links to the directory of whoever asks
+		n.mode = fs.ModeDir | 0o555
+		return n, nil
 	}
 	if slices.ContainsFunc(t.masked, func(p string) bool { return within(at, p) }) {
 		return node{}, errMasked
