@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -110,7 +109,7 @@ func chooseAccel(ctx context.Context, dir string, k *image) string {
 	defer cancel()
 	m := machine{kernel: k.vmlinuz, initrd: k.modules, accel: accelKVM, log: dir + "/console-kvm.log"}
 	err = m.boot(ctx, func(string) {})
-	if text, _ := os.ReadFile(m.log); errors.Is(ctx.Err(), nil) && bytes.Contains(text, []byte("Kernel panic")) {
+	if text, _ := os.ReadFile(m.log); ctx.Err() == nil && bytes.Contains(text, []byte("Kernel panic")) {
 		return accelKVM
 	}
 	say("%s does not come up under KVM here within %v (%v): emulating", k.release, kvmDeadline, firstLine(err))
