@@ -20,6 +20,9 @@ const (
 	home = "/cordon"
 	// programs is where the guest has the built ones.
 	programs = home + "/bin"
+	// tests is where it has the test binaries: the suite takes whatever runs
+	// from programs for a leftover.
+	tests = "/tests"
 )
 
 // tier is a package whose tests run in the guest.
@@ -107,7 +110,7 @@ func buildSuite(ctx context.Context, built string, o options) ([]stream.Tier, er
 		if _, err := output(cmd); err != nil {
 			return nil, err
 		}
-		argv := []string{programs + "/" + t.binary(), "-test.v=test2json", "-test.timeout=" + o.timeout.String(), "-test.run=" + cmp.Or(o.run, t.run, "^Test")}
+		argv := []string{tests + "/" + t.binary(), "-test.v=test2json", "-test.timeout=" + o.timeout.String(), "-test.run=" + cmp.Or(o.run, t.run, "^Test")}
 		if t.skip != "" {
 			argv = append(argv, "-test.skip=^("+t.skip+")$")
 		}
@@ -139,7 +142,7 @@ func fill(ctx context.Context, a *archive, built string, suite []stream.Tier) {
 	}
 	for _, t := range tiers {
 		if file := filepath.Join(built, t.binary()); exists(file) {
-			a.copy(programs+"/"+t.binary(), file)
+			a.copy(tests+"/"+t.binary(), file)
 		}
 	}
 	for _, name := range []string{"cordon", "cordond"} {
