@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += -j2
 .DEFAULT_GOAL := help
-.PHONY: help setup build examples run test test-vm chaos lint fmt fuzz bench-seccomp clean need-go cordon cordond digest installed
+.PHONY: help setup build examples run test test-vm chaos lint fmt fuzz bench-seccomp bench-ipc clean need-go cordon cordond digest installed
 
 FUZZTIME ?= 10s
 CHAOS_POINTS ?= 200
@@ -69,6 +69,9 @@ lint: ## Run golangci-lint, pinned; the first time builds it (minutes)
 
 fmt: ## Format the Go code with gofumpt
 	@.ci/lint $(GOLANGCI_LINT) fmt ./... ./.ci/tier
+
+bench-ipc: need-go ## Measure a call against a bare ping-pong, in turns
+	@go test ./ipc -run '^$$' -bench AgainstBare -benchtime 2s
 
 bench-seccomp: setup need-go ## Measure what the filters cost, in one interleaved run
 	@mkdir -p .build

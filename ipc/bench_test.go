@@ -8,8 +8,10 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -157,6 +159,50 @@ func BenchmarkCall64B(b *testing.B) { benchmarkCalls(b, "rpc") }
 
 // BenchmarkCall64BBothEnds has a Conn on the plugin's side as well.
 func BenchmarkCall64BBothEnds(b *testing.B) { benchmarkCalls(b, "conn") }
+
+// BenchmarkAgainstBare takes turns, one bare exchange and one call with every
+// limit on, over sockets to two processes, and reports both medians and their
+// ratio: on a noisy machine only that means something.
+func BenchmarkAgainstBare(b *testing.B) {
+	for name, size := range map[string]int{"64B": 64, "4KiB": 4096} {
+		b.Run(name, func(b *testing.B) { benchmarkAgainstBare(b, size) })
+	}
+}
+
+func benchmarkAgainstBare(b *testing.B, size int) {
+	payload := json.RawMessage(`{"data":"` + strings.Repeat("x", size) + `"}`)
+	msg := binary.BigEndian.AppendUint32(nil, uint32(size+60)) // as large as the call
+	msg = append(msg, strings.Repeat("x", size+60)...)
+	bare, buf := peerProcess(b, "bare"), make([]byte, 64<<10)
+	c := NewConn(SocketTransport(peerProcess(b, "rpc")), Options{Limits: Limits{Rate: 1e9}})
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(context.Background()) }()
+	var bares, calls []time.Duration
+	for b.Loop() {
+		began := time.Now()
+		if _, err := bare.Write(msg); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := readBare(bare, buf); err != nil {
+			b.Fatal(err)
+		}
+		turn := time.Now()
+		if _, err := c.Call(context.Background(), "echo", payload); err != nil {
+			b.Fatal(err)
+		}
+		bares, calls = append(bares, turn.Sub(began)), append(calls, time.Since(turn))
+	}
+	_ = c.Close()
+	<-ended
+	slices.Sort(bares)
+	slices.Sort(calls)
+	m, p := len(calls)/2, len(calls)*99/100
+	b.ReportMetric(float64(bares[m]), "bare-p50-ns")
+	b.ReportMetric(float64(calls[m]), "cordon-p50-ns")
+	b.ReportMetric(float64(calls[p]), "cordon-p99-ns")
+	b.ReportMetric(float64(calls[m])/float64(bares[m]), "cordon/bare")
+	b.ReportMetric(0, "ns/op") // of both: means nothing
+}
 
 func benchmarkCalls(b *testing.B, echo string) {
 	b.Helper()

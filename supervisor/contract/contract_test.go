@@ -135,7 +135,7 @@ func TestLoad(t *testing.T) {
 
 // BenchmarkMostWork is the dearest check that is let through.
 func BenchmarkMostWork(b *testing.B) {
-	s, err := compile([]byte(bomb(10)))
+	s, err := compile([]byte(bomb(8)))
 	if err != nil {
 		b.Fatal(err)
 	}

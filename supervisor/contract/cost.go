@@ -17,7 +17,7 @@ const (
 	maxSchema = 64 << 10 // bytes of one file
 	maxDepth  = 64       // of nesting, references followed
 	maxCost   = 5000     // schema nodes, each reference counted as what it leads to
-	maxWork   = 4 << 20  // schema nodes times values: about a second, measured
+	maxWork   = 2 << 20  // schema nodes times values: about a second, measured
 )
 
 // decode reads JSON for the validator, which computes with numbers exactly: a
