@@ -79,6 +79,16 @@ func TestChaos(t *testing.T) {
 			t.Fatalf("at point %d of CORDON_CHAOS_SEED=%d", c.point, seed)
 		}
 	}
+	// What the clients asked for last may still be under way; the clean stop that
+	// ends the test is of a daemon at rest.
+	for _, name := range chaosPlugins {
+		c.must("stop", name)
+	}
+	c.eventually("every plugin has ended", func() bool {
+		return len(c.running()) == 0 && !slices.ContainsFunc(processes(), func(p process) bool {
+			return p.uid >= uidBase && p.uid < uidBase+uidCount
+		})
+	})
 }
 
 func chaosNumber(t *testing.T, name string, otherwise uint64) uint64 {
@@ -172,17 +182,29 @@ func (c *chaos) list() (list []control.Status) {
 	return list
 }
 
-// killOne kills one process of that name below the daemon, if there is one now.
+// killOne kills one process of that name below the daemon, if there is one now,
+// and waits until it and all below it have gone: then nobody can take what was
+// for what is.
 func (c *chaos) killOne(name string) {
+	c.t.Helper()
 	var found []process
 	for _, p := range below(c.cmd.Process.Pid) {
 		if p.name == name {
 			found = append(found, p)
 		}
 	}
-	if len(found) > 0 {
-		_ = syscall.Kill(found[c.rand.IntN(len(found))].pid, syscall.SIGKILL)
+	if len(found) == 0 {
+		return
 	}
+	victim := found[c.rand.IntN(len(found))].pid
+	dying := below(victim)
+	_ = syscall.Kill(victim, syscall.SIGKILL)
+	eventually(c.t, "what was below the killed "+name+" has ended", func() bool {
+		now := processes() // without those that only wait to be reaped
+		return !slices.ContainsFunc(dying, func(p process) bool {
+			return slices.ContainsFunc(now, func(q process) bool { return q.pid == p.pid && q.name == p.name })
+		})
+	})
 }
 
 // settled says that every plugin is in a state that lasts, and that there is
