@@ -212,6 +212,9 @@ func (c *modelCase) writeProfile(probe string) {
 	fmt.Fprintf(&b, "[resources]\nmemory.max = \"%dM\"\npids.max = %d\nrlimit.nofile = { soft = %d, hard = %d }\n", 48+c.r.IntN(4)*16, 8+c.r.IntN(20), 10+c.r.IntN(10), 20+c.r.IntN(50))
 	fmt.Fprintf(&b, "[tmp]\nsize = \"%dK\"\n[data]\nsize = \"%dK\"\n[shm]\nsize = \"%dK\"\ninodes = 64\n[identity]\nuid = %d\n", 64+c.r.IntN(64)*4, 64+c.r.IntN(64)*4, c.r.IntN(2)*256, 1000+c.r.IntN(3))
 	fmt.Fprintf(&b, "[[files]]\npath = \"/probe\"\nfrom = %q\naccess = \"rx\"\n", probe)
+	for at, access := range map[string]string{"/one": `["read_file"]`, "/two": `"r"`} { // Landlock's rules are of inodes
+		fmt.Fprintf(&b, "[[files]]\npath = %q\nfrom = %q\naccess = %s\n", at, c.at("ro"), access)
+	}
 	tree := pick(c.r, "ro", "rw", "open", "rw")
 	b.WriteString(c.grant("/a", tree))
 	b.WriteString(c.grant("/b", pick(c.r, "ro", "rw", "over", tree, tree))) // one inode, two grants
@@ -272,7 +275,7 @@ func (c *modelCase) ask() {
 	for range 14 {
 		add("file", pick(c.r, "read", "list", "write", "execute", "read", "write"), c.file())
 	}
-	for _, dir := range []string{"/a", "/b", "/a/dir", "/a/sticky"} {
+	for _, dir := range []string{"/a", "/b", "/a/dir", "/one"} {
 		add("file", "list", dir)
 	}
 	for range 6 {
