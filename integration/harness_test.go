@@ -18,12 +18,11 @@ import (
 	"time"
 )
 
-// The host uids of these tests are their own, so that what is left can be told
-// from what is somebody else's.
-const (
-	uidBase  = 1900300000
-	uidCount = 4096
-)
+// The host uids of these tests are their own, and another run's are others, so
+// that what is left can be told from what is somebody else's.
+const uidCount = 4096
+
+var uidBase = 1900300000 + os.Getpid()%4096*uidCount
 
 // bin holds the programs under test, built by TestMain.
 var bin string

@@ -750,6 +750,23 @@ static void remove_group(const struct group *g)
 }
 
 /*
+ * The daemon's own lock goes with it, but the kernel may be a while in closing
+ * its descriptors (inotify's wait for readers). Who still has a lock after a
+ * second is a successor.
+ */
+static int lock_alone(int fd)
+{
+	i64 pause[2] = {0, 10000000};
+
+	for (int tries = 0; tries < 100; tries++) {
+		if (SYS(flock, fd, 2 /* LOCK_EX */ | 4 /* LOCK_NB */) == 0)
+			return 1;
+		SYS(nanosleep, pause, (void *)0);
+	}
+	return 0;
+}
+
+/*
  * The directories above the groups are shared with others, such as the daemon's
  * successor: whoever uses them holds a lock on the last one. They go only under
  * that lock, the last one last, and only those that are empty.
@@ -767,7 +784,7 @@ static void remove_shared(const struct slot *s)
 	fd = SYS(openat, last->parent, last->name, O_RDONLY_ | O_DIRECTORY_ | O_CLOEXEC_ | O_NOFOLLOW_, 0);
 	if (fd < 0)
 		return;
-	if (SYS(flock, fd, 2 /* LOCK_EX */ | 4 /* LOCK_NB */) == 0)
+	if (lock_alone((int)fd))
 		for (u32 g = 0; g < s->ngroups; g++)
 			if (s->groups[g].shared)
 				SYS(unlinkat, s->groups[g].parent, s->groups[g].name, AT_REMOVEDIR_);
