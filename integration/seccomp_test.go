@@ -258,7 +258,7 @@ func workloads(t *testing.T) []workload {
 	if java, err := filepath.EvalSymlinks("/usr/bin/java"); err != nil {
 		t.Log("not run: no JVM is installed")
 	} else if tool("javac", "-d", dir, source+"Work.java") {
-		list = append(list, workload{name: "jvm", profile: "jvm", flags: []string{"--ro", dir + "/Work.class:/work/Work.class"}, argv: []string{java, "-cp", "/work", "Work"}, want: "done"})
+		list = append(list, workload{name: "jvm", profile: "jvm", flags: []string{"--ro", dir + "/Work.class:/job/Work.class"}, argv: []string{java, "-cp", "/job", "Work"}, want: "done"})
 	}
 	return append(list, nodeWorkloads(t)...)
 }
