@@ -118,6 +118,8 @@ func (t *tally) add(e event) {
 	case "fail":
 		if e.Test != "" {
 			t.failed++
+		} else {
+			t.unfinished(e.Package)
 		}
 		fmt.Fprint(t.out, strings.Join(t.output[id], ""))
 	case "skip":
@@ -129,6 +131,17 @@ func (t *tally) add(e event) {
 		return
 	}
 	delete(t.output, id)
+}
+
+// unfinished prints what the tests said that a failed package did not end: the
+// stacks of one that ran out of time stand there, and nowhere else.
+func (t *tally) unfinished(pkg string) {
+	for id, lines := range t.output {
+		if strings.HasPrefix(id, pkg+" ") {
+			fmt.Fprint(t.out, strings.Join(lines, ""))
+			delete(t.output, id)
+		}
+	}
 }
 
 // note prints a package's verdict at once and keeps a test's output until the

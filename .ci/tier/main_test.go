@@ -43,3 +43,15 @@ func TestWhatFailedOrWasSkippedIsShown(t *testing.T) {
 		t.Errorf("printed %q, want %q", got, want)
 	}
 }
+
+// TestATestThatNeverEndedIsPrinted: go test says the stacks of a package that
+// ran out of time as output of the test that was running.
+func TestATestThatNeverEndedIsPrinted(t *testing.T) {
+	var out strings.Builder
+	tally := &tally{output: map[string][]string{}, out: &out}
+	tally.add(event{Action: "output", Package: "p", Test: "TestHangs", Output: "panic: test timed out\n"})
+	tally.add(event{Action: "fail", Package: "p"})
+	if !strings.Contains(out.String(), "panic: test timed out") {
+		t.Errorf("printed %q", out.String())
+	}
+}
