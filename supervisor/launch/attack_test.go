@@ -85,6 +85,9 @@ func TestNoReportAfterDone(t *testing.T) {
 	proc, err := l.Start(t.Context(), Request{Name: "late", Plan: p, OnViolation: func(violation.Violation) {
 		defer close(told)
 		proc := <-started
+		if err := proc.Kill(); err != nil { // it ends while this report is on the way
+			t.Error(err)
+		}
 		<-proc.child.Done()
 		select {
 		case <-proc.Done():
@@ -96,9 +99,6 @@ func TestNoReportAfterDone(t *testing.T) {
 		t.Fatal(err)
 	}
 	started <- proc
-	if err := proc.Kill(); err != nil {
-		t.Error(err)
-	}
 	<-told
 	<-proc.Done()
 	if err := proc.Release(); err != nil {
