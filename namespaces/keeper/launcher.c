@@ -68,6 +68,17 @@ static void watch(int fd, u32 events, u32 slot, enum source source, int op)
 	SYS(epoll_ctl, epoll, op, fd, &event);
 }
 
+/*
+ * A closed descriptor goes on being reported while a child on its way to its
+ * exec holds a copy, and the loop would spin: so it is taken off first.
+ */
+static void close_watched(int *fd)
+{
+	if (*fd >= 0)
+		SYS(epoll_ctl, epoll, 2 /* EPOLL_CTL_DEL */, *fd, (void *)0);
+	close_fd(fd);
+}
+
 /* ---- replies ---- */
 
 static int send_reply(struct ck_reply *reply, const int *fds, u32 nfds)
@@ -257,8 +268,8 @@ static void settle(struct slot *s)
 {
 	if (s->plugin >= 0 || s->reaper >= 0)
 		return;
-	close_fd(&s->gate);
-	close_fd(&s->ready);
+	close_watched(&s->gate);
+	close_watched(&s->ready);
 	release_arena(s);
 	s->state = ENDED;
 	if (!(s->say & SAY_FAILED))
@@ -418,7 +429,7 @@ static void on_gate(struct slot *s)
 	}
 	/* Closed: executed, or ended before it could. Either way our memory is our own again. */
 	SYS(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
-	close_fd(&s->gate);
+	close_watched(&s->gate);
 	if (s->state != LAUNCHING)
 		return;
 	if (!l->executing)
@@ -436,7 +447,7 @@ static void on_ready(struct slot *s)
 
 	if (n == -EAGAIN_)
 		return;
-	close_fd(&s->ready);
+	close_watched(&s->ready);
 	if (n == 1) {
 		s->reaper_up = 1;
 		return open_gate(s);
@@ -462,7 +473,7 @@ static void on_plugin_end(struct slot *s)
 		speak(s);
 	if (s->state == RUNNING)
 		s->state = ENDING;
-	close_fd(&s->plugin);
+	close_watched(&s->plugin);
 	if (s->reaper >= 0)
 		SYS(pidfd_send_signal, s->reaper, SIGKILL_, (void *)0, 0);
 	settle(s);
@@ -477,7 +488,7 @@ static void on_reaper_end(struct slot *s)
 		return;
 	if (s->ready >= 0)
 		on_ready(s);
-	close_fd(&s->reaper);
+	close_watched(&s->reaper);
 	if (s->plugin >= 0) /* it is in the namespace that has just ended */
 		SYS(pidfd_send_signal, s->plugin, SIGKILL_, (void *)0, 0);
 	settle(s);
