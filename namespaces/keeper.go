@@ -119,7 +119,8 @@ type answer struct {
 type Keeper struct {
 	conn *net.UnixConn
 	cmd  *exec.Cmd
-	gone chan struct{} // closed when the socket ended
+	gone chan struct{} // closed when it has ended, and everything that was below it
+	end  error         // of the keeper's process; valid after gone
 
 	mu       sync.Mutex
 	next     uint64
@@ -216,15 +217,27 @@ func (k *Keeper) PID() int { return k.cmd.Process.Pid }
 func (k *Keeper) Gone() <-chan struct{} { return k.gone }
 
 // Close ends every plugin and the keeper, and waits for both. The groups of the
-// plugins that still ran are removed by the keeper.
+// plugins that still ran are removed by the keeper; one that was killed could
+// not, and nothing but groups is left of it.
 func (k *Keeper) Close() error {
 	_ = k.conn.CloseWrite()
 	err := k.conn.Close()
 	<-k.gone
-	if werr := k.cmd.Wait(); werr != nil && err == nil {
-		err = fmt.Errorf("cannot end the keeper cleanly: %w", werr)
+	if k.end != nil && !wasKilled(k.end) && err == nil {
+		err = fmt.Errorf("cannot end the keeper cleanly: %w", k.end)
 	}
 	return err
+}
+
+// wasKilled says that somebody, or the kernel short of memory, sent SIGKILL:
+// no fault of the keeper's.
+func wasKilled(end error) bool {
+	var exit *exec.ExitError
+	if !errors.As(end, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
 func (k *Keeper) send(msg []byte, files []*os.File) error {
@@ -416,28 +429,16 @@ func (k *Keeper) read() {
 		}
 		k.deliver(answer{reply: r, files: files})
 	}
+	_ = k.conn.CloseWrite() // whyever reading ended, it shall end now
+	if k.end = k.cmd.Wait(); k.end != nil { // else it has ended and reaped everything itself
+		endOrphans(k.cmd.Process.Pid)
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for id, c := range k.children {
-		c.reapOrphan()
+		c.end = ChildEnd{Status: syscall.WaitStatus(syscall.SIGKILL), Time: time.Now()}
 		close(c.done)
 		delete(k.children, id)
-	}
-}
-
-// reapOrphan takes the end of a plugin whose keeper has gone. Plugin and reaper
-// die with the keeper and are ours by then, as this process is their subreaper:
-// until they are reaped, their namespace and uid are not free.
-func (c *Child) reapOrphan() {
-	c.end = ChildEnd{Status: syscall.WaitStatus(syscall.SIGKILL), Time: time.Now()}
-	_ = c.Signal(syscall.SIGKILL)
-	for _, pid := range []int{c.PID, c.ReaperPID} {
-		for {
-			_, err := unix.Wait4(pid, nil, 0, nil)
-			if !errors.Is(err, unix.EINTR) { // ECHILD: the keeper had reaped it
-				break
-			}
-		}
 	}
 }
 

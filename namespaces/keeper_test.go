@@ -199,7 +199,45 @@ func TestKeeperEndsItsPlugins(t *testing.T) {
 	if r.end.Status.Signal() != syscall.SIGKILL && r.err == nil {
 		t.Errorf("got %v, %v", r.end, r.err)
 	}
-	_ = k.cmd.Wait()
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestKilledKeeperLeavesNoLaunch: also a plugin that waits behind its walls, of
+// which nobody but the keeper knew, is ended and reaped.
+func TestKilledKeeperLeavesNoLaunch(t *testing.T) {
+	needRoot(t)
+	k, err := StartKeeper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mark := filepath.Join(t.TempDir(), "ran")
+	staged := 0
+	l := bareLaunch("/usr/bin/touch", mark)
+	l.Steps = append([]Step{{Op: OpNamespace, File: NoFile, A: unix.CLONE_NEWPID, Text: "enter"}}, l.Steps...)
+	l.Staged = func(pid int) {
+		staged = pid
+		if err := k.cmd.Process.Kill(); err != nil {
+			t.Error(err)
+		}
+		<-k.gone
+	}
+	if _, err := k.Launch(t.Context(), l); !errors.Is(err, ErrKeeperGone) {
+		t.Fatalf("got %v", err)
+	}
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d", staged)); staged == 0 || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the staged plugin %d is still there: %v", staged, err)
+	}
+	if left := orphansOf(k.PID()); len(left) > 0 {
+		t.Errorf("not reaped: %v", left)
+	}
+	if _, err := os.Stat(mark); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it ran: %v", err)
+	}
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 func bareLaunch(argv ...string) Launch {
