@@ -27,6 +27,7 @@ type Group struct {
 	// The first is the claim.
 	members []*member
 	kill    *os.File
+	thaw    *os.File
 	v1      cgroup1.Cgroup
 
 	mu      sync.Mutex
@@ -153,7 +154,13 @@ func (g *Group) openFiles() error {
 			m.tasks = f
 		}
 	}
-	return nil
+	f := g.with("freezer")
+	if f == nil || g.unified() != nil {
+		return nil
+	}
+	var err error
+	g.thaw, err = f.dir.open("freezer.state", unix.O_WRONLY)
+	return err
 }
 
 // Name is the group's name below the root.
@@ -207,6 +214,11 @@ func (g *Group) Joins() []*os.File {
 // the host has none. The Group owns it.
 func (g *Group) KillFile() *os.File { return g.kill }
 
+// ThawFile is freezer.state open for writing on a v1 host, where what is frozen
+// does not die before it is thawed; nil where the unified tree freezes. The
+// Group owns it.
+func (g *Group) ThawFile() *os.File { return g.thaw }
+
 // Paths are the group's directories on the host in the order in which they are
 // to be removed: the claim last.
 func (g *Group) Paths() []string {
@@ -220,8 +232,10 @@ func (g *Group) Paths() []string {
 // closeFiles closes every descriptor, the claim's last.
 func (g *Group) closeFiles() error {
 	var errs []error
-	if g.kill != nil {
-		errs = append(errs, g.kill.Close())
+	for _, f := range []*os.File{g.kill, g.thaw} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
 	}
 	for _, m := range slices.Backward(g.members) {
 		if m.tasks != nil {

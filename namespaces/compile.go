@@ -58,7 +58,8 @@ type Host struct {
 	Sources     []Source // one for each of View.Mounts
 	Joins       []int    // v1 tasks files
 	Holds       []int    // descriptors that the keeper keeps open while the plugin lives
-	Kill        int      // cgroup.kill
+	Kill        int      // cgroup.kill, or freezer.state of v1
+	KillThaws   bool     // Kill is freezer.state
 	Groups      []GroupDir
 	UserNS      int
 	UID, GID    uint32 // host ids that own the plugin's tmpfs
@@ -200,7 +201,11 @@ func (c *compiler) keep() {
 	for _, f := range c.h.Holds {
 		c.add(Step{Op: OpHold, Wall: WallGroup, File: f, Text: "keep the group's lock"})
 	}
-	if c.h.Kill != NoFile {
+	switch {
+	case c.h.Kill == NoFile:
+	case c.h.KillThaws:
+		c.add(Step{Op: OpKillfd, Wall: WallGroup, File: c.h.Kill, A: 1, Text: "keep freezer.state at hand"})
+	default:
 		c.add(Step{Op: OpKillfd, Wall: WallGroup, File: c.h.Kill, Text: "keep cgroup.kill at hand"})
 	}
 	for _, g := range c.h.Groups {

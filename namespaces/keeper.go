@@ -429,7 +429,7 @@ func (k *Keeper) read() {
 		}
 		k.deliver(answer{reply: r, files: files})
 	}
-	_ = k.conn.CloseWrite() // whyever reading ended, it shall end now
+	_ = k.conn.CloseWrite()                 // whyever reading ended, it shall end now
 	if k.end = k.cmd.Wait(); k.end != nil { // else it has ended and reaped everything itself
 		endOrphans(k.cmd.Process.Pid)
 	}

@@ -240,6 +240,67 @@ func TestKilledKeeperLeavesNoLaunch(t *testing.T) {
 	}
 }
 
+// TestKeeperEndsWhatIsFrozen: on v1 a frozen process does not die, and a daemon
+// may die after it froze one.
+func TestKeeperEndsWhatIsFrozen(t *testing.T) {
+	needRoot(t)
+	group, err := os.MkdirTemp("/sys/fs/cgroup/freezer", "cordon-test-")
+	if err != nil {
+		t.Skip("skipped: needs a v1 freezer hierarchy")
+	}
+	defer func() {
+		if err := os.Remove(group); err != nil {
+			t.Error(err)
+		}
+	}()
+	open := func(name string) *os.File {
+		f, err := os.OpenFile(filepath.Join(group, name), os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	k, err := StartKeeper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := bareLaunch("/bin/sleep", "1000")
+	l.Files = []*os.File{open("tasks"), open("freezer.state")}
+	l.Steps = append([]Step{
+		{Op: OpKillfd, File: 1, A: 1, Text: "keep freezer.state at hand"},
+		{Op: OpJoin, File: 0, Text: "join the v1 group"},
+		{Op: OpNamespace, File: NoFile, A: unix.CLONE_NEWPID, Text: "enter the pid namespace"},
+	}, l.Steps...)
+	c, err := k.Launch(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Files[1].WriteString("FROZEN"); err != nil {
+		t.Fatal(err)
+	}
+	for state := ""; state != "FROZEN\n"; runtime.Gosched() {
+		b, err := os.ReadFile(filepath.Join(group, "freezer.state"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		state = string(b)
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- k.Close() }()
+	select {
+	case err := <-closed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("the keeper cannot end a frozen plugin")
+		_, _ = l.Files[1].WriteString("THAWED")
+		<-closed
+	}
+	<-c.Done()
+}
+
 func bareLaunch(argv ...string) Launch {
 	return Launch{
 		Steps:      []Step{{Op: OpExec, File: NoFile, Paths: argv[:1], Args: argv, Text: "execute"}},

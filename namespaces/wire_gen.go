@@ -84,7 +84,7 @@ const wireReplySize = 72
 const (
 	// OpHold: keeper: keep descriptor fd open while the plugin lives.
 	OpHold Op = 1
-	// OpKillfd: keeper: write 1 to fd to end the plugin's group.
+	// OpKillfd: keeper: end the plugin's group by fd: write 1 to cgroup.kill or, if a, THAWED to freezer.state, for what is frozen does not die.
 	OpKillfd Op = 2
 	// OpRmdir: keeper: remove s below directory fd when the launcher is gone; if a, only if nothing else is in it.
 	OpRmdir Op = 3

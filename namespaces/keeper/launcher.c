@@ -35,6 +35,7 @@ struct slot {
 	u64 id;
 	struct launch *launch;
 	int plugin, reaper, gate, ready, listener, killfd; /* -1: none */
+	int thaws; /* killfd is a freezer.state */
 	int gate_waiting, reaper_up, stage; /* stage: the daemon has not said GO */
 	u32 say; /* replies not sent yet */
 	u32 step, error, detail;
@@ -194,9 +195,10 @@ static u32 keep(struct slot *s, struct launch *l)
 		fd = SYS(fcntl, l->fds[step->fd], 1030 /* F_DUPFD_CLOEXEC */, FIRST_FREE);
 		if (fd < 0)
 			return (u32)-fd;
-		if (step->op == CK_OP_KILLFD && s->killfd < 0)
+		if (step->op == CK_OP_KILLFD && s->killfd < 0) {
 			s->killfd = (int)fd;
-		else if (step->op == CK_OP_RMDIR) {
+			s->thaws = step->a != 0;
+		} else if (step->op == CK_OP_RMDIR) {
 			struct group *g = &s->groups[s->ngroups++];
 
 			g->parent = (int)fd;
@@ -213,12 +215,12 @@ static u32 keep(struct slot *s, struct launch *l)
 
 static void end_all(struct slot *s)
 {
-	if (s->killfd >= 0)
-		SYS(write, s->killfd, "1", 1);
 	if (s->plugin >= 0)
 		SYS(pidfd_send_signal, s->plugin, SIGKILL_, (void *)0, 0);
 	if (s->reaper >= 0)
 		SYS(pidfd_send_signal, s->reaper, SIGKILL_, (void *)0, 0);
+	if (s->killfd >= 0) /* last: what v1 froze dies once it is thawed */
+		SYS(write, s->killfd, s->thaws ? "THAWED" : "1", s->thaws ? 6 : 1);
 }
 
 /*

@@ -82,7 +82,7 @@ enum ck_phase {
 
 enum ck_op {
 	CK_OP_HOLD = 1, /* keeper: keep descriptor fd open while the plugin lives */
-	CK_OP_KILLFD = 2, /* keeper: write 1 to fd to end the plugin's group */
+	CK_OP_KILLFD = 2, /* keeper: end the plugin's group by fd: write 1 to cgroup.kill or, if a, THAWED to freezer.state, for what is frozen does not die */
 	CK_OP_RMDIR = 3, /* keeper: remove s below directory fd when the launcher is gone; if a, only if nothing else is in it */
 	CK_OP_JOIN = 4, /* write 0 to fd, a v1 tasks file */
 	CK_OP_OOM_SCORE = 5, /* write s to /proc/self/oom_score_adj */

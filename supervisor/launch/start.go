@@ -298,6 +298,8 @@ func (s *start) groupFiles() error {
 	}
 	if f := s.group.KillFile(); f != nil {
 		s.host.Kill = s.file(f)
+	} else if f := s.group.ThawFile(); f != nil {
+		s.host.Kill, s.host.KillThaws = s.file(f), true
 	}
 	for _, dir := range s.group.Paths() {
 		if err := s.groupDir(dir, false); err != nil {

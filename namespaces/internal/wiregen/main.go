@@ -106,7 +106,7 @@ var phases = []string{"keep", "join", "mount", "identity", "lock", "exec"}
 
 var ops = []op{
 	{"HOLD", "keep", "keeper: keep descriptor fd open while the plugin lives"},
-	{"KILLFD", "keep", "keeper: write 1 to fd to end the plugin's group"},
+	{"KILLFD", "keep", "keeper: end the plugin's group by fd: write 1 to cgroup.kill or, if a, THAWED to freezer.state, for what is frozen does not die"},
 	{"RMDIR", "keep", "keeper: remove s below directory fd when the launcher is gone; if a, only if nothing else is in it"},
 	{"JOIN", "join", "write 0 to fd, a v1 tasks file"},
 	{"OOM_SCORE", "join", "write s to /proc/self/oom_score_adj"},
