@@ -49,10 +49,10 @@ run: build examples ## Show the main job: real plugins, hostile plugins, real wa
 test: build examples ## Run every test that this machine can run (root for the walls)
 	@mkdir -p .build
 	@$(PURE) -o .build/tier ./.ci/tier
-	go vet ./... ./.ci/...
-	@.build/tier pure -timeout 5m -count=1 -race -shuffle=on $$(go list ./... ./.ci/tier | grep -v /integration)
-	@.build/tier walls -timeout 5m -count=1 -tags walltest -run TestEachWallAlone ./supervisor/launch
-	@.build/tier namespaces -timeout 10m -count=1 -shuffle=on ./integration/...
+	go vet ./... ./.ci/tier
+	@.build/tier pure -timeout 15m -count=1 -race -shuffle=on $$(go list ./... ./.ci/tier | grep -v /integration)
+	@.build/tier walls -timeout 10m -count=1 -tags walltest -run TestEachWallAlone ./supervisor/launch
+	@.build/tier namespaces -timeout 15m -count=1 -shuffle=on ./integration/...
 
 test-vm: build examples ## Run the suite on Debian's 6.1 and 6.12 kernels, cgroup v2 alone, in QEMU
 	@.ci/setup vm
