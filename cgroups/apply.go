@@ -7,9 +7,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/cgroups/v3/cgroup1"
-	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -49,14 +49,18 @@ func (l Limits) names() []string {
 // enforce, so that a caller can refuse, or start with less and say so.
 func (t *Tree) Unsupported(l Limits) []*UnsupportedError {
 	var missing []*UnsupportedError
-	features := t.Features()
 	for _, name := range l.names() {
-		i := slices.IndexFunc(features, func(f Feature) bool { return f.Name == name })
-		if i >= 0 && !features[i].Have {
-			missing = append(missing, &UnsupportedError{Limit: name, Need: features[i].Need})
+		i := slices.IndexFunc(t.features, func(f Feature) bool { return f.Name == name })
+		if i >= 0 && !t.features[i].Have {
+			missing = append(missing, &UnsupportedError{Limit: name, Need: t.features[i].Need})
 		}
 	}
 	return missing
+}
+
+// offers says whether this host has a feature.
+func (t *Tree) offers(name string) bool {
+	return slices.ContainsFunc(t.features, func(f Feature) bool { return f.Name == name && f.Have })
 }
 
 // supports is Unsupported as New sees it.
@@ -85,50 +89,82 @@ func (l Limits) swapMax() *int64 {
 
 // create sets the limits of a new group, and closes its devices.
 func (g *Group) create(l Limits) error {
-	if err := g.createV1(l); err != nil {
+	if err := g.apply(l, true); err != nil {
 		return err
 	}
-	if err := g.applyV2(l); err != nil {
-		return err
-	}
-	if g.tree.layout.with("devices") == nil && g.unified() != nil {
-		// The library stacks a program at each call and never takes one away, so
-		// this happens here and never in Update.
-		if err := g.tree.kernel.closeDevices(g.tree.layout.unified().mount, g.libraryPath()); err != nil {
-			return fmt.Errorf("cannot close devices (CONFIG_CGROUP_BPF): %w", err)
-		}
-	}
-	return g.applyPids(l)
+	return g.closeDevices()
 }
 
-// libraryPath is the group as the library names it, relative to a mount.
-func (g *Group) libraryPath() string { return "/" + g.tree.root + "/" + g.name }
-
-// createV1 lets the library make the group in the v1 hierarchies: the
-// directories are there (they are the claim), it fills cpuset and sets limits.
-func (g *Group) createV1(l Limits) error {
-	hierarchy, path := g.v1Subsystems()
-	subsystems, _ := hierarchy()
-	if len(subsystems) == 0 {
-		return nil
-	}
-	r := resourcesV1(l)
-	r.Devices = closedDevices()
-	if m := g.with("memory"); m != nil && !m.h.v2 && l.MemoryMax != nil {
-		r.Memory = &specs.LinuxMemory{Limit: l.MemoryMax}
-		if m.dir.has(memswLimit) {
-			r.Memory.Swap = memsw(l)
+// apply writes the limits that are set. What is a number in a file is written
+// as one, since every start does it; what has a form of its own (cpuset,
+// devices, io, hugetlb) is the library's.
+func (g *Group) apply(l Limits, fresh bool) error {
+	for _, set := range []func(Limits, bool) error{g.applyMemory, g.applyCPU, g.applyCpuset, g.applyPids} {
+		if err := set(l, fresh); err != nil {
+			return fmt.Errorf("cannot set its limits: %w", err)
 		}
 	}
-	c, err := cgroup1.New(path, r, cgroup1.WithHierarchy(hierarchy))
-	if err != nil {
-		return fmt.Errorf("cannot set its limits: %w", err)
-	}
-	g.v1 = c
 	return nil
 }
 
+// setting is a value for a file; nil leaves it.
+type setting struct {
+	file  string
+	value *int64
+}
+
+func (m *member) set(settings ...setting) error {
+	for _, s := range settings {
+		if s.value == nil {
+			continue
+		}
+		if err := m.write(s.file, limitString(*s.value)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *Group) applyMemory(l Limits, fresh bool) error {
+	m := g.with("memory")
+	if m == nil {
+		return nil
+	}
+	if !m.h.v2 {
+		return m.memoryLimitV1(l, fresh)
+	}
+	settings := []setting{{"memory.max", l.MemoryMax}, {"memory.high", l.MemoryHigh}}
+	if g.tree.offers("memory.swap.max") {
+		settings = append(settings, setting{"memory.swap.max", l.swapMax()})
+	}
+	return m.set(settings...)
+}
+
 const memswLimit = "memory.memsw.limit_in_bytes"
+
+// memoryLimitV1 moves memory.limit_in_bytes and the sum with swap, which must
+// never be the smaller one. In a new group neither bounds anything yet.
+func (m *member) memoryLimitV1(l Limits, fresh bool) error {
+	if l.MemoryMax == nil {
+		return nil
+	}
+	limit := setting{"memory.limit_in_bytes", l.MemoryMax}
+	if !m.h.memsw {
+		return m.set(limit)
+	}
+	sum := setting{memswLimit, memsw(l)}
+	if fresh {
+		return m.set(limit, sum)
+	}
+	old, err := m.dir.limit(memswLimit)
+	if err != nil {
+		return err
+	}
+	if *l.MemoryMax > old {
+		return m.set(sum, limit)
+	}
+	return m.set(limit, sum)
+}
 
 // memsw is memory.memsw.limit_in_bytes: v1 bounds memory and swap together.
 func memsw(l Limits) *int64 {
@@ -139,59 +175,64 @@ func memsw(l Limits) *int64 {
 	return &sum
 }
 
-// v1Subsystems names to the library the v1 controllers that the group has. The
-// library expects each below <base>/<controller>; a hierarchy mounted by
-// another name (cpu,cpuacct without a symbolic link) is reached from there by
-// a path that leads out again.
-func (g *Group) v1Subsystems() (cgroup1.Hierarchy, cgroup1.Path) {
-	var list []cgroup1.Subsystem
-	paths := map[cgroup1.Name]string{}
-	for _, m := range g.members {
-		for _, c := range m.h.controllers {
-			if m.h.v2 {
-				continue
-			}
-			if s := subsystem(filepath.Dir(m.h.mount), c); s != nil {
-				list = append(list, s)
-			}
-			paths[cgroup1.Name(c)] = g.libraryPath()
-			if base := filepath.Base(m.h.mount); base != c {
-				paths[cgroup1.Name(c)] = "../" + base + g.libraryPath()
-			}
+func (g *Group) applyCPU(l Limits, _ bool) error {
+	m := g.with("cpu")
+	if m == nil {
+		return nil
+	}
+	if w := l.CPUWeight; w != nil {
+		file, value := "cpu.weight", *w
+		if !m.h.v2 {
+			file, value = "cpu.shares", sharesOf(*w)
+		}
+		if err := m.write(file, strconv.FormatUint(value, 10)); err != nil {
+			return err
 		}
 	}
-	return func() ([]cgroup1.Subsystem, error) { return list, nil },
-		func(name cgroup1.Name) (string, error) { return paths[name], nil }
+	c := l.CPUMax
+	if c == nil {
+		return nil
+	}
+	if m.h.v2 {
+		return m.write("cpu.max", fmt.Sprintf("%s %d", limitString(c.Quota), c.Period))
+	}
+	period := int64(c.Period)
+	return m.set(setting{"cpu.cfs_period_us", &period}, setting{"cpu.cfs_quota_us", &c.Quota})
 }
 
-// subsystem is the library's controller; nil where nothing is to be set.
-func subsystem(base, controller string) cgroup1.Subsystem {
-	switch controller {
-	case "memory":
-		return cgroup1.NewMemory(base)
-	case "pids":
-		return cgroup1.NewPids(base)
-	case "cpu":
-		return cgroup1.NewCpu(base)
-	case "cpuset":
-		return cgroup1.NewCpuset(base)
-	case "devices":
-		return cgroup1.NewDevices(base)
+// applyCpuset on v1 is the library's: both files of every group above must be
+// filled before a process can join.
+func (g *Group) applyCpuset(l Limits, _ bool) error {
+	m := g.with("cpuset")
+	if m == nil || l.Cpuset == "" {
+		return nil
 	}
-	return nil
+	if m.h.v2 {
+		return m.write("cpuset.cpus", l.Cpuset)
+	}
+	controller := cgroup1.NewCpuset(filepath.Dir(m.h.mount))
+	return controller.Create(m.pathV1("cpuset"), &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: l.Cpuset}})
 }
 
-// resourcesV1 translates the limits that need no reading first.
-func resourcesV1(l Limits) *specs.LinuxResources {
-	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: l.Cpuset}, Pids: &specs.LinuxPids{Limit: l.PidsMax}}
-	if l.CPUMax != nil {
-		r.CPU.Quota, r.CPU.Period = &l.CPUMax.Quota, &l.CPUMax.Period
+// applyPids sets pids.max, whose file is the same on both versions. 0 lets
+// nobody in.
+func (g *Group) applyPids(l Limits, _ bool) error {
+	m := g.with("pids")
+	if m == nil || l.PidsMax == nil {
+		return nil
 	}
-	if l.CPUWeight != nil {
-		shares := sharesOf(*l.CPUWeight)
-		r.CPU.Shares = &shares
+	return m.set(setting{"pids.max", l.PidsMax})
+}
+
+// pathV1 names the group to the library, which expects it below
+// <base>/<controller>; a hierarchy mounted by another name (cpu,cpuacct without
+// a symbolic link) is reached from there by a path that leads out again.
+func (m *member) pathV1(controller string) string {
+	rel, _ := strings.CutPrefix(m.path, m.h.mount)
+	if base := filepath.Base(m.h.mount); base != controller {
+		return "../" + base + rel
 	}
-	return r
+	return rel
 }
 
 // sharesOf translates cpu.weight to cpu.shares as the kernel's own cpu.weight
@@ -203,76 +244,6 @@ func sharesOf(weight uint64) uint64 { return (weight*1024 + 50) / 100 }
 
 // weightOf is the reverse; it gives back what was asked for every weight.
 func weightOf(shares uint64) uint64 { return (shares*100 + 512) / 1024 }
-
-// closedDevices denies every device but the five that are only memory.
-func closedDevices() []specs.LinuxDeviceCgroup {
-	// The library panics on a nil number; -1 is any.
-	any64 := int64(-1)
-	list := []specs.LinuxDeviceCgroup{{Allow: false, Type: "a", Major: &any64, Minor: &any64, Access: "rwm"}}
-	mem := int64(1)
-	for _, minor := range []int64{3, 5, 7, 8, 9} { // null, zero, full, random, urandom
-		list = append(list, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &mem, Minor: &minor, Access: "rwm"})
-	}
-	return list
-}
-
-func closeDevicesV2(mount, group string) error {
-	m, err := cgroup2.Load(group, cgroup2.WithMountpoint(mount))
-	if err != nil {
-		return err
-	}
-	return m.Update(&cgroup2.Resources{Devices: closedDevices()})
-}
-
-// applyV2 sets those limits whose controller is on the unified tree.
-func (g *Group) applyV2(l Limits) error {
-	u := g.unified()
-	if u == nil {
-		return nil
-	}
-	r := &cgroup2.Resources{}
-	if u.h.has("memory") {
-		r.Memory = &cgroup2.Memory{Max: l.MemoryMax, High: l.MemoryHigh}
-		if u.dir.has("memory.swap.max") {
-			r.Memory.Swap = l.swapMax()
-		}
-	}
-	r.CPU = cpuV2(u.h, l)
-	m, err := cgroup2.Load(g.libraryPath(), cgroup2.WithMountpoint(u.h.mount))
-	if err != nil {
-		return err
-	}
-	if err := m.Update(r); err != nil {
-		return fmt.Errorf("cannot set its limits: %w", err)
-	}
-	return nil
-}
-
-func cpuV2(h *hierarchy, l Limits) *cgroup2.CPU {
-	cpu := &cgroup2.CPU{}
-	if h.has("cpu") {
-		cpu.Weight = l.CPUWeight
-		if l.CPUMax != nil {
-			cpu.Max = cgroup2.NewCPUMax(&l.CPUMax.Quota, &l.CPUMax.Period)
-		}
-	}
-	if h.has("cpuset") {
-		cpu.Cpus = l.Cpuset
-	}
-	return cpu
-}
-
-// applyPids sets pids.max, whose file is the same on both versions: the library
-// takes 0, which lets nobody in, for "not asked".
-func (g *Group) applyPids(l Limits) error {
-	if l.PidsMax == nil {
-		return nil
-	}
-	if err := g.with("pids").dir.write("pids.max", strconv.FormatInt(*l.PidsMax, 10)); err != nil {
-		return fmt.Errorf("cannot set its limits: %w", err)
-	}
-	return nil
-}
 
 // Update changes the limits that are set in l and leaves the others. A cpuset
 // can only be changed in a group that was made with one (v1).
@@ -291,52 +262,10 @@ func (g *Group) Update(l Limits) error {
 	if g.removed {
 		return fmt.Errorf("cannot update group %s: %w", g.name, fs.ErrClosed)
 	}
-	if err := g.update(l); err != nil {
+	if err := g.apply(l, false); err != nil {
 		return fmt.Errorf("cannot update group %s: %w", g.name, err)
 	}
 	return nil
-}
-
-func (g *Group) update(l Limits) error {
-	if g.v1 != nil {
-		if err := g.v1.Update(resourcesV1(l)); err != nil {
-			return err
-		}
-		if err := g.updateMemoryV1(l); err != nil {
-			return err
-		}
-	}
-	if err := g.applyV2(l); err != nil {
-		return err
-	}
-	return g.applyPids(l)
-}
-
-// updateMemoryV1 moves memory.limit_in_bytes and the sum with swap, which must
-// never be the smaller one. The library means to order them and swaps the wrong
-// two writes, so each is handed to it alone.
-func (g *Group) updateMemoryV1(l Limits) error {
-	m := g.with("memory")
-	if l.MemoryMax == nil || m == nil || m.h.v2 {
-		return nil
-	}
-	limit := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: l.MemoryMax}}
-	if !m.dir.has(memswLimit) {
-		return g.v1.Update(limit)
-	}
-	sum := &specs.LinuxResources{Memory: &specs.LinuxMemory{Swap: memsw(l)}}
-	old, err := m.dir.limit(memswLimit)
-	if err != nil {
-		return err
-	}
-	first, second := limit, sum
-	if *l.MemoryMax > old {
-		first, second = sum, limit
-	}
-	if err := g.v1.Update(first); err != nil {
-		return err
-	}
-	return g.v1.Update(second)
 }
 
 // Values are the limits in the words and the rounding that Read gives them

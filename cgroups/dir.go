@@ -89,14 +89,32 @@ func (d *dir) text(name string) (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
-// write writes a value with one write(2), as the kernel wants it.
+// write writes a value with one write(2), as the kernel wants it, and no other
+// system call than open and close: a start makes a dozen of them.
 func (d *dir) write(name, value string) error {
-	f, err := d.open(name, unix.O_WRONLY|unix.O_TRUNC)
+	return d.writeAll(name, value)
+}
+
+// writeAll writes each value with a write(2) of its own.
+func (d *dir) writeAll(name string, values ...string) error {
+	op := "open"
+	err := d.with(func(fd int) error {
+		f, err := unix.Openat(fd, name, unix.O_WRONLY|unix.O_TRUNC|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return err
+		}
+		op = "write"
+		for _, value := range values {
+			if _, err = unix.Write(f, []byte(value)); err != nil {
+				break
+			}
+		}
+		return errors.Join(err, unix.Close(f))
+	})
 	if err != nil {
-		return err
+		return &fs.PathError{Op: op, Path: filepath.Join(d.path, name), Err: err}
 	}
-	_, err = f.WriteString(value)
-	return errors.Join(err, f.Close())
+	return nil
 }
 
 // current says whether path still is this directory: it may have been removed,

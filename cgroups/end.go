@@ -277,8 +277,11 @@ func (g *Group) Remove() error {
 	return g.closeFiles()
 }
 
-// removeAll removes a group and all below it.
+// removeAll removes a group and all below it, which is mostly nothing.
 func (t *Tree) removeAll(path string) error {
+	if err := t.kernel.rmdir(path); err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	paths, err := walk(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

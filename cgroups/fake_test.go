@@ -53,10 +53,11 @@ func (f *fakeV2) kernel() kernel {
 			}
 			return os.RemoveAll(path)
 		},
-		closeDevices: func(_, group string) error {
+		closeDevices: func(_ *dir, _, group string) error {
 			f.devices = append(f.devices, group)
 			return nil
 		},
+		forget: func() error { return nil },
 	}
 }
 

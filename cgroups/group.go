@@ -9,7 +9,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/containerd/cgroups/v3/cgroup1"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,7 +27,6 @@ type Group struct {
 	members []*member
 	kill    *os.File
 	thaw    *os.File
-	v1      cgroup1.Cgroup
 
 	mu      sync.Mutex
 	removed bool
@@ -116,10 +114,13 @@ func (g *Group) claim() error {
 
 // enter makes the group's directory in another hierarchy.
 func (g *Group) enter(h *hierarchy) error {
-	if _, err := g.tree.makeRoot(h); err != nil {
-		return err
-	}
 	err := g.tree.kernel.mkdir(g.dir(h))
+	if errors.Is(err, fs.ErrNotExist) { // the first with a cpuset
+		if _, err := g.tree.makeRoot(h); err != nil {
+			return err
+		}
+		err = g.tree.kernel.mkdir(g.dir(h))
+	}
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("a group of that name was left over in %s; sweep first: %w", h.name(), err)
 	}
@@ -140,11 +141,11 @@ func (g *Group) openFiles() error {
 		name := "tasks"
 		if m.h.v2 {
 			name = "cgroup.kill"
-			if !m.dir.has(name) {
-				continue // before 5.14
-			}
 		}
 		f, err := m.dir.open(name, unix.O_WRONLY)
+		if m.h.v2 && errors.Is(err, fs.ErrNotExist) {
+			continue // before 5.14
+		}
 		if err != nil {
 			return err
 		}

@@ -571,24 +571,3 @@ func TestFeaturesOfThisHost(t *testing.T) {
 		}
 	})
 }
-
-func BenchmarkNewAndRemove(b *testing.B) {
-	if os.Getuid() != 0 {
-		b.Skip("needs root: makes cgroups")
-	}
-	tree, err := Open(testRoot())
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer tree.Close()
-	limits := Limits{MemoryMax: ptr(int64(64 << 20)), PidsMax: ptr(int64(10)), CPUMax: &CPUMax{Quota: 50000, Period: 100000}}
-	for b.Loop() {
-		g, err := tree.New("bench", limits)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if err := g.Remove(); err != nil {
-			b.Fatal(err)
-		}
-	}
-}

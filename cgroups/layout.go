@@ -25,6 +25,10 @@ type hierarchy struct {
 	v2    bool
 	// controllers are those whose limits or figures are taken from here.
 	controllers []string
+	// Of v1, found out when a Tree is opened. memsw: swap is bounded (with
+	// memory). closed: the root has its devices closed, and so has what is made
+	// in it.
+	memsw, closed bool
 }
 
 func (h *hierarchy) has(controller string) bool { return slices.Contains(h.controllers, controller) }

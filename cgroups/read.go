@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -129,7 +130,7 @@ func (m *member) cpuV1(values map[string]string) error {
 // devicesV1 checks that devices.list holds what closedDevices asked for.
 func (m *member) devicesV1(values map[string]string) error {
 	text, err := m.text("devices.list")
-	if err == nil && text == "c 1:3 rwm\nc 1:5 rwm\nc 1:7 rwm\nc 1:8 rwm\nc 1:9 rwm" {
+	if err == nil && text == closedListV1 {
 		values["devices"] = DevicesClosed
 	}
 	return err
@@ -240,8 +241,11 @@ func (m *member) procs() ([]int, error) {
 	return all, nil
 }
 
-// Features says what this host's hierarchies can give, for people to read.
-func (t *Tree) Features() []Feature {
+// Features says what this host's hierarchies can give, for people to read, as
+// it was when the Tree was opened.
+func (t *Tree) Features() []Feature { return slices.Clone(t.features) }
+
+func (t *Tree) findFeatures() []Feature {
 	list := []Feature{{Name: "mode", Have: true, Detail: t.modeDetail()}}
 	for _, f := range []struct{ name, controller, v2, v1, need string }{
 		{"memory.max", "memory", "memory.max", "memory.limit_in_bytes", "CONFIG_MEMCG (on v1 also CONFIG_MEMCG_V1)"},

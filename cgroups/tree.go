@@ -22,15 +22,19 @@ const markXattr = "trusted.cordon"
 // replace it.
 type kernel struct {
 	mkdir, rmdir func(path string) error
-	// closeDevices attaches the device program to a v2 group.
-	closeDevices func(mount, group string) error
+	// closeDevices attaches the device program to a v2 group; forget lets the
+	// program go, which stays where it is attached.
+	closeDevices func(d *dir, mount, group string) error
+	forget       func() error
 }
 
 func realKernel() kernel {
+	p := &deviceProgram{}
 	return kernel{
-		mkdir:        func(path string) error { return os.Mkdir(path, 0o755) },
+		mkdir:        func(path string) error { return unix.Mkdir(path, 0o755) },
 		rmdir:        unix.Rmdir,
-		closeDevices: closeDevicesV2,
+		closeDevices: p.attach,
+		forget:       p.close,
 	}
 }
 
@@ -39,9 +43,10 @@ func realKernel() kernel {
 // each group is claimed by a lock of its own. Its methods may be called by
 // several goroutines.
 type Tree struct {
-	layout *layout
-	kernel kernel
-	root   string
+	layout   *layout
+	kernel   kernel
+	root     string
+	features []Feature
 
 	mu   sync.Mutex
 	lock *dir // the primary hierarchy's root directory, under a shared flock
@@ -66,6 +71,11 @@ func openTree(root string, l *layout, k kernel) (*Tree, error) {
 	t := &Tree{layout: l, kernel: k, root: root}
 	if err := t.makeRoots(); err != nil {
 		return nil, errors.Join(err, t.Close())
+	}
+	t.features = t.findFeatures()
+	for _, h := range l.hierarchies {
+		h.memsw = h.has("memory") && exists(t.rootDir(h)+"/"+memswLimit)
+		h.closed = !h.v2 && h.has("devices") && t.closeRoot(h)
 	}
 	return t, nil
 }
@@ -241,6 +251,7 @@ func (t *Tree) Close() error {
 	}
 	lock := t.lock
 	t.lock = nil
+	_ = t.kernel.forget()
 	if err := lock.lock(unix.LOCK_EX | unix.LOCK_NB); err != nil {
 		// Another daemon shares the root and will remove it.
 		return lock.Close()
