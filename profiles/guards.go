@@ -25,6 +25,20 @@ var guards = map[string]func() []seccomp.Rule{
 	"personality":   guardPersonality,
 	"socket":        guardSocket,
 	"socketpair":    guardSocket,
+
+	"open":      guardOpen(1, 2),
+	"openat":    guardOpen(2, 3),
+	"openat2":   guardMemory,
+	"clone3":    guardMemory,
+	"creat":     guardMode(1),
+	"chmod":     guardMode(1),
+	"fchmod":    guardMode(1),
+	"fchmodat":  guardMode(2),
+	"fchmodat2": guardMode(2),
+	"mkdir":     guardMode(1),
+	"mkdirat":   guardMode(2),
+	"mknod":     guardMode(1),
+	"mknodat":   guardMode(2),
 }
 
 // namespaceFlags are those of clone(2). CLONE_NEWTIME is not for clone: its
@@ -138,4 +152,35 @@ func guardPersonality() []seccomp.Rule {
 // same: this keeps the code of other families out of reach.
 func guardSocket() []seccomp.Rule {
 	return []seccomp.Rule{allowIf(eq(0, unix.AF_UNIX))}
+}
+
+// setID are the bits of a mode that make a program run as its file's owner or
+// group, and a directory hand its group on.
+const setID = unix.S_ISUID | unix.S_ISGID
+
+// creates are the flags of open(2) with which it reads its mode. What the
+// library leaves in that argument otherwise means nothing. O_TMPFILE has the
+// bits of O_DIRECTORY too, which create nothing.
+const creates = unix.O_CREAT | (unix.O_TMPFILE &^ unix.O_DIRECTORY)
+
+// guardMode refuses modes with a set-id bit. In the plugin's view they have no
+// effect (nosuid), but what it makes where it was granted writing belongs to
+// the owner of that directory, and lies on the host outside that view: there
+// every local user could run it as that owner.
+func guardMode(mode uint) func() []seccomp.Rule {
+	return func() []seccomp.Rule { return []seccomp.Rule{allowIf(masked(mode, setID, 0))} }
+}
+
+// guardOpen is guardMode for calls that make a file only with some flags.
+func guardOpen(flags, mode uint) func() []seccomp.Rule {
+	return func() []seccomp.Rule {
+		return []seccomp.Rule{allowIf(masked(flags, creates, 0)), allowIf(masked(mode, setID, 0))}
+	}
+}
+
+// guardMemory answers calls whose flags and modes lie in memory, where no
+// filter can look at them, as a kernel before them would: programs fall back to
+// the call that passes them in registers, which has its guard.
+func guardMemory() []seccomp.Rule {
+	return []seccomp.Rule{{Action: seccomp.ActErrno, Errno: "ENOSYS"}}
 }

@@ -3,6 +3,8 @@ package profiles
 import (
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cordonhq/cordon/seccomp"
 )
 
@@ -119,6 +121,28 @@ func TestGuards(t *testing.T) {
 			{"io_uring_enter", errno, nil},                                        //
 			{"execveat", violation, nil},                                          //
 			{"mknod", violation, nil},                                             //
+			{"open", allow, []uint64{0, 0, 0xffff}},                               // a mode that nobody reads
+			{"open", allow, []uint64{0, 0x10000, 0o6755}},                         // O_DIRECTORY
+			{"open", allow, []uint64{0, 0x41, 0o777}},                             // O_CREAT
+			{"open", violation, []uint64{0, 0x41, 0o4755}},                        // set-user-id
+			{"open", violation, []uint64{0, high | 0x40, 0xffff0000 | 0o2755}},    // as the kernel reads it
+			{"openat", allow, []uint64{0, 0, 0, 0o4755}},                          //
+			{"openat", allow, []uint64{0, 0, 0x410001, 0o700}},                    // O_TMPFILE
+			{"openat", violation, []uint64{0, 0, 0x40, 0o2755}},                   //
+			{"openat", violation, []uint64{0, 0, 0x410001, 0o4700}},               // O_TMPFILE
+			{"openat2", errno, nil},                                               // its mode lies in memory
+			{"creat", violation, []uint64{0, 0o4755}},                             //
+			{"creat", allow, []uint64{0, 0o755}},                                  //
+			{"chmod", allow, []uint64{0, 0o1777}},                                 // sticky
+			{"chmod", violation, []uint64{0, 0o4755}},                             //
+			{"chmod", violation, []uint64{0, 0x10000 | 0o2755}},                   // of a mode 16 bits are read
+			{"fchmod", violation, []uint64{0, 0o2755}},                            //
+			{"fchmodat", allow, []uint64{0, 0, 0o644}},                            //
+			{"fchmodat", violation, []uint64{0, 0, 0o6755}},                       //
+			{"fchmodat2", violation, []uint64{0, 0, 0o4755}},                      //
+			{"mkdir", violation, []uint64{0, 0o2755}},                             //
+			{"mkdir", allow, []uint64{0, 0o1777}},                                 //
+			{"mkdirat", violation, []uint64{0, 0, 0o2755}},                        //
 			{"keyctl", violation, nil},                                            //
 		} {
 			if got := decide(t, f, c.call, c.args...); got != c.want {
@@ -213,6 +237,31 @@ func TestNoRuleIsInVain(t *testing.T) {
 		}
 		for _, o := range overlaps {
 			t.Errorf("%s: %s", name, o)
+		}
+	}
+}
+
+// TestGuardsHoldForGroups: who allows a call by its group gets its guard, also
+// the calls whose arguments no filter can see.
+func TestGuardsHoldForGroups(t *testing.T) {
+	f := resolve(t, Input{Profile: parse(t, `
+[seccomp]
+allow = ["@system-service", "@process", "@file-system", "mknod", "mknodat"]
+`)}).Seccomp
+	for _, c := range []struct {
+		call string
+		want seccomp.Action
+		args []uint64
+	}{
+		{"clone3", seccomp.ActErrno, nil},
+		{"openat2", seccomp.ActErrno, nil},
+		{"chmod", seccomp.ActNotify, []uint64{0, 0o4755}},
+		{"mknod", seccomp.ActNotify, []uint64{0, unix.S_IFREG | unix.S_ISUID}},
+		{"mknodat", seccomp.ActNotify, []uint64{0, 0, unix.S_IFREG | unix.S_ISGID}},
+		{"mknodat", seccomp.ActAllow, []uint64{0, 0, unix.S_IFIFO | 0o600}},
+	} {
+		if got := decide(t, f, c.call, c.args...); got != c.want {
+			t.Errorf("%s%#o is %s, want %s", c.call, c.args, got, c.want)
 		}
 	}
 }

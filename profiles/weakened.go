@@ -34,7 +34,13 @@ var lifted = map[string]string{
 	"personality":   "the plugin may switch off protections of its own memory",
 	"socket":        "sockets of every address family are open",
 	"socketpair":    "sockets of every address family are open",
+
+	"open": leavesSetID, "openat": leavesSetID, "openat2": leavesSetID, "creat": leavesSetID,
+	"chmod": leavesSetID, "fchmod": leavesSetID, "fchmodat": leavesSetID, "fchmodat2": leavesSetID,
+	"mkdir": leavesSetID, "mkdirat": leavesSetID, "mknod": leavesSetID, "mknodat": leavesSetID,
 }
+
+const leavesSetID = "the plugin may leave programs that run as the owner of a directory which it may write"
 
 // weakened is one sentence for each thing that opens a wall, in a fixed order.
 func (b *builder) weakened() []string {

@@ -57,6 +57,9 @@ type Arm struct {
 	Errno  string      `json:"errno,omitempty"`
 }
 
+// passes tells whether the kernel goes on with the call.
+func (a Arm) passes() bool { return a.Action == ActAllow || a.Action == ActLog }
+
 // same tells whether two arms lead to the same.
 func (a Arm) same(b Arm) bool { return a.Action == b.Action && a.Errno == b.Errno }
 
@@ -68,6 +71,7 @@ func (a Arm) same(b Arm) bool { return a.Action == b.Action && a.Errno == b.Errn
 // that say the same in other words mostly come out equal.
 //
 // A call that is left to the listener whatever its arguments is not listed.
+// Where a watched call is let through it goes to the listener instead.
 // The filter must be valid; the error is that of Validate.
 func (f Filter) Calls() ([]Call, error) {
 	if err := f.Validate(); err != nil {
@@ -82,12 +86,81 @@ func (f Filter) Calls() ([]Call, error) {
 		return nil, err
 	}
 	out := make([]Call, 0, len(table))
-	for nr := range table {
-		if len(arms[nr]) > 0 && !watched[nr] {
-			out = append(out, Call{Name: table[nr].name, NR: nr, Arms: arms[nr]})
+	for nr, a := range arms {
+		if watched[nr] {
+			a = toListener(a)
+		}
+		if len(a) > 0 {
+			out = append(out, Call{Name: table[nr].name, NR: nr, Arms: a})
 		}
 	}
 	return out, nil
+}
+
+// toListener has what was let through seen by the listener, and leaves the
+// order of the arms as it is.
+func toListener(arms []Arm) []Arm {
+	arms = slices.Clone(arms)
+	for i, a := range arms {
+		if a.passes() {
+			arms[i].Action = ActNotify
+		}
+	}
+	for n := len(arms); n > 0 && arms[n-1].Action == ActNotify; n-- {
+		arms = arms[:n-1]
+	}
+	return arms
+}
+
+// Observed are the watched calls of a filter, by number, with what it says of
+// them when nobody watches.
+type Observed map[int][]Arm
+
+// Observed returns the calls that the filter watches. It must be valid; the
+// error is that of Validate.
+func (f Filter) Observed() (Observed, error) {
+	if len(f.Watch) == 0 {
+		return nil, nil
+	}
+	if err := f.Validate(); err != nil {
+		return nil, err
+	}
+	arms, err := f.arms()
+	if err != nil {
+		return nil, err
+	}
+	watched, err := expand(f.Watch)
+	if err != nil {
+		return nil, err
+	}
+	out := Observed{}
+	for nr := range watched.each {
+		out[nr] = arms[nr]
+	}
+	return out, nil
+}
+
+// Passes tells whether a call that reached the listener did so only to be
+// observed: the filter lets it through. It looks at the registers alone, which
+// the plugin cannot change while the call waits.
+func (o Observed) Passes(n Notification) bool {
+	for _, a := range o[n.NR] {
+		if a.holds(n.NR, n.Args) {
+			return a.passes()
+		}
+	}
+	return false
+}
+
+// holds tells whether every condition of an arm of Calls holds.
+func (a Arm) holds(nr int, args [maxArgs]uint64) bool {
+	return !slices.ContainsFunc(a.Args, func(c Condition) bool {
+		v := args[c.Index]
+		if bits := ArgBits(nr, c.Index); bits < 64 {
+			v &= 1<<bits - 1
+		}
+		return !c.holds(v)
+	})
 }
 
 // arms collects and orders the arms of every call, by number. It needs known
@@ -201,7 +274,7 @@ func (f Filter) Allows(name string) bool {
 
 // allows tells whether arms let a call through whatever its arguments.
 func allows(arms []Arm) bool {
-	return len(arms) == 1 && len(arms[0].Args) == 0 && (arms[0].Action == ActAllow || arms[0].Action == ActLog)
+	return len(arms) == 1 && len(arms[0].Args) == 0 && arms[0].passes()
 }
 
 // digestVersion is part of every digest and changes when the same filter

@@ -84,7 +84,8 @@ type Rule struct {
 type Filter struct {
 	Rules []Rule `json:"rules"`
 	// Watch names calls that go to the listener only to be observed: it
-	// records them and lets the kernel go on. They must be allowed without
-	// conditions (see Allows).
+	// records them and lets the kernel go on. They must be allowed with some
+	// arguments; with others they are what they are without this (see
+	// Observed).
 	Watch []string `json:"watch,omitempty"`
 }

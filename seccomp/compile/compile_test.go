@@ -30,9 +30,8 @@ func reference(f seccomp.Filter, d seccompData) uint32 {
 	switch {
 	case slices.Contains([]string{"read", "write", "execve", "exit", "exit_group", "rt_sigreturn"}, name):
 		return retAllow
-	case slices.Contains(f.Watch, name):
-		return retNotify
 	}
+	watched := slices.Contains(f.Watch, name)
 	best, found := seccomp.Rule{}, false
 	for _, r := range f.Rules {
 		if !slices.Contains(r.Names, name) || !allHold(r.Args, int(d.nr), d.args) {
@@ -46,10 +45,11 @@ func reference(f seccomp.Filter, d seccompData) uint32 {
 		return retNotify
 	}
 	switch best.Action {
-	case seccomp.ActAllow:
-		return retAllow
-	case seccomp.ActLog:
-		return retLog
+	case seccomp.ActAllow, seccomp.ActLog:
+		if watched {
+			return retNotify
+		}
+		return map[seccomp.Action]uint32{seccomp.ActAllow: retAllow, seccomp.ActLog: retLog}[best.Action]
 	case seccomp.ActNotify:
 		return retNotify
 	case seccomp.ActKillProcess:

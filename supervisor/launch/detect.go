@@ -33,7 +33,7 @@ type call struct {
 // Every refused call counts against the budget. One that contains the plugin
 // has a queue of its own: nothing that the plugin does before fills it.
 func (p *Process) onCall(n seccomp.Notification) seccomp.Verdict {
-	if p.watched[n.Call] {
+	if p.watched.Passes(n) {
 		select {
 		case p.work <- call{Notification: n, observed: true}:
 			return seccomp.Verdict{Pending: true}
@@ -68,17 +68,6 @@ func refused(a violation.Action) seccomp.Verdict {
 	return seccomp.Verdict{Errno: unix.EPERM, Continue: a == violation.Log}
 }
 
-// watchedCalls are the calls of a plan that are allowed and only looked at.
-func watchedCalls(f seccomp.Filter) map[string]bool {
-	watched := map[string]bool{}
-	for _, name := range f.Watch {
-		if seccomp.IsWatchCall(name) && f.Allows(name) {
-			watched[name] = true
-		}
-	}
-	return watched
-}
-
 // decode is the process's worker: it may be held up by the plugin's own memory
 // locks, which holds up nobody else. What contains the plugin goes first.
 func (p *Process) decode() {
@@ -93,26 +82,36 @@ func (p *Process) decode() {
 		select {
 		case c := <-p.urgent:
 			p.onRefused(c)
-		case c, more := <-p.work:
-			switch {
-			case !more:
-				p.last()
-				return
-			case c.observed:
-				p.onOpen(c.Notification)
-			default:
-				p.onRefused(c)
-			}
+		case c := <-p.work:
+			p.serve(c)
+		case <-p.gone:
+			p.rest()
+			return
 		}
 	}
 }
 
-// last serves what contains the plugin if it came just before the end.
-func (p *Process) last() {
-	select {
-	case c := <-p.urgent:
-		p.onRefused(c)
-	default:
+func (p *Process) serve(c call) {
+	if c.observed {
+		p.onOpen(c.Notification)
+		return
+	}
+	p.onRefused(c)
+}
+
+// rest serves what came just before the end. What the listener's loop may still
+// put behind it has nobody who waits for an answer: the queues are never
+// closed, so that it cannot hit upon a closed one.
+func (p *Process) rest() {
+	for {
+		select {
+		case c := <-p.urgent:
+			p.onRefused(c)
+		case c := <-p.work:
+			p.serve(c)
+		default:
+			return
+		}
 	}
 }
 

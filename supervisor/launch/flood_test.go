@@ -27,25 +27,35 @@ int main(int argc, char **argv) {
 
 func floodPlan(t *testing.T, response, count string) *plan.Plan {
 	t.Helper()
+	files := []plan.File{{Path: "/flood", From: compiled(t, "flood", flooder), Access: []string{"execute", "read_file"}}}
+	return answeredPlan(t, "static", response, files, "/flood", count)
+}
+
+// compiled is the path of a static program that everybody may run.
+func compiled(t *testing.T, name, source string) string {
+	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "flood.c"), []byte(flooder), 0o600); err != nil {
+	program := filepath.Join(dir, name)
+	if err := os.WriteFile(program+".c", []byte(source), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	program := filepath.Join(dir, "flood")
 	if out, err := exec.Command("gcc", "-static", "-o", program, program+".c").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	p, err := profiles.ParseProfile("flood.toml", []byte("extends = [\"builtin:static\"]\n[violation]\nseccomp = "+response+"\n"))
+	return program
+}
+
+// answeredPlan is a built-in profile with another response to refused calls.
+func answeredPlan(t *testing.T, base, response string, files []plan.File, argv ...string) *plan.Plan {
+	t.Helper()
+	p, err := profiles.ParseProfile("answered.toml", []byte("extends = [\"builtin:"+base+"\"]\n[violation]\nseccomp = "+response+"\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	resolved, err := profiles.Resolve(profiles.Input{
-		Profile: p, Ceiling: profiles.DefaultCeiling(), Argv: []string{"/flood", count},
-		Files: []plan.File{{Path: "/flood", From: program, Access: []string{"execute", "read_file"}}},
-	})
+	resolved, err := profiles.Resolve(profiles.Input{Profile: p, Ceiling: profiles.DefaultCeiling(), Argv: argv, Files: files})
 	if err != nil {
 		t.Fatal(err)
 	}

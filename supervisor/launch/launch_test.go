@@ -309,25 +309,84 @@ func TestOptionalGrantInsideAnother(t *testing.T) {
 	}
 }
 
+// setIDs tries every call that can leave a file or directory with a set-id bit
+// (raw: a library may choose another) and tells how each was answered.
+const setIDs = `#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define TRY(name, call) do { errno = 0; long r = call; printf("%s %d\n", name, r < 0 ? errno : 0); } while (0)
+int main(void) {
+	struct { unsigned long flags, mode, resolve; } how = {O_CREAT|O_WRONLY, 06755, 0};
+	umask(0);
+	int fd = open("/w/f", O_CREAT|O_RDWR, 0755);
+	TRY("chmod", syscall(SYS_chmod, "/w/f", 04755));
+	TRY("fchmod", syscall(SYS_fchmod, fd, 02755));
+	TRY("fchmodat", syscall(SYS_fchmodat, AT_FDCWD, "/w/f", 06755));
+	TRY("fchmodat2", syscall(452, AT_FDCWD, "/w/f", 04755, 0));
+	TRY("open", syscall(SYS_open, "/w/open", O_CREAT|O_WRONLY, 04755));
+	TRY("openat", syscall(SYS_openat, AT_FDCWD, "/w/openat", O_CREAT|O_WRONLY, 02755));
+	TRY("tmpfile", syscall(SYS_openat, AT_FDCWD, "/w", O_TMPFILE|O_WRONLY, 04755));
+	TRY("openat2", syscall(437, AT_FDCWD, "/w/openat2", &how, sizeof how));
+	TRY("creat", syscall(SYS_creat, "/w/creat", 04755));
+	TRY("mkdir", syscall(SYS_mkdir, "/w/mkdir", 02755));
+	TRY("mkdirat", syscall(SYS_mkdirat, AT_FDCWD, "/w/mkdirat", 02755));
+	TRY("mknod", syscall(SYS_mknod, "/w/mknod", S_IFREG|04755, 0));
+	TRY("mknodat", syscall(SYS_mknodat, AT_FDCWD, "/w/mknodat", S_IFREG|02755, 0));
+	TRY("plain", syscall(SYS_chmod, "/w/f", 01700));
+	return 0;
+}
+`
+
 // TestWritableGrantActsAsItsOwner: what the plugin makes belongs to the user
-// whose directory it is, never to root or root's group.
+// whose directory it is, never to root or root's group, and so must not have a
+// set-id bit: outside of the plugin's nosuid view anyone could run it.
 func TestWritableGrantActsAsItsOwner(t *testing.T) {
 	l := testLauncher(t)
+	program := compiled(t, "setids", setIDs)
+	const plainOnly = `chmod 1
+fchmod 1
+fchmodat 1
+fchmodat2 1
+open 1
+openat 1
+tmpfile 1
+openat2 38
+creat 1
+mkdir 1
+mkdirat 1
+mknod 1
+mknodat 1
+plain 0
+`
 	for _, gid := range []int{1000, 0} {
 		dir := t.TempDir()
 		if err := os.Chown(dir, 1000, gid); err != nil {
 			t.Fatal(err)
 		}
-		files := []plan.File{{Path: "/w", From: dir, Access: writeRights}}
-		o, err := run(t, l, testPlan(t, "shell", files, "sh", "-c", "echo x >/w/f && chmod 2755 /w/f; mkdir /w/d && echo made"))
-		if err != nil || !strings.HasSuffix(o.out, "made\n") {
+		files := []plan.File{
+			{Path: "/w", From: dir, Access: writeRights},
+			{Path: "/setids", From: program, Access: []string{"execute", "read_file"}},
+		}
+		o, err := run(t, l, answeredPlan(t, "static", `"deny"`, files, "/setids"))
+		if err != nil || o.out != plainOnly {
 			t.Fatalf("gid %d: got %q, %v", gid, o.out, err)
+		}
+		if n := len(o.violations); n != 12 {
+			t.Errorf("gid %d: %d violations, want one for each call but openat2: %v", gid, n, o.violations)
+		}
+		made, err := os.ReadDir(dir)
+		if err != nil || len(made) != 1 {
+			t.Errorf("gid %d: there is %v, %v; want f alone", gid, made, err)
 		}
 		var st unix.Stat_t
 		if err := unix.Stat(dir+"/f", &st); err != nil {
 			t.Fatal(err)
 		}
-		if st.Uid != 1000 || st.Gid == 0 {
+		if st.Uid != 1000 || st.Gid == 0 || st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
 			t.Errorf("gid %d: the file belongs to %d:%d, mode %o", gid, st.Uid, st.Gid, st.Mode)
 		}
 	}

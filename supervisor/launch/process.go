@@ -29,12 +29,13 @@ type Process struct {
 	wallsE error
 
 	judge   *violation.Judge
-	flood   seccomp.Flood   // the listener's loop alone uses it
-	watched map[string]bool // calls that are only looked at
-	work    chan call       // calls to decode; one worker
-	urgent  chan call       // the one that contains the plugin
-	worked  chan struct{}   // closed when the worker has ended
-	detect  []func()        // stops the detectors, in order
+	flood   seccomp.Flood    // the listener's loop alone uses it
+	watched seccomp.Observed // calls that are only looked at
+	work    chan call        // calls to decode; one worker
+	urgent  chan call        // the one that contains the plugin
+	gone    chan struct{}    // closed when no call can come any more
+	worked  chan struct{}    // closed when the worker has ended
+	detect  []func()         // stops the detectors, in order
 	timer   *time.Timer
 	timed   chan struct{} // closed when the timer's report has ended
 
@@ -98,7 +99,7 @@ func (p *Process) wait() {
 	for _, stop := range p.detect {
 		stop()
 	}
-	close(p.work)
+	close(p.gone)
 	<-p.worked
 	if cpu := p.r.Plan.Time.CPU; cpu > 0 && end.Status.Signaled() && end.User+end.System >= cpu-100*time.Millisecond {
 		p.onTime("time.cpu", cpu)

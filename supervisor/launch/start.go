@@ -413,7 +413,10 @@ func (s *start) launch(ctx context.Context) (*Process, error) {
 		request.Files = append(request.Files, dir)
 		request.CgroupFile = len(request.Files) - 1
 	}
-	p := s.process(steps)
+	p, err := s.process(steps)
+	if err != nil {
+		return nil, err
+	}
 	if s.r.KeepWalls {
 		request.Staged = p.staged
 	}
@@ -425,17 +428,22 @@ func (s *start) launch(ctx context.Context) (*Process, error) {
 }
 
 // process is what remains of a start; it owns lease and group from here on.
-func (s *start) process(steps []namespaces.Step) *Process {
+func (s *start) process(steps []namespaces.Step) (*Process, error) {
+	watched, err := s.r.Plan.Seccomp.Observed()
+	if err != nil {
+		return nil, err
+	}
 	return &Process{
 		l: s.l, r: s.r, lease: s.lease, group: s.group, view: s.view, host: s.host,
 		planDigest: planDigest(s.policy, steps, s.lease.uid), policyDigest: s.policy,
 		judge:   violation.NewJudge(s.r.Plan),
-		watched: watchedCalls(s.r.Plan.Seccomp),
+		watched: watched,
+		gone:    make(chan struct{}),
 		work:    make(chan call, 64),
 		urgent:  make(chan call, 1),
 		worked:  make(chan struct{}),
 		done:    make(chan struct{}),
-	}
+	}, nil
 }
 
 // planDigest adds to the policy digest what is particular to this host: the

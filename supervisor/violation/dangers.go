@@ -84,6 +84,10 @@ var dangers = []danger{
 		"The rule allows this one operation with whatever further arguments.",
 	},
 	{
+		[]string{"open", "openat", "creat", "chmod", "fchmod", "fchmodat", "fchmodat2", "mkdir", "mkdirat"},
+		"Never allow a mode with a set-id bit where a plugin may write on the host: every local user could run what it leaves there as the owner of that directory.",
+	},
+	{
 		[]string{"sched_setscheduler", "sched_setattr", "setpriority", "ioprio_set", "mlock", "mlock2", "mlockall"},
 		"It lets the plugin take time or memory from its neighbours, within its quotas.",
 	},
@@ -140,6 +144,7 @@ func socketDanger(raw []uint64) string {
 var neverCalls = map[string]string{
 	"io_uring":      "No line of a profile lifts this: a ring does what calls do and goes round the filter. Programs fall back to ordinary calls.",
 	"execveat":      "No line of a profile lifts this: it would execute files that have no path. Use execve.",
+	"openat2":       "No line of a profile lifts this: its mode lies in the plugin's memory, where the filter cannot look. Programs fall back to openat.",
 	"clone3":        "No line of a profile lifts this: its arguments lie in the plugin's memory, where the filter cannot look. Programs fall back to clone.",
 	"uselib":        "No line of a profile lifts this: the call is obsolete.",
 	"modify_ldt":    "No line of a profile lifts this: the call is for 16-bit programs and changes how addresses are read.",
