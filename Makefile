@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += -j2
 .DEFAULT_GOAL := help
-.PHONY: help setup build examples run test test-vm chaos lint fmt fuzz bench-seccomp bench-ipc clean need-go cordon cordond digest installed
+.PHONY: help setup build examples run test test-vm chaos lint fmt fuzz bench-seccomp bench-start bench-ipc clean need-go cordon cordond digest installed
 
 FUZZTIME ?= 10s
 CHAOS_POINTS ?= 200
@@ -77,6 +77,12 @@ bench-seccomp: setup need-go ## Measure what the filters cost, in one interleave
 	@mkdir -p .build
 	@CGO_ENABLED=1 go build -trimpath -o .build/bench-seccomp ./integration/bench/seccomp
 	@.build/bench-seccomp
+
+bench-start: build ## Measure a start against other launchers and a bare C program (root)
+	@.ci/setup bench
+	@mkdir -p .build
+	@CGO_ENABLED=1 go build -trimpath -o .build/bench-start ./integration/bench/start
+	@.build/bench-start
 
 fuzz: ## Run every fuzz target for FUZZTIME (10s) each
 	@.ci/fuzz $(FUZZTIME)

@@ -369,18 +369,11 @@ func (k *Keeper) UserNS(ctx context.Context, uidMap, gidMap string) (*os.File, e
 // Launch starts a plugin and returns when its exec has happened. A failure is a
 // *StepError and leaves no process.
 func (k *Keeper) Launch(ctx context.Context, l Launch) (*Child, error) {
-	h := wireRequest{Kind: wireKindLaunch, ReaperUID: l.ReaperUID, ReaperGID: l.ReaperGID, CgroupFD: wireNoString}
-	if l.CgroupFile >= 0 {
-		h.CgroupFD = uint32(l.CgroupFile)
-	}
-	if l.Staged != nil {
-		h.Flags |= wireFlagStage
-	}
 	steps, data, err := encode(l.Steps)
 	if err != nil {
 		return nil, err
 	}
-	a, err := k.ask(ctx, h, steps, data, l.Files, l.Staged)
+	a, err := k.ask(ctx, l.request(), steps, data, l.Files, l.Staged)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("cannot start: %w", err)
@@ -391,6 +384,32 @@ func (k *Keeper) Launch(ctx context.Context, l Launch) (*Child, error) {
 		return nil, stepError(a.reply, l.Steps)
 	}
 }
+
+func (l Launch) request() wireRequest {
+	h := wireRequest{Kind: wireKindLaunch, ReaperUID: l.ReaperUID, ReaperGID: l.ReaperGID, CgroupFD: wireNoString}
+	if l.CgroupFile >= 0 {
+		h.CgroupFD = uint32(l.CgroupFile)
+	}
+	if l.Staged != nil {
+		h.Flags |= wireFlagStage
+	}
+	return h
+}
+
+// Message is the launch as the keeper reads it, for a program that takes the
+// same steps without a keeper: files is how many descriptors go with it.
+func (l Launch) Message(files int) ([]byte, error) {
+	steps, data, err := encode(l.Steps)
+	if err != nil {
+		return nil, err
+	}
+	h := l.request()
+	h.Nfds = uint32(files)
+	return pack(h, steps, data)
+}
+
+// KeeperProgram is the keeper as it was built in.
+func KeeperProgram() []byte { return bytes.Clone(keeperProgram) }
 
 func stepError(r wireReply, steps []Step) error {
 	e := &StepError{Step: -1, Errno: syscall.Errno(r.Error), Detail: r.Detail}

@@ -30,7 +30,7 @@ func firstProgram(b *testing.B) string {
 		b.Fatal(err)
 	}
 	out, err := exec.Command("gcc", "-Os", "-static", "-nostdlib", "-fno-stack-protector", "-o", dir+"/first",
-		"../../integration/bench/start/first.c").CombinedOutput()
+		"../../integration/bench/start/floor/first.c").CombinedOutput()
 	if err != nil {
 		b.Fatalf("%v: %s", err, out)
 	}

@@ -1,0 +1,459 @@
+/*
+ * The floor: what a start costs with no daemon around it. It makes the system
+ * calls of a start in one process: groups and their limits, detached trees, the
+ * reaper, the plugin and every step up to its exec (the keeper's own steps.c,
+ * check.c and reaper.c, on a plan that cordon compiled), the listener, the end.
+ * What only a daemon needs is left out: locks, what is kept for its absence,
+ * its own detectors.
+ *
+ * Beside that it starts whole programs (bubblewrap and others) by vfork and
+ * exec, so that all of them are started alike.
+ *
+ *   floor CONFIG    the file has a line a setting; see read_config
+ *
+ * Commands on standard input, each answered by one line of nanoseconds from the
+ * start to the program's first instruction and to its reaped exit:
+ *   c    everything made on the spot, but the user namespace of the uid
+ *   m    make groups and network namespace ahead for the next p; answers 0 0
+ *   p    with what m made
+ *   sN   start program N
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "keeper.h"
+
+#define MAX_GROUPS 8
+#define MAX_SETS 16
+#define MAX_FILES 64
+#define MAX_SPAWNS 16
+#define MAX_WORDS 64
+
+struct set { char *file, *value; };
+struct group { char *dir; int v2; struct set sets[MAX_SETS]; int nsets; int fd, use; };
+enum kind { INHERITED, OUTPUT, NOTHING, DIRECTORY, KILL, TASKS, TREE };
+struct file { enum kind kind; u64 n; char *path; };
+
+static struct group groups[MAX_GROUPS];
+static struct file files[MAX_FILES];
+static char *spawns[MAX_SPAWNS][MAX_WORDS];
+static int ngroups, nfiles, nspawns, exe, own_pids, own_net, netns = -1, made;
+static const char *filter_path;
+static struct launch *l;
+static u8 message[CK_MAX_MESSAGE];
+static u64 length;
+
+static void die(const char *what, i64 ret)
+{
+	fprintf(stderr, "floor: cannot %s: error %ld\n", what, -ret);
+	exit(1);
+}
+
+static i64 must(const char *what, i64 ret)
+{
+	if (ret < 0)
+		die(what, ret);
+	return ret;
+}
+
+static i64 now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000l + ts.tv_nsec;
+}
+
+/* ---- groups and files ---- */
+
+static void write_value(int dir, const char *file, const char *value)
+{
+	i64 fd = must(file, SYS(openat, dir, file, O_WRONLY_ | O_CLOEXEC_, 0));
+
+	must(file, SYS(write, fd, value, strlen(value)));
+	SYS(close, fd);
+}
+
+static void make_group(struct group *g)
+{
+	must(g->dir, SYS(mkdir, g->dir, 0755));
+	g->fd = (int)must(g->dir, SYS(openat, AT_FDCWD_, g->dir, O_RDONLY_ | O_DIRECTORY_ | O_CLOEXEC_, 0));
+	for (int i = 0; i < g->nsets; i++)
+		write_value(g->fd, g->sets[i].file, g->sets[i].value);
+	g->use = (int)must("join", SYS(openat, g->fd, g->v2 ? "cgroup.kill" : "tasks", O_WRONLY_ | O_CLOEXEC_, 0));
+}
+
+static void make_groups(void)
+{
+	for (int i = 0; i < ngroups; i++)
+		make_group(&groups[i]);
+}
+
+static void remove_groups(void)
+{
+	for (int i = ngroups - 1; i >= 0; i--) {
+		while (SYS(rmdir, groups[i].dir) == -EBUSY_)
+			usleep(100);
+		SYS(close, groups[i].use);
+		SYS(close, groups[i].fd);
+	}
+}
+
+static int open_tree_at(const struct file *f)
+{
+	struct open_how how = {.flags = O_PATH_ | O_CLOEXEC_ | O_NOFOLLOW_, .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
+	struct mount_attr attr = {.attr_set = f->n, .propagation = 1 << 18};
+	i64 fd = must(f->path, SYS(openat2, AT_FDCWD_, f->path, &how, sizeof how)), tree;
+
+	tree = must(f->path, SYS(open_tree, fd, "", OPEN_TREE_CLONE | O_CLOEXEC_ | AT_EMPTY_PATH_));
+	must(f->path, SYS(mount_setattr, tree, "", AT_EMPTY_PATH_, &attr, sizeof attr));
+	SYS(close, fd);
+	return (int)tree;
+}
+
+static int open_file(const struct file *f, int output)
+{
+	switch (f->kind) {
+	case INHERITED:
+		return (int)f->n;
+	case OUTPUT:
+		return output;
+	case NOTHING:
+		return (int)must("open /dev/null", SYS(openat, AT_FDCWD_, "/dev/null", O_RDWR_ | O_CLOEXEC_, 0));
+	case DIRECTORY:
+		return groups[f->n].fd;
+	case KILL:
+	case TASKS:
+		return groups[f->n].use;
+	case TREE:
+		return open_tree_at(f);
+	}
+	return -1;
+}
+
+/* ---- a start ---- */
+
+static u64 wanted_namespaces(void)
+{
+	u64 flags = CLONE_NEWPID;
+
+	for (u32 i = 0; i < l->request->nsteps; i++)
+		if (l->steps[i].op == CK_OP_NAMESPACE)
+			flags |= l->steps[i].a & (CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS);
+	return flags;
+}
+
+static void into_group(struct clone_args *args)
+{
+	if (l->request->cgroup_fd == CK_NO_STRING)
+		return;
+	args->flags |= CLONE_INTO_CGROUP;
+	args->cgroup = (u64)l->fds[l->request->cgroup_fd];
+}
+
+static int start_reaper(int pooled, int *ready)
+{
+	int ends[2];
+	struct clone_args args = {.flags = CLONE_PIDFD | CLONE_CLEAR_SIGHAND | wanted_namespaces(), .pidfd = (u64)&l->reaper, .exit_signal = SIGCHLD_};
+	i64 ret;
+
+	must("pipe", SYS(pipe2, ends, O_CLOEXEC_));
+	into_group(&args);
+	if (pooled) {
+		args.flags &= ~(u64)CLONE_NEWNET;
+		must("enter the network namespace", SYS(setns, netns, CLONE_NEWNET));
+	}
+	ret = must("make the reaper", SYS(clone3, &args, sizeof args));
+	if (ret == 0)
+		become_reaper(l, exe, ends[1]);
+	if (pooled)
+		must("come back", SYS(setns, own_net, CLONE_NEWNET));
+	SYS(close, ends[1]);
+	*ready = ends[0];
+	return (int)ret;
+}
+
+static int start_plugin(int *pidfd, int *gate)
+{
+	int ends[2];
+	struct clone_args args = {.flags = CLONE_VM | CLONE_PIDFD | CLONE_CLEAR_SIGHAND, .pidfd = (u64)pidfd, .exit_signal = SIGCHLD_,
+				  .stack = (u64)l->stack, .stack_size = sizeof l->stack};
+	i64 ret;
+
+	must("socketpair", SYS(socketpair, 1, 5 | O_CLOEXEC_, 0, ends));
+	into_group(&args);
+	l->gate = ends[1];
+	l->ruleset = l->listener = -1;
+	l->failed = CK_STEP_DIED;
+	l->error = l->executing = 0;
+	SYS(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	must("enter the pid namespace", SYS(setns, l->reaper, CLONE_NEWPID));
+	ret = must("make the plugin", clone_on_stack(&args, sizeof args, run_steps, l));
+	must("come back", SYS(setns, own_pids, CLONE_NEWPID));
+	SYS(close, ends[1]);
+	*gate = ends[0];
+	return (int)ret;
+}
+
+/* Waits for both at the gate, takes the listener, lets the plugin go. */
+static int let_go(int pidfd, int gate, int ready)
+{
+	char byte;
+	i64 listener = -1;
+
+	if (SYS(read, gate, &byte, 1) != 1) {
+		fprintf(stderr, "floor: step %u failed: error %u\n", l->failed, l->error);
+		exit(1);
+	}
+	if (l->listener >= 0)
+		listener = must("take the listener", SYS(pidfd_getfd, pidfd, l->listener, 0));
+	if (SYS(read, ready, &byte, 1) != 1)
+		die("start the reaper", -EOWNERDEAD_);
+	SYS(close, ready);
+	must("open the gate", SYS(write, gate, "G", 1));
+	if (SYS(read, gate, &byte, 1) != 0 || !l->executing)
+		die("execute", -(i64)l->error);
+	SYS(close, gate);
+	return (int)listener;
+}
+
+static void end_both(int pidfd, int listener)
+{
+	struct siginfo_ how;
+
+	must("reap the plugin", SYS(waitid, 3, pidfd, &how, 4, (void *)0));
+	SYS(pidfd_send_signal, l->reaper, SIGKILL_, (void *)0, 0);
+	must("reap the reaper", SYS(waitid, 3, l->reaper, &how, 4, (void *)0));
+	SYS(close, pidfd);
+	SYS(close, l->reaper);
+	if (listener >= 0)
+		SYS(close, listener);
+}
+
+static void answer(int output, i64 begin, i64 reaped)
+{
+	i64 first = 0;
+
+	if (read(output, &first, sizeof first) != sizeof first)
+		die("hear from the program", 0);
+	close(output);
+	printf("%ld %ld\n", first - begin, reaped - begin);
+	fflush(stdout);
+}
+
+static void load_plan(void)
+{
+	u32 wrong;
+
+	memcpy(l->message, message, length);
+	l->nfds = (u32)nfiles;
+	wrong = check_request(l, length);
+	if (wrong)
+		die("use the plan", -(i64)wrong);
+}
+
+static void start_walled(int pooled)
+{
+	int output[2], ready, gate, pidfd, listener;
+	i64 begin;
+
+	must("pipe", SYS(pipe2, output, O_CLOEXEC_));
+	begin = now();
+	if (!pooled)
+		make_groups();
+	for (int i = 0; i < nfiles; i++)
+		l->fds[i] = open_file(&files[i], output[1]);
+	load_plan();
+	start_reaper(pooled, &ready);
+	start_plugin(&pidfd, &gate);
+	for (int i = 0; i < nfiles; i++)
+		if (files[i].kind == TREE || files[i].kind == NOTHING || files[i].kind == OUTPUT)
+			SYS(close, l->fds[i]);
+	listener = let_go(pidfd, gate, ready);
+	end_both(pidfd, listener);
+	answer(output[0], begin, now());
+	remove_groups();
+	if (pooled) {
+		close(netns);
+		netns = -1;
+	}
+	made = 0;
+}
+
+static void make_ahead(void)
+{
+	if (made)
+		return;
+	make_groups();
+	must("make a network namespace", SYS(unshare, CLONE_NEWNET));
+	netns = (int)must("hold it", open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
+	must("come back", SYS(setns, own_net, CLONE_NEWNET));
+	made = 1;
+}
+
+/* ---- whole programs ---- */
+
+static void start_program(int n)
+{
+	int output[2], status;
+	i64 begin;
+	pid_t pid;
+
+	if (pipe2(output, O_CLOEXEC) < 0)
+		die("pipe", -errno);
+	begin = now();
+	pid = vfork();
+	if (pid == 0) {
+		dup2(output[1], 1); /* first: the pipe may stand at 9 */
+		if (filter_path) {
+			int fd = open(filter_path, O_RDONLY);
+
+			if (fd >= 0 && fd != 9)
+				dup2(fd, 9);
+		}
+		execv(spawns[n][0], spawns[n]);
+		_exit(127);
+	}
+	close(output[1]);
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	if (status != 0) {
+		printf("failed with wait status %d\n", status);
+		fflush(stdout);
+		close(output[0]);
+		return;
+	}
+	answer(output[0], begin, now());
+}
+
+/* ---- settings ---- */
+
+static char *word(char **rest)
+{
+	char *w = *rest;
+
+	if (w == 0)
+		return 0;
+	*rest = strchr(w, '\t');
+	if (*rest)
+		*(*rest)++ = 0;
+	return strdup(w);
+}
+
+static void read_message(const char *path)
+{
+	int fd = open(path, O_RDONLY);
+	i64 n = read(fd, message, sizeof message);
+
+	if (n <= 0)
+		die("read the plan", -errno);
+	length = (u64)n;
+	close(fd);
+}
+
+static void add_file(enum kind kind, const char *n, char *path)
+{
+	files[nfiles++] = (struct file){kind, n ? strtoul(n, 0, 0) : 0, path};
+}
+
+/*
+ *   plan PATH, keeper PATH, filter PATH (descriptor 9 of programs)
+ *   group v1|v2 DIR, then set FILE VALUE for it
+ *   in their order: inherited N, output, null, dir GROUP, kill GROUP, tasks GROUP, tree ATTRIBUTES PATH
+ *   spawn PROGRAM ARG...
+ */
+static void setting(char *line)
+{
+	char *rest = line, *what = word(&rest);
+
+	if (!strcmp(what, "plan"))
+		read_message(word(&rest));
+	else if (!strcmp(what, "keeper"))
+		exe = (int)must("open the keeper", SYS(openat, AT_FDCWD_, word(&rest), O_PATH_ | O_CLOEXEC_, 0));
+	else if (!strcmp(what, "filter"))
+		filter_path = word(&rest);
+	else if (!strcmp(what, "group")) {
+		struct group *g = &groups[ngroups++];
+
+		g->v2 = !strcmp(word(&rest), "v2");
+		g->dir = word(&rest);
+	} else if (!strcmp(what, "set")) {
+		struct group *g = &groups[ngroups - 1];
+
+		g->sets[g->nsets].file = word(&rest);
+		g->sets[g->nsets++].value = word(&rest);
+	} else if (!strcmp(what, "inherited"))
+		add_file(INHERITED, word(&rest), 0);
+	else if (!strcmp(what, "output"))
+		add_file(OUTPUT, 0, 0);
+	else if (!strcmp(what, "null"))
+		add_file(NOTHING, 0, 0);
+	else if (!strcmp(what, "dir"))
+		add_file(DIRECTORY, word(&rest), 0);
+	else if (!strcmp(what, "kill"))
+		add_file(KILL, word(&rest), 0);
+	else if (!strcmp(what, "tasks"))
+		add_file(TASKS, word(&rest), 0);
+	else if (!strcmp(what, "tree")) {
+		char *n = word(&rest);
+
+		add_file(TREE, n, word(&rest));
+	} else if (!strcmp(what, "spawn")) {
+		for (int i = 0; i < MAX_WORDS - 1 && rest; i++)
+			spawns[nspawns][i] = word(&rest);
+		nspawns++;
+	} else
+		die("understand the settings", 0);
+}
+
+static void read_config(const char *path)
+{
+	static char line[1 << 16];
+	FILE *f = fopen(path, "r");
+
+	if (!f)
+		die("read the settings", -errno);
+	while (fgets(line, sizeof line, f)) {
+		line[strcspn(line, "\n")] = 0;
+		if (line[0])
+			setting(line);
+	}
+	fclose(f);
+}
+
+int main(int argc, char **argv)
+{
+	char line[64];
+
+	if (argc != 2)
+		return 2;
+	l = aligned_alloc(64, sizeof *l);
+	own_pids = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
+	own_net = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+	read_config(argv[1]);
+	l->keeper = (int)must("pidfd", SYS(pidfd_open, getpid(), 0));
+	while (fgets(line, sizeof line, stdin)) {
+		switch (line[0]) {
+		case 'c':
+			start_walled(0);
+			break;
+		case 'm':
+			make_ahead();
+			puts("0 0");
+			fflush(stdout);
+			break;
+		case 'p':
+			start_walled(1);
+			break;
+		case 's':
+			start_program(atoi(line + 1));
+			break;
+		}
+	}
+	return 0;
+}
