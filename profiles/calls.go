@@ -2,6 +2,7 @@ package profiles
 
 import (
 	"sort"
+	"sync"
 
 	"github.com/cordonhq/cordon/profiles/strict"
 	"github.com/cordonhq/cordon/seccomp"
@@ -27,22 +28,25 @@ type call struct {
 
 func (c calls) apply(t *seccompTable, pos *strict.Positions, removed map[string]string) {
 	for i, name := range t.Remove {
+		at := pos.Of(index("seccomp.remove", i))
 		for _, n := range expanded(name) {
 			delete(c, n)
-			removed[n] = pos.Of(index("seccomp.remove", i))
+			removed[n] = at
 		}
 	}
 	for i, name := range t.Allow {
+		at := pos.Of(index("seccomp.allow", i))
 		for _, n := range expanded(name) {
-			c[n] = allowed(n, pos.Of(index("seccomp.allow", i)))
+			c[n] = allowed(n, at)
 			delete(removed, n)
 		}
 	}
 	for _, name := range sortedKeys(t.Errno) {
+		at := pos.Of(keyed("seccomp.errno", name))
 		for _, n := range expanded(name) {
 			c[n] = &call{
 				rules:  []seccomp.Rule{{Action: seccomp.ActErrno, Errno: t.Errno[name]}},
-				origin: pos.Of(keyed("seccomp.errno", name)), key: "seccomp.errno",
+				origin: at, key: "seccomp.errno",
 			}
 			delete(removed, n)
 		}
@@ -51,9 +55,10 @@ func (c calls) apply(t *seccompTable, pos *strict.Positions, removed map[string]
 		c.rule(&t.Rule[i], pos.Of(index("seccomp.rule", i)), removed)
 	}
 	for i, name := range t.Deny {
+		at := pos.Of(index("seccomp.deny", i))
 		for _, n := range expanded(name) {
 			delete(c, n)
-			removed[n] = pos.Of(index("seccomp.deny", i))
+			removed[n] = at
 		}
 	}
 }
@@ -81,17 +86,30 @@ func (c calls) rule(r *ruleTable, origin string, removed map[string]string) {
 	}
 }
 
-// expanded is for names that were checked when the file was read.
+// groups remembers the members of the groups that were asked for: there are
+// few, and they never change.
+var groups sync.Map // string -> []string
+
+// expanded gives the calls that a name stands for, nothing for a name that is
+// none. The result is not to be changed.
 func expanded(name string) []string {
 	if _, ok := seccomp.Number(name); ok { // no group: nothing to expand
 		return []string{name}
+	}
+	if known, ok := groups.Load(name); ok {
+		return known.([]string) //nolint:forcetypeassert // nothing else is stored
 	}
 	out, err := seccomp.Expand([]string{name})
 	if err != nil {
 		return nil
 	}
+	groups.Store(name, out)
 	return out
 }
+
+// always are the rules of a call that is allowed whatever its arguments; they
+// are shared, and copied before more is added.
+var always = []seccomp.Rule{{Action: seccomp.ActAllow}}
 
 func allowed(name, origin string) *call {
 	c := &call{origin: origin, key: "seccomp.allow"}
@@ -99,7 +117,7 @@ func allowed(name, origin string) *call {
 		c.rules, c.guarded = guard(), true
 		return c
 	}
-	c.rules = []seccomp.Rule{{Action: seccomp.ActAllow}}
+	c.rules = always
 	return c
 }
 

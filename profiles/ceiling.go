@@ -3,6 +3,7 @@ package profiles
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/cordonhq/cordon/profiles/strict"
@@ -95,30 +96,35 @@ func (c *Ceiling) refuses(from string, access []string) string {
 			return fmt.Sprintf("it holds %s, which ceiling.deny_paths has; name what is needed below it", deny)
 		}
 	}
-	allowed := map[string]bool{}
-	for _, f := range c.Files {
-		if beneath(from, f.Path) {
-			for _, short := range f.Access {
-				for _, right := range shorthands[short] {
-					allowed[right] = true
-				}
-			}
-		}
-	}
 	for _, right := range access {
-		if !allowed[right] && !extraRights[right] {
+		if !extraRights[right] && !c.gives(from, right) {
 			return fmt.Sprintf("no entry of ceiling.files gives %s there", right)
 		}
 	}
-	if len(allowed) == 0 {
+	if !slices.ContainsFunc(c.Files, func(f CeilingFiles) bool { return beneath(from, f.Path) }) {
 		return "no entry of ceiling.files has it"
 	}
 	return ""
 }
 
+// gives says whether some entry of the ceiling's files has a right for a path.
+func (c *Ceiling) gives(from, right string) bool {
+	for _, f := range c.Files {
+		if !beneath(from, f.Path) {
+			continue
+		}
+		for _, short := range f.Access {
+			if contains(shorthands[short], right) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // beneath says whether p is dir or below it; both are clean.
 func beneath(p, dir string) bool {
-	return p == dir || dir == "/" || strings.HasPrefix(p, dir+"/")
+	return p == dir || dir == "/" || len(p) > len(dir) && p[len(dir)] == '/' && p[:len(dir)] == dir
 }
 
 func cleanAbs(p string) bool {

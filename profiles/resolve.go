@@ -81,14 +81,17 @@ type builder struct {
 	pass    map[string]bool
 }
 
+// manyCalls is about how many calls a profile says something of.
+const manyCalls = 256
+
 func newBuilder(in Input) *builder {
 	return &builder{
 		in: in,
 		plan: &plan.Plan{
 			Profile: in.Profile.name, Require: map[string]plan.Requirement{},
-			Violation: map[string]plan.Response{}, Origins: map[string]string{},
+			Violation: map[string]plan.Response{}, Origins: make(map[string]string, manyCalls),
 		},
-		calls: calls{}, removed: map[string]string{}, grants: map[string]plan.File{},
+		calls: make(calls, manyCalls), removed: map[string]string{}, grants: map[string]plan.File{},
 		rlimits: map[string]namespaces.Rlimit{}, devices: map[string]bool{},
 		watch: map[string]bool{}, env: map[string]string{}, pass: map[string]bool{},
 	}
@@ -298,6 +301,8 @@ func (b *builder) ipc(l *layer) {
 func (b *builder) files(l *layer) {
 	for i := range l.doc.Files {
 		f := &l.doc.Files[i]
+		access, wrong := ExpandAccess(f.Access)
+		origin := l.pos.Of(index("files", i))
 		for _, p := range f.Path {
 			p, err := expandVariables(p)
 			if err != nil { // checked when the file was read
@@ -307,11 +312,10 @@ func (b *builder) files(l *layer) {
 				delete(b.grants, p)
 				continue
 			}
-			access, err := ExpandAccess(f.Access)
-			if err != nil {
+			if wrong != nil {
 				continue
 			}
-			g := plan.File{Path: p, From: p, Access: access, Origin: l.pos.Of(index("files", i))}
+			g := plan.File{Path: p, From: p, Access: access, Origin: origin}
 			set(&g.From, f.From)
 			set(&g.Optional, f.Optional)
 			b.grants[p] = g

@@ -23,13 +23,17 @@ type scanner struct {
 	errs   Errors
 }
 
+// bytesPerKey is about how much of a file goes with one key or element.
+const bytesPerKey = 24
+
 // giveUp unwinds the scan after an error that leaves nothing to go on from.
 type giveUp struct{}
 
 func scan(pos *Positions, text string) (marks map[string]mark, errs Errors) {
 	s := &scanner{
 		pos: pos, s: text,
-		arrays: map[string]int{}, marks: map[string]mark{}, set: map[string]bool{},
+		arrays: map[string]int{}, set: map[string]bool{},
+		marks: make(map[string]mark, min(len(text)/bytesPerKey, MaxKeys)),
 	}
 	defer func() {
 		if r := recover(); r != nil {
