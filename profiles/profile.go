@@ -125,6 +125,16 @@ func Find(nameOrPath, dir string) (*Profile, error) {
 	return LoadProfile(path)
 }
 
+// FileOf gives the path of a profile as people name it. The error says that
+// there is none, as for a built-in one.
+func FileOf(nameOrPath, dir string) (string, error) {
+	path, err := locate(nameOrPath, dir)
+	if err == nil && path == "" {
+		err = fmt.Errorf("cannot change %s: it is built in; write a profile that extends it", nameOrPath)
+	}
+	return path, err
+}
+
 // locate gives the path of a named profile, or "" if it is a built-in one.
 func locate(name, dir string) (string, error) {
 	if strings.HasPrefix(name, "builtin:") {

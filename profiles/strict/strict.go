@@ -115,22 +115,38 @@ func Decode(file string, data []byte, into any) error {
 // nil: after a syntax error it knows no key.
 func DecodePositions(file string, data []byte, into any) (*Positions, error) {
 	pos := &Positions{file: file}
-	if err := checkBytes(file, data); err != nil {
-		return pos, Errors{err}
-	}
-	pos.index(data)
-	found, errs := scan(pos, string(data))
-	if len(errs) > 0 {
-		return pos, Join(file, nil, errs)
-	}
-	pos.at = found
-	tree := map[string]any{}
-	if _, err := toml.Decode(string(data), &tree); err != nil {
-		return pos, Errors{syntaxError(file, err)}
+	tree, err := pos.tree(data)
+	if err != nil {
+		return pos, err
 	}
 	d := &decoder{pos: pos}
 	d.root(into, tree)
 	return pos, Join(file, nil, d.errs)
+}
+
+// Tree reads a TOML file's content within the same bounds and gives it as it
+// is, with none of its keys known. The error is an Errors.
+func Tree(file string, data []byte) (map[string]any, error) {
+	pos := &Positions{file: file}
+	return pos.tree(data)
+}
+
+// tree reads a file's content, and learns where its keys stand.
+func (p *Positions) tree(data []byte) (map[string]any, error) {
+	if err := checkBytes(p.file, data); err != nil {
+		return nil, Errors{err}
+	}
+	p.index(data)
+	found, errs := scan(p, string(data))
+	if len(errs) > 0 {
+		return nil, Join(p.file, nil, errs)
+	}
+	p.at = found
+	tree := map[string]any{}
+	if _, err := toml.Decode(string(data), &tree); err != nil {
+		return nil, Errors{syntaxError(p.file, err)}
+	}
+	return tree, nil
 }
 
 func checkBytes(file string, data []byte) *Error {
@@ -220,6 +236,16 @@ func (p *Positions) find(key string) (mark, bool) {
 func (p *Positions) Has(key string) bool {
 	_, ok := p.at[key]
 	return ok
+}
+
+// Keys are the keys, lists' elements and tables that the file has, sorted.
+func (p *Positions) Keys() []string {
+	out := make([]string, 0, len(p.at))
+	for key := range p.at {
+		out = append(out, key)
+	}
+	sort.Strings(out)
+	return out
 }
 
 // Of gives "file:line" of a key such as "files[2].path", or of the nearest
