@@ -98,7 +98,9 @@ func forgetFilters() error {
 		return nil
 	}
 	for _, e := range entries {
-		err = errors.Join(err, os.Remove(filepath.Join(runCache, e.Name())))
+		if e := os.Remove(filepath.Join(runCache, e.Name())); !errors.Is(e, fs.ErrNotExist) { // two forget at a time
+			err = errors.Join(err, e)
+		}
 	}
 	return err
 }
