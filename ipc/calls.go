@@ -62,6 +62,13 @@ func (t *calls) begin(f *forwarded, early func([]byte)) (*pendingCall, error) {
 	return pc, nil
 }
 
+// waiting says whether any call is open.
+func (t *calls) waiting() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.open) > 0
+}
+
 // recycle takes back a call whose reply was received.
 func (t *calls) recycle(pc *pendingCall) { t.pool.Put(pc) }
 

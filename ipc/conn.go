@@ -100,12 +100,16 @@ type Conn struct {
 	bridge   atomic.Pointer[Bridge]
 
 	deadline readDeadline
+	turn     turn
 
-	// The reader's own.
+	// The reader's own, whoever has the turn.
 	frames frameReader
 	scan   *scanner
 	rate   rate
-	cause  error
+	now    incoming // the message that is being handled
+	// answered says that it was an answer.
+	answered bool
+	cause    error
 }
 
 // NewConn makes a connection that owns t. Nothing is read before Run.
@@ -114,6 +118,7 @@ func NewConn(t Transport, o Options) *Conn {
 	c := &Conn{o: o, t: t, done: make(chan struct{}), scan: newScanner(o.Limits.MaxDepth), rate: newRate(o.Limits.Rate)}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.out = newQueue(t, o, &c.st, c.writeFailed)
+	c.turn.back = make(chan struct{}, 1)
 	c.calls.init(o.Limits.MaxInFlight)
 	c.requests.init(o.Limits)
 	c.frames = frameReader{read: t.reader(&c.st), framing: o.Framing, max: o.Limits.MaxFrame, partial: c.halfOpen}
@@ -214,11 +219,18 @@ func (c *Conn) read() error {
 		if err != nil {
 			return c.readFailed(err)
 		}
-		if err := c.pace(); err != nil {
+		wait, ok := c.rate.take(c.o.Clock.Now())
+		if err := c.slow(wait, ok); err != nil {
 			return err
 		}
 		if err := c.handle(fr); err != nil {
 			return err
+		}
+		for c.answered {
+			c.answered = false
+			if err := c.linger(); err != nil {
+				return err
+			}
 		}
 	}
 }
@@ -240,19 +252,45 @@ func (c *Conn) readFailed(err error) error {
 func (c *Conn) halfOpen(begun bool) {
 	c.deadline.Lock()
 	defer c.deadline.Unlock()
-	var at time.Time
+	c.deadline.half = time.Time{}
 	if begun {
-		at = c.o.Clock.Now().Add(c.o.Limits.HalfOpen)
+		c.deadline.half = c.o.Clock.Now().Add(c.o.Limits.HalfOpen)
 	}
-	if c.deadline.leave.IsZero() {
-		_ = c.t.R.SetReadDeadline(at) // fails only when it is closed, which the read will tell
+	c.setDeadline()
+}
+
+// interrupt ends the read of a caller that has the turn, or takes that back.
+func (c *Conn) interrupt(on bool) {
+	c.deadline.Lock()
+	defer c.deadline.Unlock()
+	c.deadline.interrupted = on
+	c.setDeadline()
+}
+
+func (c *Conn) interrupted() bool {
+	c.deadline.Lock()
+	defer c.deadline.Unlock()
+	return c.deadline.interrupted
+}
+
+// setDeadline is called with the lock of c.deadline.
+func (c *Conn) setDeadline() {
+	at := c.deadline.half
+	switch {
+	case c.deadline.interrupted:
+		at = time.Unix(1, 0) // long past
+	case !c.deadline.leave.IsZero():
+		at = c.deadline.leave
 	}
+	_ = c.t.R.SetReadDeadline(at) // fails only when it is closed, which the read will tell
 }
 
 // readDeadline guards the deadline of the reading end.
 type readDeadline struct {
 	sync.Mutex
-	leave time.Time // once writing failed: the last moment to read
+	half        time.Time // of a message that was begun
+	leave       time.Time // once writing failed: the last moment to read
+	interrupted bool      // a caller that reads must stop
 }
 
 // writeFailed ends the connection when writing failed. A peer that closed its
@@ -266,7 +304,7 @@ func (c *Conn) writeFailed(err error) {
 	c.deadline.Lock()
 	defer c.deadline.Unlock()
 	c.deadline.leave = c.o.Clock.Now().Add(c.o.Limits.HalfOpen)
-	_ = c.t.R.SetReadDeadline(c.deadline.leave) // as in halfOpen
+	c.setDeadline()
 }
 
 func (c *Conn) leaving() bool {
@@ -275,9 +313,8 @@ func (c *Conn) leaving() bool {
 	return !c.deadline.leave.IsZero()
 }
 
-// pace slows a peer down to its rate.
-func (c *Conn) pace() error {
-	wait, ok := c.rate.take(c.o.Clock.Now())
+// slow slows a peer down to its rate.
+func (c *Conn) slow(wait time.Duration, ok bool) error {
 	if !ok {
 		return breach(BreachRate, "more than %d messages a second, for %v", c.o.Limits.Rate, floodGrace)
 	}
@@ -303,13 +340,23 @@ func (c *Conn) handle(fr frame) error {
 		return c.stray(fr.bytes)
 	case frameMessage:
 	}
+	m, err := c.parse(fr)
+	if err != nil {
+		return err
+	}
+	return c.dispatch(m)
+}
+
+// parse validates one message.
+func (c *Conn) parse(fr frame) (*incoming, error) {
 	c.st.messagesIn.Add(1)
 	c.st.bytesIn.Add(uint64(len(fr.bytes)))
 	env, err := c.scan.message(fr.bytes)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return c.dispatch(&incoming{envelope: env, msg: fr.bytes, owned: fr.owned})
+	c.now = incoming{envelope: env, msg: fr.bytes, owned: fr.owned}
+	return &c.now, nil
 }
 
 // stray counts a line that is no message. Programs that print a banner to
@@ -361,6 +408,7 @@ func (c *Conn) dispatch(m *incoming) error {
 	case kindNotification:
 		return c.notification(m)
 	case kindResult, kindError:
+		c.answered = true
 		return c.reply(m)
 	default:
 		return breach(BreachEnvelope, "no known kind of message")
@@ -434,9 +482,8 @@ func (c *Conn) Call(ctx context.Context, method string, params any) (json.RawMes
 	}
 	p := &patience{ctx: ctx}
 	if _, ok := ctx.Deadline(); !ok {
-		timer, stop := c.o.Clock.After(c.o.Limits.CallTimeout)
-		defer stop()
-		p.timer, p.limit = timer, c.o.Limits.CallTimeout
+		p.bound(c.o.Clock, c.o.Limits.CallTimeout)
+		defer p.end()
 	}
 	result, err := c.call(p, method, body)
 	if err != nil {
@@ -470,13 +517,30 @@ func (c *Conn) exchange(p *patience, method string, body []byte, early func(resu
 		c.calls.forget(pc)
 		return nil, err
 	}
+	if early == nil {
+		if round, ok := c.turn.take(p.until); ok {
+			r, err := c.readOwn(p, pc, round)
+			switch {
+			case err == nil:
+				c.calls.recycle(pc)
+				return r.result, r.err
+			case !errors.Is(err, errHandedOver):
+				return c.giveUp(pc, err)
+			}
+		}
+	}
+	return c.await(p, pc)
+}
+
+// await waits for an answer that another goroutine reads.
+func (c *Conn) await(p *patience, pc *pendingCall) (json.RawMessage, error) {
 	select {
 	case r := <-pc.reply:
 		c.calls.recycle(pc)
 		return r.result, r.err
 	case <-p.ctx.Done():
 		return c.giveUp(pc, p.ctx.Err())
-	case <-p.timer:
+	case <-p.expired():
 		return c.giveUp(pc, context.DeadlineExceeded)
 	}
 }
@@ -500,7 +564,7 @@ func (c *Conn) acquire(p *patience, places chan struct{}) error {
 		return nil
 	case <-p.ctx.Done():
 		return p.ctx.Err()
-	case <-p.timer:
+	case <-p.expired():
 		return context.DeadlineExceeded
 	case <-c.done:
 		return ErrClosed
@@ -539,7 +603,7 @@ func (c *Conn) callError(err error, p *patience, method string) error {
 	switch {
 	case errors.As(err, &e):
 		return e
-	case errors.Is(err, context.DeadlineExceeded) && p.timer != nil:
+	case errors.Is(err, context.DeadlineExceeded) && p.limit > 0:
 		return Errorf(CodeDeadline, "cannot call %s: no answer within %v: %w", method, p.limit, err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return Errorf(CodeDeadline, "cannot call %s: no answer before the deadline: %w", method, err)

@@ -198,9 +198,9 @@ func (c *Conn) hello(ctx context.Context, method string, early func([]byte), par
 	if err != nil {
 		return nil, fmt.Errorf("cannot say hello: %w", err)
 	}
-	timer, stop := c.o.Clock.After(c.o.Limits.HelloTimeout)
-	defer stop()
-	p := &patience{ctx: ctx, timer: timer, limit: c.o.Limits.HelloTimeout}
+	p := &patience{ctx: ctx}
+	p.bound(c.o.Clock, c.o.Limits.HelloTimeout)
+	defer p.end()
 	raw, err := c.exchange(p, method, body, early)
 	if err != nil {
 		return nil, fmt.Errorf("cannot say hello: %w", c.callError(err, p, method))
@@ -238,9 +238,9 @@ func Goodbye(ctx context.Context, c *Conn) error {
 }
 
 func (c *Conn) farewellCall(ctx context.Context, method string) error {
-	timer, stop := c.o.Clock.After(c.o.Limits.CallTimeout)
-	defer stop()
-	p := &patience{ctx: ctx, timer: timer, limit: c.o.Limits.CallTimeout}
+	p := &patience{ctx: ctx}
+	p.bound(c.o.Clock, c.o.Limits.CallTimeout)
+	defer p.end()
 	_, err := c.exchange(p, method, nil, nil)
 	var e *RPCError
 	if err == nil || errors.Is(err, ErrClosed) || errors.As(err, &e) && !e.Local {

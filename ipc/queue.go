@@ -46,9 +46,34 @@ func newQueue(t Transport, o Options, st *counters, failed func(error)) *queue {
 
 // patience is how long someone is ready to wait for something.
 type patience struct {
-	ctx   context.Context //nolint:containedctx // lives as long as the call it belongs to
+	ctx context.Context //nolint:containedctx // lives as long as the call it belongs to
+	// limit, if not 0, is another bound, until when; the timer is made by who
+	// first waits for it, since most calls need none.
+	limit time.Duration
+	until time.Time
+	clock Clock
 	timer <-chan time.Time
-	limit time.Duration // of timer, for the text
+	stop  func()
+}
+
+// bound adds a limit. end releases what it takes.
+func (p *patience) bound(clock Clock, limit time.Duration) {
+	p.clock, p.limit, p.until = clock, limit, clock.Now().Add(limit)
+}
+
+// expired returns a channel that receives when the limit has passed, nil where
+// there is none.
+func (p *patience) expired() <-chan time.Time {
+	if p.timer == nil && p.limit > 0 {
+		p.timer, p.stop = p.clock.After(p.until.Sub(p.clock.Now()))
+	}
+	return p.timer
+}
+
+func (p *patience) end() {
+	if p.stop != nil {
+		p.stop()
+	}
 }
 
 // put queues one message, given in parts. Without patience it never waits:
@@ -119,7 +144,7 @@ func (q *queue) wait(p *patience) error {
 	case <-room:
 	case <-p.ctx.Done():
 		return p.ctx.Err()
-	case <-p.timer:
+	case <-p.expired():
 		return context.DeadlineExceeded
 	}
 	q.mu.Lock()

@@ -2,6 +2,7 @@ package ipc
 
 import (
 	"bytes"
+	"encoding/binary"
 	"hash/maphash"
 	"slices"
 	"unicode/utf8"
@@ -198,6 +199,10 @@ func (s *scanner) number() *ProtocolError {
 func (s *scanner) str() (escaped bool, err *ProtocolError) {
 	s.pos++ // the quote
 	for s.pos < len(s.data) {
+		s.plain()
+		if s.pos == len(s.data) {
+			break
+		}
 		switch c := s.data[s.pos]; {
 		case c == '"':
 			s.pos++
@@ -220,6 +225,21 @@ func (s *scanner) str() (escaped bool, err *ProtocolError) {
 		}
 	}
 	return escaped, s.syntax("the end of a string")
+}
+
+// plain skips, eight at a time, bytes that a string holds as they are: ASCII but
+// for quotes, backslashes and control characters. It may stop before one.
+func (s *scanner) plain() {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	for s.pos+8 <= len(s.data) {
+		w := binary.LittleEndian.Uint64(s.data[s.pos:])
+		quote, slash := w^(ones*'"'), w^(ones*'\\')
+		// The high bit of a byte is set where it is below 0x20, equal, or high itself.
+		if ((w-ones*' ')|(quote-ones)|(slash-ones)|w)&highs != 0 {
+			return
+		}
+		s.pos += 8
+	}
 }
 
 // escape scans one escape, or the two that make a surrogate pair.

@@ -309,3 +309,22 @@ func checkNoDuplicates(t *testing.T, data []byte) {
 		}
 	}
 }
+
+// TestPlainStopsAtWhatMatters puts each byte at each place of a long string: the
+// scan of eight bytes at once must tell the same as that of one.
+func TestPlainStopsAtWhatMatters(t *testing.T) {
+	for at := range 24 {
+		for c := range 256 {
+			text := []byte(`{"jsonrpc":"2.0","method":"m","params":["` + strings.Repeat("x", 24) + `"]}`)
+			text[41+at] = byte(c)
+			_, err := newScanner(64).message(text)
+			want := c >= ' ' && c != '"' && c < 0x80
+			if c == '\\' { // what follows is no escape, or ends the string
+				want = false
+			}
+			if (err == nil) != want {
+				t.Errorf("byte %#02x at %d: %v", c, at, err)
+			}
+		}
+	}
+}

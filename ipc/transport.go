@@ -112,7 +112,7 @@ func (s *socketReader) read(p []byte) (int, error) {
 	if n == 0 && err == nil && len(p) > 0 {
 		return 0, io.EOF
 	}
-	return n, err
+	return max(n, 0), err // it is -1 with an error
 }
 
 // closeDescriptors closes every descriptor in a control message buffer and
