@@ -6,6 +6,7 @@ MAKEFLAGS += -j2
 
 FUZZTIME ?= 10s
 CHAOS_POINTS ?= 200
+MODEL_STEPS ?= 1000000
 GOLANGCI_LINT := v2.15.0
 
 # The command line is pure Go. The daemon links libseccomp; both are static, so
@@ -63,6 +64,10 @@ test-vm: build examples ## Run the suite on Debian's 6.1 and 6.12 kernels, cgrou
 
 chaos: build ## Kill a loaded daemon's processes at CHAOS_POINTS (200) random points (root)
 	CORDON_CHAOS_POINTS=$(CHAOS_POINTS) go test -count=1 -timeout 60m -v -run TestChaos ./integration
+
+.PHONY: model
+model: need-go ## Hold a plugin's actor against its reference model for MODEL_STEPS (1000000)
+	CORDON_MODEL_STEPS=$(MODEL_STEPS) go test -count=1 -timeout 60m -v -run TestModel ./supervisor
 
 lint: ## Run golangci-lint, pinned; the first time builds it (minutes)
 	@.ci/lint $(GOLANGCI_LINT) run ./... ./.ci/tier

@@ -26,7 +26,7 @@ import (
 const (
 	freezeTime  = 100 * time.Millisecond // containing
 	persistTime = 2 * time.Second        // writing a quarantine before it kills without
-	reapTime    = 5 * time.Second        // the end of a killed process
+	reapTime    = 4 * time.Second        // the end of a killed process
 	goodbyeMax  = 5 * time.Second        // a goodbye that is sent
 	saveEvery   = time.Second            // violations that were only refused
 )
