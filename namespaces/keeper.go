@@ -51,6 +51,9 @@ type Launch struct {
 	Files []*os.File // the caller keeps and closes its own
 	// CgroupFile is the index of the v2 group's directory, or NoFile.
 	CgroupFile int
+	// NetNSFile is the index of a network namespace made ahead, which becomes the
+	// plugin's and its reaper's; NoFile has one made.
+	NetNSFile int
 	// ReaperUID and ReaperGID are host ids, never the plugin's.
 	ReaperUID, ReaperGID uint32
 	// Staged, if set, is called with the plugin's pid when every wall is up and
@@ -306,7 +309,7 @@ func (k *Keeper) await(ctx context.Context, id uint64, ch chan answer, staged fu
 
 // say sends a word about a plugin.
 func (k *Keeper) say(kind uint32, id uint64) error {
-	msg, err := pack(wireRequest{ID: id, Kind: kind, CgroupFD: wireNoString}, nil, nil)
+	msg, err := pack(wireRequest{ID: id, Kind: kind, CgroupFD: wireNoString, NetnsFD: wireNoString}, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -355,7 +358,7 @@ func closeAll(files []*os.File) {
 func (k *Keeper) UserNS(ctx context.Context, uidMap, gidMap string) (*os.File, error) {
 	var b blob
 	b.strs([]string{uidMap, gidMap})
-	a, err := k.ask(ctx, wireRequest{Kind: wireKindUserns, CgroupFD: wireNoString}, nil, b.data, nil, nil)
+	a, err := k.ask(ctx, wireRequest{Kind: wireKindUserns, CgroupFD: wireNoString, NetnsFD: wireNoString}, nil, b.data, nil, nil)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a user namespace: %w", err)
 	}
@@ -386,9 +389,12 @@ func (k *Keeper) Launch(ctx context.Context, l Launch) (*Child, error) {
 }
 
 func (l Launch) request() wireRequest {
-	h := wireRequest{Kind: wireKindLaunch, ReaperUID: l.ReaperUID, ReaperGID: l.ReaperGID, CgroupFD: wireNoString}
+	h := wireRequest{Kind: wireKindLaunch, ReaperUID: l.ReaperUID, ReaperGID: l.ReaperGID, CgroupFD: wireNoString, NetnsFD: wireNoString}
 	if l.CgroupFile >= 0 {
 		h.CgroupFD = uint32(l.CgroupFile)
+	}
+	if l.NetNSFile >= 0 {
+		h.NetnsFD = uint32(l.NetNSFile)
 	}
 	if l.Staged != nil {
 		h.Flags |= wireFlagStage

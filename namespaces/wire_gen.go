@@ -5,7 +5,7 @@ package namespaces
 // The keeper's protocol, shared with keeper/wire.h.
 const (
 	wireMagic          = 0x316b6463 // "cdk1", the first word of every message.
-	wireVersion        = 0x1        // of the layout; both sides must agree.
+	wireVersion        = 0x2        // of the layout; both sides must agree.
 	wireMaxMessage     = 0x20000    // bytes of one request, header, steps and blob together.
 	wireMaxSteps       = 0x400      // steps of one launch.
 	wireMaxFds         = 0xc8       // descriptors of one request (the kernel's limit is 253).
@@ -43,9 +43,11 @@ type wireRequest struct {
 	ReaperGID uint32
 	CgroupFD  uint32 // index of the v2 group's directory, or NO_STRING
 	Flags     uint32 // FLAG_*
+	NetnsFD   uint32 // index of a network namespace made ahead, or NO_STRING
+	Pad       uint32
 }
 
-const wireRequestSize = 48
+const wireRequestSize = 56
 
 // wireStep is fixed-layout and little-endian.
 type wireStep struct {

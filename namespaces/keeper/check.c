@@ -134,6 +134,8 @@ u32 check_request(struct launch *l, u64 length)
 	l->blob = (char *)(l->steps + r->nsteps);
 	if (r->cgroup_fd != CK_NO_STRING && !fd_ok(l, r->cgroup_fd))
 		return 7;
+	if (r->netns_fd != CK_NO_STRING && !fd_ok(l, r->netns_fd))
+		return 7;
 	switch (r->kind) {
 	case CK_KIND_LAUNCH:
 		return r->reaper_uid == 0 || r->reaper_uid == 0xffffffff || r->reaper_gid == 0 || r->reaper_gid == 0xffffffff ? 8

@@ -16,7 +16,6 @@
 #include "sys.h"
 #include "wire.h"
 
-#define STACK_SIZE (64 << 10)
 #define EXE_FD_NAME "reaper"
 /*
  * The launcher occupies descriptors 0 to FIRST_FREE-1, so that what it receives
@@ -27,12 +26,20 @@
 #define FIRST_FREE 16
 
 /*
- * One launch in flight. The child shares it until its exec, so it is never
- * used again before the child has let go of the gate.
+ * What the child tells before its exec: the one page that it shares with the
+ * launcher, which reads it after the gate closed. Everything else the child has
+ * as a copy, so that what ends it, or gets hold of it, does not reach us.
  */
+struct outcome {
+	int listener;
+	u32 failed, error, detail;
+	u32 executing;
+};
+
+/* One launch in flight. Not in the memory of any other launch's processes. */
 struct launch {
 	u8 message[CK_MAX_MESSAGE] __attribute__((aligned(16)));
-	u8 stack[STACK_SIZE] __attribute__((aligned(64)));
+	u64 length; /* of the message */
 	const char *args[CK_MAX_ARGS + 1];
 	const char *vars[CK_MAX_ARGS + 1];
 	int fds[CK_MAX_FDS];
@@ -44,10 +51,7 @@ struct launch {
 	int keeper; /* pidfd of the keeper itself */
 	int gate;   /* the child's end */
 	int ruleset;
-	/* Written by the child, read by the launcher after the gate closed. */
-	volatile int listener;
-	volatile u32 failed, error, detail;
-	volatile u32 executing;
+	volatile struct outcome *out;
 	int busy;
 };
 
@@ -63,7 +67,16 @@ void become_reaper(struct launch *l, int exe, int ready);
 void reaper_main(void);
 int drop_privilege(u32 uid, u32 gid, u32 *detail);
 
+/* userns.c: its descriptor, or minus an errno. The maps as in /proc/PID/uid_map. */
+int make_userns(const char *uid_map, const char *gid_map);
+
+/* groups.c: a directory below parent; shared ones go only if nothing else is in them. */
+struct group { int parent; int shared; char name[80]; };
+void remove_group(const struct group *g);
+void remove_shared(const struct group *groups, u32 n);
+
 /* launcher.c */
+extern int proc; /* the directory, opened before anything was mounted */
 int launcher_main(int control);
 
 #endif

@@ -3,7 +3,7 @@
  * the gate of its launch, its reaper's first word and two pidfds.
  *
  *   launch:  reaper cloned (new namespaces, v2 cgroup) -> plugin cloned into the
- *            reaper's pid namespace, sharing our memory -> it runs its steps ->
+ *            reaper's pid namespace, sharing one page -> it runs its steps ->
  *            'G' on the gate: its listener is taken, and once the reaper said
  *            'R' it is let go (or STAGED, and GO) -> the gate closes at exec: STARTED
  *   end:     plugin reaped -> reaper killed, and with it the namespace ->
@@ -28,8 +28,6 @@ enum source { FROM_DAEMON, FROM_GATE, FROM_READY, FROM_PLUGIN, FROM_REAPER };
 enum state { FREE, LAUNCHING, RUNNING, ENDING, ENDED };
 enum { SAY_STARTED = 1, SAY_FAILED = 2, SAY_EXITED = 4, SAY_STAGED = 8 };
 
-struct group { int parent; int shared; char name[80]; };
-
 struct slot {
 	enum state state;
 	u64 id;
@@ -47,13 +45,11 @@ struct slot {
 	struct group groups[CK_MAX_HOLD];
 };
 
-static struct launch arenas[ARENAS];
+static struct launch *arenas[ARENAS];
 static struct slot slots[CK_MAX_SLOTS];
 static u32 nslots; /* slots[nslots..] were never used */
-static int control, epoll, exe, self, own_pids, proc, writing, ending;
-static int oom_score; /* our own oom_score_adj */
-static char oom_before[8]; /* what it was when we started */
-static u64 oom_length;
+static int control, epoll, exe, self, own_pids, own_net, writing, ending;
+int proc;
 
 static void close_fd(int *fd)
 {
@@ -223,20 +219,6 @@ static void end_all(struct slot *s)
 		SYS(write, s->killfd, s->thaws ? "THAWED" : "1", s->thaws ? 6 : 1);
 }
 
-/*
- * What a child that shares our memory writes to its oom_score_adj the kernel
- * writes to ours as well (and to its siblings', so this waits for the last of
- * them): left there, the host's next shortage of memory would end us first, and
- * every plugin with us.
- */
-static void restore_oom_score(void)
-{
-	for (u32 i = 0; i < ARENAS; i++)
-		if (arenas[i].busy)
-			return;
-	SYS(write, oom_score, oom_before, oom_length);
-}
-
 /* The launch is over, one way or the other: its arena is free again. */
 static void release_arena(struct slot *s)
 {
@@ -247,9 +229,9 @@ static void release_arena(struct slot *s)
 	for (u32 i = 0; i < l->nfds; i++)
 		close_fd(&l->fds[i]);
 	l->nfds = 0;
+	memset(l->message, 0, l->length); /* environments hold secrets */
 	l->busy = 0;
 	s->launch = 0;
-	restore_oom_score();
 	watch(control, IN | (writing ? OUT : 0), 0, FROM_DAEMON, 3);
 }
 
@@ -307,19 +289,65 @@ static void into_group(struct clone_args *args, const struct launch *l)
 	args->cgroup = (u64)l->fds[l->request->cgroup_fd];
 }
 
+/*
+ * Children are made in the namespaces that we are in for them. Coming back can
+ * fail (the kernel wants memory); then the next launch comes back first.
+ */
+static u64 away; /* CLONE_NEW* flags */
+
+static i64 come_home(void)
+{
+	i64 ret = 0;
+
+	if (away & CLONE_NEWPID)
+		ret = SYS(setns, own_pids, CLONE_NEWPID);
+	if (ret == 0 && (away & CLONE_NEWNET))
+		ret = SYS(setns, own_net, CLONE_NEWNET);
+	if (ret == 0)
+		away = 0;
+	return ret;
+}
+
+static i64 go_to(int fd, u64 flag)
+{
+	away |= flag;
+	return SYS(setns, fd, flag);
+}
+
+/* No child has the memory of another launch: environments hold secrets. */
+static i64 clone_with(const struct launch *l, struct clone_args *args)
+{
+	i64 ret;
+
+	args->flags |= CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
+	args->exit_signal = SIGCHLD_;
+	into_group(args, l);
+	SYS(madvise, l, sizeof *l, 11 /* MADV_DOFORK */);
+	ret = SYS(clone3, args, sizeof *args);
+	if (ret != 0)
+		SYS(madvise, l, sizeof *l, 10 /* MADV_DONTFORK */);
+	return ret;
+}
+
 static u32 clone_reaper(struct slot *s, struct launch *l, u32 index)
 {
 	int ends[2];
-	struct clone_args args = {.flags = CLONE_PIDFD | CLONE_CLEAR_SIGHAND | reaper_namespaces(l),
-				  .pidfd = (u64)&s->reaper, .exit_signal = SIGCHLD_};
-	i64 ret = SYS(pipe2, ends, O_CLOEXEC_ | O_NONBLOCK_);
+	struct clone_args args = {.flags = reaper_namespaces(l), .pidfd = (u64)&s->reaper};
+	i64 ret = come_home();
 
+	if (ret == 0)
+		ret = SYS(pipe2, ends, O_CLOEXEC_ | O_NONBLOCK_);
 	if (ret < 0)
 		return (u32)-ret;
-	into_group(&args, l);
-	ret = SYS(clone3, &args, sizeof args);
+	if (l->request->netns_fd != CK_NO_STRING) {
+		args.flags &= ~(u64)CLONE_NEWNET;
+		ret = go_to(l->fds[l->request->netns_fd], CLONE_NEWNET);
+	}
+	if (ret == 0)
+		ret = clone_with(l, &args);
 	if (ret == 0)
 		become_reaper(l, exe, ends[1]);
+	come_home();
 	SYS(close, ends[1]);
 	if (ret < 0) {
 		SYS(close, ends[0]);
@@ -333,32 +361,27 @@ static u32 clone_reaper(struct slot *s, struct launch *l, u32 index)
 	return 0;
 }
 
-/*
- * Our own dumpable flag is the child's too while it shares our memory, and its
- * setresuid sets it to fs.suid_dumpable: hence cleared before each launch and
- * after; the daemon refuses to run where that is not 0 or 2.
- */
 static u32 clone_plugin(struct slot *s, struct launch *l, u32 index)
 {
 	int ends[2];
-	struct clone_args args = {.flags = CLONE_VM | CLONE_PIDFD | CLONE_CLEAR_SIGHAND, .pidfd = (u64)&s->plugin,
-				  .exit_signal = SIGCHLD_, .stack = (u64)l->stack, .stack_size = sizeof l->stack};
-	i64 ret = SYS(socketpair, 1 /* AF_UNIX */, 5 /* SOCK_SEQPACKET */ | O_CLOEXEC_, 0, ends);
+	struct clone_args args = {.pidfd = (u64)&s->plugin};
+	i64 ret = come_home();
 
+	if (ret == 0)
+		ret = SYS(socketpair, 1 /* AF_UNIX */, 5 /* SOCK_SEQPACKET */ | O_CLOEXEC_, 0, ends);
 	if (ret < 0)
 		return (u32)-ret;
-	into_group(&args, l);
 	l->gate = ends[1];
 	l->reaper = s->reaper;
-	l->ruleset = l->listener = -1;
-	l->failed = CK_STEP_DIED;
-	l->error = l->detail = l->executing = 0;
-	SYS(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	l->ruleset = -1;
+	*l->out = (struct outcome){.listener = -1, .failed = CK_STEP_DIED};
 	if (!plugin_shares_pids(l))
-		ret = SYS(setns, s->reaper, CLONE_NEWPID);
+		ret = go_to(s->reaper, CLONE_NEWPID);
 	if (ret == 0)
-		ret = clone_on_stack(&args, sizeof args, run_steps, l);
-	SYS(setns, own_pids, CLONE_NEWPID);
+		ret = clone_with(l, &args);
+	if (ret == 0)
+		run_steps(l);
+	come_home();
 	SYS(close, ends[1]);
 	s->gate = ends[0];
 	if (ret < 0) {
@@ -419,8 +442,8 @@ static void on_gate(struct slot *s)
 	if (n == -EAGAIN_)
 		return;
 	if (n == 1) {
-		if (l->listener >= 0) {
-			i64 fd = SYS(pidfd_getfd, s->plugin, l->listener, 0);
+		if (l->out->listener >= 0) {
+			i64 fd = SYS(pidfd_getfd, s->plugin, l->out->listener, 0);
 
 			if (fd < 0)
 				return fail(s, CK_STEP_CLONE, (u32)-fd, 0);
@@ -429,13 +452,12 @@ static void on_gate(struct slot *s)
 		s->gate_waiting = 1;
 		return open_gate(s);
 	}
-	/* Closed: executed, or ended before it could. Either way our memory is our own again. */
-	SYS(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	/* Closed: executed, or ended before it could. */
 	close_watched(&s->gate);
 	if (s->state != LAUNCHING)
 		return;
-	if (!l->executing)
-		return fail(s, l->failed, l->error, l->detail);
+	if (!l->out->executing)
+		return fail(s, l->out->failed, l->out->error, l->out->detail);
 	release_arena(s);
 	s->state = RUNNING;
 	s->say |= SAY_STARTED;
@@ -496,109 +518,11 @@ static void on_reaper_end(struct slot *s)
 	settle(s);
 }
 
-/* ---- user namespaces ---- */
-
-static i64 write_in_proc(i64 dir, const char *name, const char *data, u64 n)
-{
-	i64 fd = SYS(openat, dir, name, O_WRONLY_ | O_CLOEXEC_, 0), ret;
-
-	if (fd < 0)
-		return fd;
-	ret = SYS(write, fd, data, n);
-	SYS(close, fd);
-	return ret < 0 ? ret : 0;
-}
-
-/*
- * In the new namespace: no namespace of any kind may be made below it. Run when
- * the maps are written; the parent takes the namespace while we wait.
- */
-static void namespace_owner(int go, int done)
-{
-	static const char *const files[] = {"cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"};
-	char path[] = "sys/user/max_xxxxxx_namespaces", byte = 1;
-	i64 ret = SYS(read, go, &byte, 1) == 1 ? 0 : -EOWNERDEAD_;
-
-	for (u32 i = 0; ret == 0 && i < 8; i++) {
-		u64 n = strlen(files[i]);
-
-		memcpy(path + 13, files[i], n);
-		memcpy(path + 13 + n, "_namespaces", 12);
-		ret = write_in_proc(proc, path, "0", 1);
-	}
-	byte = (char)-ret;
-	SYS(write, done, &byte, 1);
-	SYS(read, go, &byte, 1);
-	for (;;)
-		SYS(exit_group, 0);
-}
-
-static u64 decimal(char *to, u32 n)
-{
-	char digits[10];
-	u64 len = 0, at = 0;
-
-	do
-		digits[len++] = (char)('0' + n % 10);
-	while ((n /= 10) != 0);
-	while (len > 0)
-		to[at++] = digits[--len];
-	to[at] = 0;
-	return at;
-}
-
-static i64 take_namespace(u32 pid, const char *uid_map, const char *gid_map, int go, int done)
-{
-	char name[16], byte = 0;
-	i64 dir, ret, fd;
-
-	decimal(name, pid);
-	dir = SYS(openat, proc, name, O_PATH_ | O_DIRECTORY_ | O_CLOEXEC_, 0);
-	if (dir < 0)
-		return dir;
-	ret = write_in_proc(dir, "uid_map", uid_map, strlen(uid_map));
-	if (ret == 0)
-		ret = write_in_proc(dir, "gid_map", gid_map, strlen(gid_map));
-	if (ret == 0 && (SYS(write, go, "g", 1) != 1 || SYS(read, done, &byte, 1) != 1))
-		ret = -EOWNERDEAD_;
-	if (ret == 0)
-		ret = -(i64)(u8)byte;
-	fd = ret < 0 ? ret : SYS(openat, dir, "ns/user", O_RDONLY_ | O_CLOEXEC_, 0);
-	SYS(close, dir);
-	return fd;
-}
-
-static void make_userns(struct launch *l)
+static void answer_userns(struct launch *l)
 {
 	struct ck_reply r = {.magic = CK_MAGIC, .version = CK_VERSION, .id = l->request->id, .kind = CK_KIND_USERNS_MADE};
-	int go[2], done[2], fd, child = -1;
-	struct clone_args args = {.flags = CLONE_NEWUSER | CLONE_PIDFD | CLONE_CLEAR_SIGHAND, .pidfd = (u64)&child,
-				  .exit_signal = SIGCHLD_};
-	i64 pid;
+	int fd = make_userns(l->blob, next_string(l->blob));
 
-	if (SYS(pipe2, go, O_CLOEXEC_) < 0)
-		return refuse(r.id, CK_STEP_CLONE, 24 /* EMFILE */, 0);
-	if (SYS(pipe2, done, O_CLOEXEC_) < 0) {
-		SYS(close, go[0]);
-		SYS(close, go[1]);
-		return refuse(r.id, CK_STEP_CLONE, 24 /* EMFILE */, 0);
-	}
-	pid = SYS(clone3, &args, sizeof args);
-	if (pid == 0) {
-		SYS(close, go[1]);
-		SYS(close, done[0]);
-		namespace_owner(go[0], done[1]);
-	}
-	SYS(close, go[0]);
-	SYS(close, done[1]);
-	fd = pid < 0 ? (int)pid : (int)take_namespace((u32)pid, l->blob, next_string(l->blob), go[1], done[0]);
-	SYS(close, go[1]);
-	SYS(close, done[0]);
-	if (pid > 0) {
-		SYS(pidfd_send_signal, child, SIGKILL_, (void *)0, 0);
-		SYS(waitid, 3, child, (void *)0, 4, (void *)0);
-		SYS(close, child);
-	}
 	if (fd < 0)
 		return refuse(r.id, CK_STEP_CLONE, (u32)-fd, 0);
 	if (send_reply(&r, &fd, 1))
@@ -620,8 +544,8 @@ static void daemon_gone(void)
 static struct launch *free_arena(void)
 {
 	for (u32 i = 0; i < ARENAS; i++)
-		if (!arenas[i].busy)
-			return &arenas[i];
+		if (!arenas[i]->busy)
+			return arenas[i];
 	return 0;
 }
 
@@ -638,6 +562,7 @@ static i64 receive(struct launch *l)
 	i64 n = SYS(recvmsg, control, &message, MSG_DONTWAIT_ | MSG_CMSG_CLOEXEC_);
 
 	l->nfds = 0;
+	l->length = n > 0 ? (u64)n : 0;
 	if (n >= 0 && n < (i64)sizeof(struct ck_request))
 		((struct ck_request *)l->message)->id = 0;
 	if (n >= 0 && message.controllen >= sizeof(struct cmsghdr_) && data.header.level == 1 && data.header.type == 1)
@@ -670,7 +595,7 @@ static void obey(struct launch *l, u64 n)
 	if (wrong)
 		refuse(id, CK_STEP_REQUEST, EBADMSG_, wrong);
 	else if (l->request->kind == CK_KIND_USERNS)
-		make_userns(l);
+		answer_userns(l);
 	else
 		for (u32 i = 0; i < nslots; i++)
 			if (slots[i].id == id)
@@ -750,60 +675,6 @@ static int all_ended(void)
 	return 1;
 }
 
-/* The groups are empty; the kernel may still be letting go of the last task. */
-static void remove_group(const struct group *g)
-{
-	i64 pause[2] = {0, 2000000};
-
-	for (int tries = 0; tries < 200; tries++) {
-		if (SYS(unlinkat, g->parent, g->name, AT_REMOVEDIR_) != -EBUSY_)
-			return;
-		SYS(nanosleep, pause, (void *)0);
-	}
-}
-
-/*
- * The daemon's own lock goes with it, but the kernel may be a while in closing
- * its descriptors (inotify's wait for readers). Who still has a lock after a
- * second is a successor.
- */
-static int lock_alone(int fd)
-{
-	i64 pause[2] = {0, 10000000};
-
-	for (int tries = 0; tries < 100; tries++) {
-		if (SYS(flock, fd, 2 /* LOCK_EX */ | 4 /* LOCK_NB */) == 0)
-			return 1;
-		SYS(nanosleep, pause, (void *)0);
-	}
-	return 0;
-}
-
-/*
- * The directories above the groups are shared with others, such as the daemon's
- * successor: whoever uses them holds a lock on the last one. They go only under
- * that lock, the last one last, and only those that are empty.
- */
-static void remove_shared(const struct slot *s)
-{
-	const struct group *last = 0;
-	i64 fd;
-
-	for (u32 g = 0; g < s->ngroups; g++)
-		if (s->groups[g].shared)
-			last = &s->groups[g];
-	if (last == 0)
-		return;
-	fd = SYS(openat, last->parent, last->name, O_RDONLY_ | O_DIRECTORY_ | O_CLOEXEC_ | O_NOFOLLOW_, 0);
-	if (fd < 0)
-		return;
-	if (lock_alone((int)fd))
-		for (u32 g = 0; g < s->ngroups; g++)
-			if (s->groups[g].shared)
-				SYS(unlinkat, s->groups[g].parent, s->groups[g].name, AT_REMOVEDIR_);
-	SYS(close, fd);
-}
-
 static void remove_groups(void)
 {
 	for (u32 i = 0; i < nslots; i++)
@@ -811,7 +682,7 @@ static void remove_groups(void)
 			if (!slots[i].groups[g].shared)
 				remove_group(&slots[i].groups[g]);
 	for (u32 i = 0; i < nslots; i++)
-		remove_shared(&slots[i]);
+		remove_shared(slots[i].groups, slots[i].ngroups);
 }
 
 /* Each plugin takes some twenty descriptors of ours; its own limit is a step's. */
@@ -825,14 +696,24 @@ static void raise_descriptors(void)
 	SYS(prlimit64, 0, 7, limit, (void *)0);
 }
 
-static int open_oom_score(void)
+static void *map(u64 size, int flags)
 {
-	i64 n;
+	i64 at = SYS(mmap, (void *)0, size, 3 /* PROT_READ | PROT_WRITE */, 0x20 /* MAP_ANONYMOUS */ | flags, -1, 0);
 
-	oom_score = (int)SYS(openat, proc, "self/oom_score_adj", O_RDWR_ | O_CLOEXEC_, 0);
-	n = SYS(read, oom_score, oom_before, sizeof oom_before);
-	oom_length = n > 0 ? (u64)n : 0;
-	return n > 0 ? 0 : 1;
+	return at < 0 && at > -4096 ? 0 : (void *)at;
+}
+
+/* Pages are the kernel's at first use; a child has those of its own launch alone. */
+static int make_arenas(void)
+{
+	for (u32 i = 0; i < ARENAS; i++) {
+		arenas[i] = map(sizeof *arenas[i], 2 /* MAP_PRIVATE */);
+		if (arenas[i] == 0 || (arenas[i]->out = map(sizeof *arenas[i]->out, 1 /* MAP_SHARED */)) == 0)
+			return 1;
+		if (SYS(madvise, arenas[i], sizeof *arenas[i], 10 /* MADV_DONTFORK */) < 0)
+			return 1;
+	}
+	return 0;
 }
 
 static int prepare(void)
@@ -855,10 +736,11 @@ static int prepare(void)
 	raise_descriptors();
 	exe = (int)SYS(openat, AT_FDCWD_, "/proc/self/exe", O_PATH_ | O_CLOEXEC_, 0);
 	own_pids = (int)SYS(openat, AT_FDCWD_, "/proc/self/ns/pid", O_RDONLY_ | O_CLOEXEC_, 0);
+	own_net = (int)SYS(openat, AT_FDCWD_, "/proc/self/ns/net", O_RDONLY_ | O_CLOEXEC_, 0);
 	proc = (int)SYS(openat, AT_FDCWD_, "/proc", O_PATH_ | O_DIRECTORY_ | O_CLOEXEC_, 0);
 	self = (int)SYS(pidfd_open, SYS(getpid, 0), 0);
 	epoll = (int)SYS(epoll_create1, O_CLOEXEC_);
-	if (fd < 0 || control < 0 || exe < 0 || own_pids < 0 || proc < 0 || self < 0 || epoll < 0 || open_oom_score())
+	if (fd < 0 || control < 0 || exe < 0 || own_pids < 0 || proc < 0 || self < 0 || own_net < 0 || epoll < 0 || make_arenas())
 		return 1;
 	watch(control, IN, 0, FROM_DAEMON, 1);
 	return 0;

@@ -32,8 +32,8 @@ void become_reaper(struct launch *l, int exe, int ready)
 	int err;
 
 	for (u32 i = 0; i < l->request->nsteps; i++)
-		if (l->steps[i].op == CK_OP_JOIN && SYS(write, l->fds[l->steps[i].fd], "0", 1) != 1)
-			give_up(ready, 1, EPERM_);
+		if (l->steps[i].op == CK_OP_JOIN && (err = (int)-SYS(write, l->fds[l->steps[i].fd], "0", 1)) > 0)
+			give_up(ready, 1, err);
 	SYS(setsid, 0);
 	err = drop_privilege(l->request->reaper_uid, l->request->reaper_gid, &detail);
 	if (err)

@@ -31,10 +31,9 @@ void *memcpy(void *to, const void *from, u64 n)
 
 void *memset(void *to, int c, u64 n)
 {
-	char *t = to;
+	void *t = to;
 
-	while (n-- > 0)
-		*t++ = (char)c;
+	__asm__ volatile("rep stosb" : "+D"(t), "+c"(n) : "a"(c) : "memory");
 	return to;
 }
 

@@ -1,8 +1,6 @@
 /*
- * What a new plugin does before its exec, one step after the other. It runs in
- * a child that shares the keeper's memory but nothing else (own descriptors,
- * own root and working directory, own signal handlers), so it writes only to
- * its launch and its stack.
+ * What a new plugin does before its exec, one step after the other, in a child
+ * that shares one page with the keeper.
  *
  * A step returns 0 or an errno; the launch remembers which one failed.
  */
@@ -407,7 +405,7 @@ static int load_filter(struct launch *l, const struct ck_step *s)
 	i64 ret = SYS(seccomp, SECCOMP_SET_MODE_FILTER, s->a, &program);
 
 	if (ret >= 0 && (s->a & SECCOMP_FILTER_FLAG_NEW_LISTENER))
-		l->listener = (int)ret;
+		l->out->listener = (int)ret;
 	return errno_of(ret);
 }
 
@@ -438,7 +436,7 @@ static int execute(struct launch *l, const struct ck_step *s)
 	for (u64 i = 0; i < s->c; i++, string = next_string(string))
 		l->vars[i] = string;
 	l->vars[s->c] = 0;
-	l->executing = 1;
+	l->out->executing = 1;
 	for (u64 i = 0; i < s->a; i++, path = next_string(path)) {
 		err = errno_of(SYS(execve, path, l->args, l->vars));
 		if (err == EACCES_)
@@ -446,7 +444,7 @@ static int execute(struct launch *l, const struct ck_step *s)
 		else if (err != ENOENT_ && err != ENOTDIR_)
 			break;
 	}
-	l->executing = 0;
+	l->out->executing = 0;
 	return denied ? denied : err;
 }
 
@@ -463,7 +461,7 @@ static int run_step(struct launch *l, const struct ck_step *s)
 	case CK_OP_RMDIR:
 		break; /* the launcher's */
 	case CK_OP_JOIN:
-		err = SYS(write, l->fds[s->fd], "0", 1) == 1 ? 0 : EPERM_;
+		err = errno_of(SYS(write, l->fds[s->fd], "0", 1));
 		break;
 	case CK_OP_OOM_SCORE:
 		err = write_file(AT_FDCWD_, "/proc/thread-self/oom_score_adj", str, strlen(str));
@@ -598,7 +596,7 @@ static int run_step(struct launch *l, const struct ck_step *s)
 	default:
 		err = EINVAL_;
 	}
-	l->detail = detail;
+	l->out->detail = detail;
 	return err;
 }
 
@@ -611,8 +609,8 @@ void run_steps(void *launch)
 		int err = run_step(l, &l->steps[i]);
 
 		if (err) {
-			l->error = (u32)err;
-			l->failed = i;
+			l->out->error = (u32)err;
+			l->out->failed = i;
 			break;
 		}
 	}

@@ -3,7 +3,7 @@
 #define WIRE_H
 
 #define CK_MAGIC 0x316b6463u /* "cdk1", the first word of every message. */
-#define CK_VERSION 0x1u /* of the layout; both sides must agree. */
+#define CK_VERSION 0x2u /* of the layout; both sides must agree. */
 #define CK_MAX_MESSAGE 0x20000u /* bytes of one request, header, steps and blob together. */
 #define CK_MAX_STEPS 0x400u /* steps of one launch. */
 #define CK_MAX_FDS 0xc8u /* descriptors of one request (the kernel's limit is 253). */
@@ -39,8 +39,10 @@ struct ck_request {
 	u32 reaper_gid;
 	u32 cgroup_fd; /* index of the v2 group's directory, or NO_STRING */
 	u32 flags; /* FLAG_* */
+	u32 netns_fd; /* index of a network namespace made ahead, or NO_STRING */
+	u32 pad;
 };
-_Static_assert(sizeof(struct ck_request) == 48, "layout");
+_Static_assert(sizeof(struct ck_request) == 56, "layout");
 
 struct ck_step {
 	u32 op;

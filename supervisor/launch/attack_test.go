@@ -105,3 +105,27 @@ func TestNoReportAfterDone(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestKeeperOutlivesALaunchOutOfMemory: a plugin in the making stands in its
+// group already; what kills it there must not kill the keeper.
+func TestKeeperOutlivesALaunchOutOfMemory(t *testing.T) {
+	l := testLauncher(t)
+	first, err := run(t, l, testPlan(t, "shell", nil, "true"))
+	if err != nil || first.exit.Status.ExitStatus() != 0 {
+		t.Fatalf("a plain start: %v, %v", err, first.exit.Status)
+	}
+	keeper := l.keeper.PID()
+	p := testPlan(t, "shell", nil, "true")
+	page := int64(4096)
+	p.Limits.MemoryMax = &page
+	if o, err := run(t, l, p); err == nil && o.exit.Status.ExitStatus() == 0 {
+		t.Errorf("it ran in one page of memory: %v", o.exit.Status)
+	}
+	again, err := run(t, l, testPlan(t, "shell", nil, "true"))
+	if err != nil || again.exit.Status.ExitStatus() != 0 {
+		t.Errorf("a start after it: %v, %v", err, again.exit.Status)
+	}
+	if now := l.keeper.PID(); now != keeper {
+		t.Errorf("the keeper is process %d, and was %d", now, keeper)
+	}
+}

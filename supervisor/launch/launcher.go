@@ -116,8 +116,8 @@ func (l *Launcher) program(digest string, f seccomp.Filter) ([]byte, error) {
 	return program, nil
 }
 
-// refuseSuidDumpable: between its setresuid and its exec a plugin shares the
-// keeper's memory; with 1 anything of the same uid could look at it.
+// refuseSuidDumpable: between its setresuid and its exec a plugin has what the
+// keeper had in memory; with 1 anything of the same uid could look at it.
 func refuseSuidDumpable() error {
 	b, err := os.ReadFile("/proc/sys/fs/suid_dumpable")
 	if err != nil {

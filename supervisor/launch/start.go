@@ -406,7 +406,7 @@ func (s *start) launch(ctx context.Context) (*Process, error) {
 	}
 	steps = withoutSwitchedOff(steps)
 	request := namespaces.Launch{
-		Steps: steps, Files: s.files, CgroupFile: namespaces.NoFile,
+		Steps: steps, Files: s.files, CgroupFile: namespaces.NoFile, NetNSFile: namespaces.NoFile,
 		ReaperUID: s.lease.uid + 1, ReaperGID: s.lease.uid + 1,
 	}
 	if dir := s.group.Dir(); dir != nil {

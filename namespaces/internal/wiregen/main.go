@@ -24,7 +24,7 @@ type constant struct {
 }
 
 // version changes with every change of the layout or of an op's meaning.
-const version = 1
+const version = 2
 
 var constants = []constant{
 	{"MAGIC", 0x316b6463, "\"cdk1\", the first word of every message."},
@@ -65,6 +65,8 @@ var request = []field{
 	{"u32", "reaper_gid", ""},
 	{"u32", "cgroup_fd", "index of the v2 group's directory, or NO_STRING"},
 	{"u32", "flags", "FLAG_*"},
+	{"u32", "netns_fd", "index of a network namespace made ahead, or NO_STRING"},
+	{"u32", "pad", ""},
 }
 
 var step = []field{

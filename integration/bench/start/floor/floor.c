@@ -22,6 +22,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -35,11 +36,11 @@
 #define MAX_WORDS 64
 
 struct set { char *file, *value; };
-struct group { char *dir; int v2; struct set sets[MAX_SETS]; int nsets; int fd, use; };
+struct hierarchy { char *dir; int v2; struct set sets[MAX_SETS]; int nsets; int fd, use; };
 enum kind { INHERITED, OUTPUT, NOTHING, DIRECTORY, KILL, TASKS, TREE };
 struct file { enum kind kind; u64 n; char *path; };
 
-static struct group groups[MAX_GROUPS];
+static struct hierarchy groups[MAX_GROUPS];
 static struct file files[MAX_FILES];
 static char *spawns[MAX_SPAWNS][MAX_WORDS];
 static int ngroups, nfiles, nspawns, exe, own_pids, own_net, netns = -1, made;
@@ -79,7 +80,7 @@ static void write_value(int dir, const char *file, const char *value)
 	SYS(close, fd);
 }
 
-static void make_group(struct group *g)
+static void make_group(struct hierarchy *g)
 {
 	must(g->dir, SYS(mkdir, g->dir, 0755));
 	g->fd = (int)must(g->dir, SYS(openat, AT_FDCWD_, g->dir, O_RDONLY_ | O_DIRECTORY_ | O_CLOEXEC_, 0));
@@ -181,19 +182,18 @@ static int start_reaper(int pooled, int *ready)
 static int start_plugin(int *pidfd, int *gate)
 {
 	int ends[2];
-	struct clone_args args = {.flags = CLONE_VM | CLONE_PIDFD | CLONE_CLEAR_SIGHAND, .pidfd = (u64)pidfd, .exit_signal = SIGCHLD_,
-				  .stack = (u64)l->stack, .stack_size = sizeof l->stack};
+	struct clone_args args = {.flags = CLONE_PIDFD | CLONE_CLEAR_SIGHAND, .pidfd = (u64)pidfd, .exit_signal = SIGCHLD_};
 	i64 ret;
 
 	must("socketpair", SYS(socketpair, 1, 5 | O_CLOEXEC_, 0, ends));
 	into_group(&args);
 	l->gate = ends[1];
-	l->ruleset = l->listener = -1;
-	l->failed = CK_STEP_DIED;
-	l->error = l->executing = 0;
-	SYS(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	l->ruleset = -1;
+	*l->out = (struct outcome){.listener = -1, .failed = CK_STEP_DIED};
 	must("enter the pid namespace", SYS(setns, l->reaper, CLONE_NEWPID));
-	ret = must("make the plugin", clone_on_stack(&args, sizeof args, run_steps, l));
+	ret = must("make the plugin", SYS(clone3, &args, sizeof args));
+	if (ret == 0)
+		run_steps(l);
 	must("come back", SYS(setns, own_pids, CLONE_NEWPID));
 	SYS(close, ends[1]);
 	*gate = ends[0];
@@ -207,17 +207,17 @@ static int let_go(int pidfd, int gate, int ready)
 	i64 listener = -1;
 
 	if (SYS(read, gate, &byte, 1) != 1) {
-		fprintf(stderr, "floor: step %u failed: error %u\n", l->failed, l->error);
+		fprintf(stderr, "floor: step %u failed: error %u\n", l->out->failed, l->out->error);
 		exit(1);
 	}
-	if (l->listener >= 0)
-		listener = must("take the listener", SYS(pidfd_getfd, pidfd, l->listener, 0));
+	if (l->out->listener >= 0)
+		listener = must("take the listener", SYS(pidfd_getfd, pidfd, l->out->listener, 0));
 	if (SYS(read, ready, &byte, 1) != 1)
 		die("start the reaper", -EOWNERDEAD_);
 	SYS(close, ready);
 	must("open the gate", SYS(write, gate, "G", 1));
-	if (SYS(read, gate, &byte, 1) != 0 || !l->executing)
-		die("execute", -(i64)l->error);
+	if (SYS(read, gate, &byte, 1) != 0 || !l->out->executing)
+		die("execute", -(i64)l->out->error);
 	SYS(close, gate);
 	return (int)listener;
 }
@@ -378,12 +378,12 @@ static void setting(char *line)
 	else if (!strcmp(what, "filter"))
 		filter_path = word(&rest);
 	else if (!strcmp(what, "group")) {
-		struct group *g = &groups[ngroups++];
+		struct hierarchy *g = &groups[ngroups++];
 
 		g->v2 = !strcmp(word(&rest), "v2");
 		g->dir = word(&rest);
 	} else if (!strcmp(what, "set")) {
-		struct group *g = &groups[ngroups - 1];
+		struct hierarchy *g = &groups[ngroups - 1];
 
 		g->sets[g->nsets].file = word(&rest);
 		g->sets[g->nsets++].value = word(&rest);
@@ -432,7 +432,9 @@ int main(int argc, char **argv)
 
 	if (argc != 2)
 		return 2;
+	SYS(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
 	l = aligned_alloc(64, sizeof *l);
+	l->out = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	own_pids = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
 	own_net = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
 	read_config(argv[1]);

@@ -1,0 +1,118 @@
+/*
+ * User namespaces: one for each uid, made by a child that owns it for a moment,
+ * with its maps written and every namespace below it forbidden.
+ */
+#include "keeper.h"
+
+static i64 write_in_proc(i64 dir, const char *name, const char *data, u64 n)
+{
+	i64 fd = SYS(openat, dir, name, O_WRONLY_ | O_CLOEXEC_, 0), ret;
+
+	if (fd < 0)
+		return fd;
+	ret = SYS(write, fd, data, n);
+	SYS(close, fd);
+	return ret < 0 ? ret : 0;
+}
+
+/*
+ * In the new namespace: no namespace of any kind may be made below it. Run when
+ * the maps are written; the parent takes the namespace while we wait.
+ */
+static void namespace_owner(int go, int done)
+{
+	static const char *const files[] = {"cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"};
+	char path[] = "sys/user/max_xxxxxx_namespaces", byte = 1;
+	i64 ret = SYS(read, go, &byte, 1) == 1 ? 0 : -EOWNERDEAD_;
+
+	for (u32 i = 0; ret == 0 && i < 8; i++) {
+		u64 n = strlen(files[i]);
+
+		memcpy(path + 13, files[i], n);
+		memcpy(path + 13 + n, "_namespaces", 12);
+		ret = write_in_proc(proc, path, "0", 1);
+	}
+	byte = (char)-ret;
+	SYS(write, done, &byte, 1);
+	SYS(read, go, &byte, 1);
+	for (;;)
+		SYS(exit_group, 0);
+}
+
+static u64 decimal(char *to, u32 n)
+{
+	char digits[10];
+	u64 len = 0, at = 0;
+
+	do
+		digits[len++] = (char)('0' + n % 10);
+	while ((n /= 10) != 0);
+	while (len > 0)
+		to[at++] = digits[--len];
+	to[at] = 0;
+	return at;
+}
+
+static i64 take_namespace(u32 pid, const char *uid_map, const char *gid_map, int go, int done)
+{
+	char name[16], byte = 0;
+	i64 dir, ret, fd;
+
+	decimal(name, pid);
+	dir = SYS(openat, proc, name, O_PATH_ | O_DIRECTORY_ | O_CLOEXEC_, 0);
+	if (dir < 0)
+		return dir;
+	ret = write_in_proc(dir, "uid_map", uid_map, strlen(uid_map));
+	if (ret == 0)
+		ret = write_in_proc(dir, "gid_map", gid_map, strlen(gid_map));
+	if (ret == 0 && (SYS(write, go, "g", 1) != 1 || SYS(read, done, &byte, 1) != 1))
+		ret = -EOWNERDEAD_;
+	if (ret == 0)
+		ret = -(i64)(u8)byte;
+	fd = ret < 0 ? ret : SYS(openat, dir, "ns/user", O_RDONLY_ | O_CLOEXEC_, 0);
+	SYS(close, dir);
+	return fd;
+}
+
+/* A pair of pipes or none: an errno. */
+static int two_pipes(int go[2], int done[2])
+{
+	i64 ret = SYS(pipe2, go, O_CLOEXEC_);
+
+	if (ret < 0)
+		return (int)ret;
+	ret = SYS(pipe2, done, O_CLOEXEC_);
+	if (ret < 0) {
+		SYS(close, go[0]);
+		SYS(close, go[1]);
+	}
+	return (int)ret;
+}
+
+int make_userns(const char *uid_map, const char *gid_map)
+{
+	int go[2], done[2], fd, child = -1;
+	struct clone_args args = {.flags = CLONE_NEWUSER | CLONE_PIDFD | CLONE_CLEAR_SIGHAND, .pidfd = (u64)&child,
+				  .exit_signal = SIGCHLD_};
+	i64 pid = two_pipes(go, done);
+
+	if (pid < 0)
+		return (int)pid;
+	pid = SYS(clone3, &args, sizeof args);
+	if (pid == 0) {
+		SYS(close, go[1]);
+		SYS(close, done[0]);
+		namespace_owner(go[0], done[1]);
+	}
+	SYS(close, go[0]);
+	SYS(close, done[1]);
+	fd = pid < 0 ? (int)pid : (int)take_namespace((u32)pid, uid_map, gid_map, go[1], done[0]);
+	SYS(close, go[1]);
+	SYS(close, done[0]);
+	if (pid > 0) {
+		SYS(pidfd_send_signal, child, SIGKILL_, (void *)0, 0);
+		SYS(waitid, 3, child, (void *)0, 4, (void *)0);
+		SYS(close, child);
+	}
+	return fd;
+}
