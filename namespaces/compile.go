@@ -67,6 +67,9 @@ type Host struct {
 	Filter      []byte // the BPF program
 	FilterFlags uint64
 	MemfdNoexec bool // the kernel has vm.memfd_noexec (6.3)
+	// ExecOnce: the filter lets execve through with a path in page 0 alone, where
+	// only the keeper can have memory.
+	ExecOnce bool
 }
 
 // securebits: root has no special powers, and none of it can be undone;
@@ -220,6 +223,9 @@ func (c *compiler) keep() {
 func (c *compiler) join() {
 	for _, f := range c.h.Joins {
 		c.add(Step{Op: OpJoin, Wall: WallGroup, File: f, Text: "join the v1 group"})
+	}
+	if c.h.ExecOnce {
+		c.add(Step{Op: OpOnce, Wall: WallSeccomp, File: NoFile, Text: "pass the program's path from page 0, where it cannot have memory"})
 	}
 	c.add(Step{Op: OpOOMScore, Wall: WallProcess, File: NoFile, S: "500", Text: "be killed before the host's own processes when memory ends"})
 	c.add(Step{Op: OpNamespace, Wall: WallPID, File: NoFile, A: unix.CLONE_NEWPID, Text: "enter the pid namespace"})

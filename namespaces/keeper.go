@@ -123,7 +123,10 @@ type Keeper struct {
 	conn *net.UnixConn
 	cmd  *exec.Cmd
 	gone chan struct{} // closed when it has ended, and everything that was below it
-	end  error         // of the keeper's process; valid after gone
+	// launching has an element for each launch in flight. Beyond them the keeper
+	// reads nothing, the GO included that the launches themselves wait for.
+	launching chan struct{}
+	end       error // of the keeper's process; valid after gone
 
 	mu       sync.Mutex
 	next     uint64
@@ -145,7 +148,7 @@ func StartKeeper() (*Keeper, error) {
 		return nil, err
 	}
 	defer theirs.Close()
-	k := &Keeper{conn: ours, gone: make(chan struct{}), pending: map[uint64]chan answer{}, children: map[uint64]*Child{}}
+	k := &Keeper{conn: ours, gone: make(chan struct{}), launching: make(chan struct{}, wireMaxLaunches), pending: map[uint64]chan answer{}, children: map[uint64]*Child{}}
 	k.cmd = &exec.Cmd{
 		Path:       fmt.Sprintf("/proc/self/fd/%d", program.Fd()),
 		Args:       []string{"cordon-keeper"},
@@ -264,6 +267,10 @@ func (k *Keeper) ask(ctx context.Context, h wireRequest, steps []wireStep, data 
 	if len(files) > wireMaxFds {
 		return answer{}, fmt.Errorf("cannot start with %d descriptors: at most %d", len(files), wireMaxFds)
 	}
+	answered, err := k.turn(ctx, h.Kind)
+	if err != nil {
+		return answer{}, err
+	}
 	h.Nfds = uint32(len(files))
 	ch := make(chan answer, 2)
 	k.mu.Lock()
@@ -276,19 +283,37 @@ func (k *Keeper) ask(ctx context.Context, h wireRequest, steps []wireStep, data 
 		err = k.send(msg, files)
 	}
 	if err != nil {
+		answered()
 		k.mu.Lock()
 		delete(k.pending, h.ID)
 		k.mu.Unlock()
 		return answer{}, err
 	}
-	return k.await(ctx, h.ID, ch, staged)
+	return k.await(ctx, h.ID, ch, staged, answered)
 }
 
-func (k *Keeper) await(ctx context.Context, id uint64, ch chan answer, staged func(pid int)) (answer, error) {
+// turn waits until a request of that kind may be sent. answered is to be called
+// once when it has been answered.
+func (k *Keeper) turn(ctx context.Context, kind uint32) (answered func(), err error) {
+	if kind != wireKindLaunch {
+		return func() {}, nil
+	}
+	select {
+	case k.launching <- struct{}{}:
+		return func() { <-k.launching }, nil
+	case <-k.gone:
+		return nil, ErrKeeperGone
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (k *Keeper) await(ctx context.Context, id uint64, ch chan answer, staged func(pid int), answered func()) (answer, error) {
 	for {
 		select {
 		case a := <-ch:
 			if a.reply.Kind != wireKindStaged {
+				answered()
 				return a, nil
 			}
 			staged(int(a.reply.Pid))
@@ -296,12 +321,14 @@ func (k *Keeper) await(ctx context.Context, id uint64, ch chan answer, staged fu
 				continue // nobody wants it any more: it shall not run
 			}
 			if err := k.say(wireKindGo, id); err != nil {
+				answered()
 				return answer{}, err
 			}
 		case <-k.gone:
+			answered()
 			return answer{}, ErrKeeperGone
 		case <-ctx.Done():
-			go k.abandon(id, ch)
+			go k.abandon(id, ch, answered)
 			return answer{}, context.Cause(ctx)
 		}
 	}
@@ -317,7 +344,7 @@ func (k *Keeper) say(kind uint32, id uint64) error {
 }
 
 // abandon ends what started for someone who did not wait for it.
-func (k *Keeper) abandon(id uint64, ch chan answer) {
+func (k *Keeper) abandon(id uint64, ch chan answer, answered func()) {
 	_ = k.say(wireKindForget, id) // ends what has not reached its exec
 	for {
 		select {
@@ -325,9 +352,11 @@ func (k *Keeper) abandon(id uint64, ch chan answer) {
 			if a.reply.Kind == wireKindStaged {
 				continue
 			}
+			answered()
 			a.discard()
 			return
 		case <-k.gone:
+			answered()
 			return
 		}
 	}

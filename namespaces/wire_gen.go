@@ -11,6 +11,7 @@ const (
 	wireMaxFds         = 0xc8       // descriptors of one request (the kernel's limit is 253).
 	wireMaxArgs        = 0x400      // strings of argv and of envp, each.
 	wireMaxSlots       = 0x1000     // plugins of one keeper.
+	wireMaxLaunches    = 0x7        // launches in flight; the daemon keeps to it, so that its words in between always find room.
 	wireMaxHold        = 0x18       // descriptors and group directories kept for one plugin, each.
 	wireKindLaunch     = 0x1        // request: run the steps in a new child.
 	wireKindUserns     = 0x2        // request: make a user namespace; blob holds uid_map and gid_map.
@@ -168,6 +169,8 @@ const (
 	OpSeccomp Op = 41
 	// OpExec: execute the first of a paths at s that exists, with b arguments and c variables at t.
 	OpExec Op = 42
+	// OpOnce: pass the path of EXEC from page 0, the one place from which a filter may let execve take it.
+	OpOnce Op = 43
 )
 
 var opNames = map[Op]string{
@@ -213,6 +216,7 @@ var opNames = map[Op]string{
 	OpLandlockTry:  "landlock try",
 	OpSeccomp:      "seccomp",
 	OpExec:         "exec",
+	OpOnce:         "once",
 }
 
 var opPhases = map[Op]int{
@@ -258,4 +262,5 @@ var opPhases = map[Op]int{
 	OpLandlockTry:  4, // lock
 	OpSeccomp:      4, // lock
 	OpExec:         5, // exec
+	OpOnce:         1, // join
 }

@@ -70,6 +70,7 @@ type seccompTable struct {
 	Deny   []string          `toml:"deny"`
 	Remove []string          `toml:"remove"`
 	Errno  map[string]string `toml:"errno"`
+	Execve *string           `toml:"execve" oneof:"any once"`
 	Rule   []ruleTable       `toml:"rule"`
 	// The words of others for what is not to be chosen here.
 	DefaultAction any `toml:"default_action" refuse:"there is one default: a known call that is not allowed is a violation, and [violation] seccomp says what follows"`

@@ -77,6 +77,7 @@ type builder struct {
 	rlimits map[string]namespaces.Rlimit
 	devices map[string]bool
 	watch   map[string]bool
+	execve  string // "any" or "once"
 	env     map[string]string
 	pass    map[string]bool
 }
@@ -103,6 +104,7 @@ func (b *builder) layer(l *layer) {
 	b.calls.apply(&d.Seccomp, l.pos, b.removed)
 	b.origin(l, "seccomp.allow", "seccomp", "files", "ipc")
 	b.files(l)
+	scalar(b, l, "seccomp.execve", &b.execve, d.Seccomp.Execve)
 	scalar(b, l, "proc.mode", &b.plan.Proc, d.Proc.Mode)
 	b.list(l, "devices.allow", b.devices, d.Devices.Allow, d.Devices.Remove)
 	b.tmpfs(l, "tmp", &b.plan.Tmp, d.Tmp)
@@ -499,6 +501,7 @@ func (b *builder) finish() (*plan.Plan, error) {
 	}
 	p.Watch = sortedKeys(b.watch)
 	p.Seccomp = b.calls.filter(p.Watch)
+	p.Seccomp.ExecOnce = b.execve == "once"
 	b.callOrigins()
 	if p.Data.Persistent {
 		p.Data.Size, p.Data.Inodes = 0, 0 // bounds of a tmpfs, which it is not

@@ -101,6 +101,7 @@ type named struct{ word, origin string }
 
 func (s *shower) seccomp() {
 	s.table("seccomp")
+	s.scalar("seccomp.execve", "execve", quote(s.b.execve))
 	c := s.sort()
 	s.list("remove", c.forget)
 	s.list("allow", c.allow)

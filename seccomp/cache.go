@@ -141,6 +141,9 @@ func (f Filter) words() [sha256.Size]byte {
 	}
 	number(0)
 	list(f.Watch)
+	if f.ExecOnce {
+		number(1)
+	}
 	return sha256.Sum256(b)
 }
 

@@ -230,7 +230,7 @@ func TestWordsTellSpecsApart(t *testing.T) {
 			Watch: []string{"openat"},
 		}
 	}
-	for kind, known := range map[reflect.Type]int{reflect.TypeFor[Filter](): 2, reflect.TypeFor[Rule](): 4, reflect.TypeFor[Condition](): 4} {
+	for kind, known := range map[reflect.Type]int{reflect.TypeFor[Filter](): 3, reflect.TypeFor[Rule](): 4, reflect.TypeFor[Condition](): 4} {
 		if kind.NumField() != known {
 			t.Errorf("%s has %d fields and words knows %d: another field must be in it, and here", kind, kind.NumField(), known)
 		}
@@ -253,6 +253,7 @@ func TestWordsTellSpecsApart(t *testing.T) {
 		"a rule fewer":           func(f *Filter) { f.Rules = f.Rules[:1] },
 		"the order of the rules": func(f *Filter) { f.Rules[0], f.Rules[1] = f.Rules[1], f.Rules[0] },
 		"no watch":               func(f *Filter) { f.Watch = nil },
+		"execve once":            func(f *Filter) { f.ExecOnce = true },
 		"another watch":          func(f *Filter) { f.Watch = []string{"open"} },
 	} {
 		f := base()

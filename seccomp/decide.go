@@ -185,6 +185,10 @@ func (f Filter) arms() (*[len(table)][]Arm, error) {
 			arms[nr] = settle(a)
 		}
 	}
+	if f.ExecOnce {
+		once, _ := Number(callExecve)
+		arms[once] = []Arm{{Args: []Condition{{Op: OpLess, Value: ExecOncePage}}, Action: ActAllow}}
+	}
 	return arms, nil
 }
 

@@ -60,6 +60,13 @@ const (
 	OpMaskedEqual  Operator = "SCMP_CMP_MASKED_EQ"
 )
 
+// ExecOncePage is the size in bytes of page 0. A filter with ExecOnce lets
+// execve through with a path that lies there. The launcher, which has a
+// capability of the host's (CAP_SYS_RAWIO), puts it there; what is executed has
+// another memory, in which it can map nothing below vm.mmap_min_addr. So this
+// holds only where that is at least ExecOncePage (proc_sys_vm(5)).
+const ExecOncePage = 4096
+
 // Condition is one comparison of one argument. For OpMaskedEqual, Value is the
 // mask and ValueTwo what the masked argument must equal, as in the OCI
 // specification; otherwise ValueTwo is unused.
@@ -88,4 +95,8 @@ type Filter struct {
 	// arguments; with others they are what they are without this (see
 	// Observed).
 	Watch []string `json:"watch,omitempty"`
+	// ExecOnce lets execve through once: the launcher's own, which has the path
+	// in page 0 (see ExecOncePage). Every later one is a violation, and execveat
+	// must not be allowed.
+	ExecOnce bool `json:"execOnce,omitempty"`
 }

@@ -40,7 +40,7 @@ func (f Filter) Validate() error {
 		}
 	}
 	if len(errs) == 0 {
-		errs = f.watchMistakes()
+		errs = append(f.watchMistakes(), f.onceMistakes()...)
 	}
 	return errors.Join(errs...)
 }
@@ -176,6 +176,24 @@ func (f Filter) watchMistakes() []error {
 		}
 	}
 	return errs
+}
+
+// callExecve is what every program is started by, and ExecOnce about.
+const callExecve = "execve"
+
+// onceMistakes are those of ExecOnce, for rules that are right.
+func (f Filter) onceMistakes() []error {
+	if !f.ExecOnce {
+		return nil
+	}
+	arms, err := f.arms()
+	if err != nil {
+		return []error{err}
+	}
+	if nr, _ := Number("execveat"); slices.ContainsFunc(arms[nr], Arm.passes) {
+		return []error{errors.New("cannot allow execveat: execve is to happen once, and execveat would execute again")}
+	}
+	return nil
 }
 
 // joinWords lists words for an error.

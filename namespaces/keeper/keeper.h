@@ -24,6 +24,10 @@
 #define LAST_FD 9
 #define GATE_FD 10
 #define FIRST_FREE 16
+#define ARENAS (CK_MAX_LAUNCHES + 1)
+/* Where in page 0 the path of an exec goes that may happen once. */
+#define ONCE_PAGE 4096
+#define ONCE_FIRST 64
 
 /*
  * What the child tells before its exec: the one page that it shares with the
@@ -52,6 +56,7 @@ struct launch {
 	int gate;   /* the child's end */
 	int ruleset;
 	volatile struct outcome *out;
+	u32 once; /* where in page 0 the path of the exec goes; 0: it stays */
 	int busy;
 };
 

@@ -15,7 +15,6 @@
  */
 #include "keeper.h"
 
-#define ARENAS 8
 #define EVENTS 64
 #define MSG_DONTWAIT_ 0x40
 #define MSG_NOSIGNAL_ 0x4000
@@ -375,6 +374,7 @@ static u32 clone_plugin(struct slot *s, struct launch *l, u32 index)
 	l->reaper = s->reaper;
 	l->ruleset = -1;
 	*l->out = (struct outcome){.listener = -1, .failed = CK_STEP_DIED};
+	l->once = 0;
 	if (!plugin_shares_pids(l))
 		ret = go_to(s->reaper, CLONE_NEWPID);
 	if (ret == 0)

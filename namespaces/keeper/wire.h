@@ -9,6 +9,7 @@
 #define CK_MAX_FDS 0xc8u /* descriptors of one request (the kernel's limit is 253). */
 #define CK_MAX_ARGS 0x400u /* strings of argv and of envp, each. */
 #define CK_MAX_SLOTS 0x1000u /* plugins of one keeper. */
+#define CK_MAX_LAUNCHES 0x7u /* launches in flight; the daemon keeps to it, so that its words in between always find room. */
 #define CK_MAX_HOLD 0x18u /* descriptors and group directories kept for one plugin, each. */
 #define CK_KIND_LAUNCH 0x1u /* request: run the steps in a new child. */
 #define CK_KIND_USERNS 0x2u /* request: make a user namespace; blob holds uid_map and gid_map. */
@@ -125,7 +126,8 @@ enum ck_op {
 	CK_OP_LANDLOCK_TRY = 40, /* read back: opening directory s must be refused */
 	CK_OP_SECCOMP = 41, /* load the b bytes at t with flags a; the listener goes to the keeper */
 	CK_OP_EXEC = 42, /* execute the first of a paths at s that exists, with b arguments and c variables at t */
-	CK_OP_END = 43
+	CK_OP_ONCE = 43, /* pass the path of EXEC from page 0, the one place from which a filter may let execve take it */
+	CK_OP_END = 44
 };
 
 static const u8 ck_op_phase[CK_OP_END] = {
@@ -172,6 +174,7 @@ static const u8 ck_op_phase[CK_OP_END] = {
 	CK_PHASE_LOCK, /* LANDLOCK_TRY */
 	CK_PHASE_LOCK, /* SECCOMP */
 	CK_PHASE_EXEC, /* EXEC */
+	CK_PHASE_JOIN, /* ONCE */
 };
 
 #endif

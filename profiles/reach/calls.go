@@ -11,7 +11,9 @@ import (
 // arms are what the filter says of a call, in the order in which it is tried;
 // that it is watched changes nothing.
 func (m *Model) arms(name string) []seccomp.Arm {
-	calls, err := seccomp.Filter{Rules: m.plan.Seccomp.Rules}.Calls()
+	f := m.plan.Seccomp
+	f.Watch = nil
+	calls, err := f.Calls()
 	if err != nil {
 		return nil
 	}
@@ -91,6 +93,10 @@ func (m *Model) Call(name string, args []uint64) (Answer, error) {
 		return Answer{}, fmt.Errorf("cannot answer: %w", err)
 	}
 	a := Answer{Question: strings.TrimSpace("call " + name + " " + numbers(args))}
+	if name == "execve" && m.plan.Seccomp.ExecOnce {
+		a.refuse("seccomp", m.plan.Origins["seccomp.execve"], "execve is let through once, for the plugin's own program; another is a violation, which leads to %s", m.plan.Violation["seccomp"].Action)
+		return a, nil
+	}
 	arms := m.arms(name)
 	open := len(arms) == 1 && len(arms[0].Args) == 0
 	if args == nil && !open && m.mayCall(name) {

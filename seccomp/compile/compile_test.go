@@ -28,6 +28,11 @@ func reference(f seccomp.Filter, d seccompData) uint32 {
 	}
 	name := seccomp.Name(int(d.nr))
 	switch {
+	case name == "execve" && f.ExecOnce:
+		if d.args[0] < 4096 {
+			return retAllow
+		}
+		return retNotify
 	case slices.Contains([]string{"read", "write", "execve", "exit", "exit_group", "rt_sigreturn"}, name):
 		return retAllow
 	}

@@ -66,6 +66,7 @@ func (s *stream) filter() seccomp.Filter {
 	if s.below(4) == 1 {
 		f.Watch = []string{fuzzCalls[s.below(len(fuzzCalls))]}
 	}
+	f.ExecOnce = s.below(4) == 1
 	return f
 }
 
@@ -77,8 +78,14 @@ func valid(f seccomp.Filter) seccomp.Filter {
 			out.Rules = append(out.Rules, r)
 		}
 	}
-	if watched := (seccomp.Filter{Rules: out.Rules, Watch: f.Watch}); watched.Validate() == nil {
-		return watched
+	for _, more := range []seccomp.Filter{
+		{Rules: out.Rules, Watch: f.Watch, ExecOnce: f.ExecOnce},
+		{Rules: out.Rules, ExecOnce: f.ExecOnce},
+		{Rules: out.Rules, Watch: f.Watch},
+	} {
+		if more.Validate() == nil {
+			return more
+		}
 	}
 	return out
 }

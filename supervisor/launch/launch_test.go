@@ -435,3 +435,76 @@ func TestFileWatchTellsRefusalsFromProbes(t *testing.T) {
 		t.Errorf("it was read: %s", o.out)
 	}
 }
+
+// again executes itself anew by every path to an execve that it can think of:
+// as it stands, with a path in page 0 (which it tries to map, by mmap, by mremap
+// and at the end of a stack that grows down), with a null pointer, and execveat.
+const again = `#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static void tell(const char *what, long r) { printf("%s %d\n", what, r == -1 ? errno : 0); fflush(stdout); }
+int main(int argc, char **argv) {
+	char *args[] = {"/again", "again", 0}, *none[] = {0};
+	if (argc > 1) { puts("executed again"); return 0; }
+	tell("execve", syscall(SYS_execve, "/again", args, none));
+	tell("map", (long)mmap(0, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS|MAP_FIXED, -1, 0));
+	void *page = mmap(0, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0);
+	strcpy(page, "/again");
+	tell("remap", (long)mremap(page, 4096, 4096, MREMAP_MAYMOVE|MREMAP_FIXED, 0));
+	for (long at = 1; at < 4096; at++) {
+		long r = syscall(SYS_execve, at, args, none);
+		if (r != -1 || errno != EFAULT) tell("page 0", r);
+	}
+	tell("null", syscall(SYS_execve, 0, args, none));
+	tell("beyond", syscall(SYS_execve, 4096, args, none));
+	tell("high", syscall(SYS_execve, 1L << 32, args, none));
+	tell("execveat", syscall(SYS_execveat, AT_FDCWD, "/again", args, none, 0));
+	return 0;
+}
+`
+
+// TestExecveHappensOnce: the strict profile's program is executed, and nothing
+// after it; every attempt is reported with its path, but those which the kernel
+// refuses by itself.
+func TestExecveHappensOnce(t *testing.T) {
+	l := testLauncher(t)
+	files := []plan.File{{Path: "/again", From: compiled(t, "again", again), Access: []string{"execute", "read_file"}}}
+	o, err := run(t, l, answeredPlan(t, "strict", `"deny"`, files, "/again"))
+	const want = "execve 1\nmap 1\nremap 1\nnull 14\nbeyond 1\nhigh 1\nexecveat 1\n"
+	if err != nil || o.out != want {
+		t.Errorf("got %q, %v", o.out, err)
+	}
+	if len(o.violations) != 4 {
+		t.Fatalf("%d violations, want 4: %v", len(o.violations), o.violations)
+	}
+	v := o.violations[0]
+	if v.Call != "execve" || v.Path != "/again" || !strings.Contains(v.Change, "execve = \"any\"") {
+		t.Errorf("the first is %s: %+v", violation.Sentence(v), v)
+	}
+	if o, err = run(t, l, answeredPlan(t, "static", `"deny"`, files, "/again")); err != nil || o.out != "executed again\n" {
+		t.Errorf("builtin:static: got %q, %v", o.out, err)
+	}
+}
+
+// TestExecveOnceAtATime: launches that share the keeper's page do not take each
+// other's path.
+func TestExecveOnceAtATime(t *testing.T) {
+	l := testLauncher(t)
+	program := compiled(t, "again", again)
+	var wg sync.WaitGroup
+	for i := range 12 {
+		at := fmt.Sprintf("/again%d", i)
+		p := answeredPlan(t, "strict", `"deny"`, []plan.File{{Path: at, From: program, Access: []string{"execute", "read_file"}}}, at, "again")
+		wg.Go(func() {
+			if o, err := run(t, l, p); err != nil || o.out != "executed again\n" {
+				t.Errorf("%s: got %q, %v", at, o.out, err)
+			}
+		})
+	}
+	wg.Wait()
+}

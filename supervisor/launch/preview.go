@@ -34,7 +34,7 @@ func Preview(p *plan.Plan, abi int, find func(from string) Found) (namespaces.Vi
 	host := namespaces.Host{
 		LandlockABI: abi, Kill: 0, UserNS: 0, UID: p.Process.UID, GID: p.Process.GID, MemfdNoexec: true,
 		Descriptors: []namespaces.Descriptor{{Number: 0}, {Number: 1}, {Number: 2}},
-		Filter:      make([]byte, 8),
+		Filter:      make([]byte, 8), ExecOnce: p.Seccomp.ExecOnce,
 	}
 	for i := range view.Mounts {
 		m := view.Mounts[i]
@@ -89,6 +89,9 @@ func filterText(f seccomp.Filter) string {
 	text := fmt.Sprintf("load the seccomp filter: %d calls allowed, %d by their arguments, %d refused quietly", allowed, conditional, refused)
 	if n := len(f.Watch); n > 0 {
 		text += fmt.Sprintf(", %d observed", n)
+	}
+	if f.ExecOnce {
+		text += ", execve once"
 	}
 	return text + "; every other known call is a violation"
 }

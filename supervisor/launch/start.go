@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -65,6 +66,9 @@ func (s *start) require(context.Context) error {
 		return &MissingWallError{"landlock", "CONFIG_SECURITY_LANDLOCK=y and landlock in the lsm= list", `[require] landlock = "best_effort"`}
 	case abi < need:
 		return &MissingWallError{"landlock", fmt.Sprintf("Landlock ABI %d, and this kernel has %d", need, abi), "a smaller min_abi"}
+	}
+	if p.Seccomp.ExecOnce && !pageZeroIsOurs() {
+		return &MissingWallError{"seccomp.execve", fmt.Sprintf("vm.mmap_min_addr of at least %d", seccomp.ExecOncePage), `[seccomp] execve = "any"`}
 	}
 	for _, f := range s.l.unsupported(p.Limits) {
 		promise, _, _ := strings.Cut(f.Name, ".")
@@ -332,9 +336,20 @@ func (s *start) filter(context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.host.Filter = program
+	s.host.Filter, s.host.ExecOnce = program, f.ExecOnce
 	s.host.FilterFlags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 	return nil
+}
+
+// pageZeroIsOurs: no plugin can map the page from which the one execve takes
+// its path.
+func pageZeroIsOurs() bool {
+	text, err := os.ReadFile("/proc/sys/vm/mmap_min_addr")
+	if err != nil {
+		return false
+	}
+	least, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	return err == nil && least >= seccomp.ExecOncePage
 }
 
 // withoutMemfd refuses memfd_create where no sysctl can make what it gives not

@@ -36,7 +36,10 @@ func adviseCall(v *Violation, p *plan.Plan) advice {
 		a.also = why
 		return a
 	}
-	a.change = r.change(v.Args)
+	if a.change = r.change(v.Args); call == "execve" && p.Seccomp.ExecOnce {
+		a.rule = ruled(p, []string{"seccomp.execve"}, "execve is let through once, for the plugin's own program")
+		a.change = "[seccomp]\nexecve = \"any\"\n"
+	}
 	if at := p.Origins["seccomp.deny."+call]; inProfile(at, p) {
 		a.also = "First take it off the list at " + at + ": what a file denies wins over what it allows. " + a.also
 	}

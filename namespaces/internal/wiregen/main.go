@@ -34,6 +34,7 @@ var constants = []constant{
 	{"MAX_FDS", 200, "descriptors of one request (the kernel's limit is 253)."},
 	{"MAX_ARGS", 1024, "strings of argv and of envp, each."},
 	{"MAX_SLOTS", 4096, "plugins of one keeper."},
+	{"MAX_LAUNCHES", 7, "launches in flight; the daemon keeps to it, so that its words in between always find room."},
 	{"MAX_HOLD", 24, "descriptors and group directories kept for one plugin, each."},
 	{"KIND_LAUNCH", 1, "request: run the steps in a new child."},
 	{"KIND_USERNS", 2, "request: make a user namespace; blob holds uid_map and gid_map."},
@@ -149,6 +150,7 @@ var ops = []op{
 	{"LANDLOCK_TRY", "lock", "read back: opening directory s must be refused"},
 	{"SECCOMP", "lock", "load the b bytes at t with flags a; the listener goes to the keeper"},
 	{"EXEC", "exec", "execute the first of a paths at s that exists, with b arguments and c variables at t"},
+	{"ONCE", "join", "pass the path of EXEC from page 0, the one place from which a filter may let execve take it"},
 }
 
 func phaseIndex(name string) int {
