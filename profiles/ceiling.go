@@ -85,6 +85,30 @@ func (c *Ceiling) admits(p *Profile) bool {
 	return false
 }
 
+// Followed gives the ceiling of one host: where a path of its own leads there by
+// symbolic links stands beside the path as written. Real gives a path without
+// links; what it has an error for leads nowhere else.
+func (c *Ceiling) Followed(real func(string) (string, error)) *Ceiling {
+	out := *c
+	out.Files, out.DenyPaths = slices.Clone(c.Files), slices.Clone(c.DenyPaths)
+	for _, f := range c.Files {
+		if at, err := real(f.Path); err == nil && at != f.Path {
+			out.Files = append(out.Files, CeilingFiles{Path: at, Access: f.Access})
+		}
+	}
+	for _, p := range c.DenyPaths {
+		if at, err := real(p); err == nil && at != p {
+			out.DenyPaths = append(out.DenyPaths, at)
+		}
+	}
+	return &out
+}
+
+// Refuses gives why a path of the host may not be granted with this access, or
+// "". Resolve judges the words of a grant; who mounts it judges where they lead,
+// by a ceiling that was Followed. Access are Landlock's names.
+func (c *Ceiling) Refuses(from string, access []string) string { return c.refuses(from, access) }
+
 // refuses gives why a path of the host may not be granted with this access, or
 // "".
 func (c *Ceiling) refuses(from string, access []string) string {

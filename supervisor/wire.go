@@ -47,6 +47,7 @@ type Bundles struct {
 	profiles string
 	mu       sync.RWMutex
 	ceiling  *profiles.Ceiling
+	followed *profiles.Ceiling // where its own paths led when it was read
 }
 
 // NewBundles makes the directory of the sealed bundles (0700) if it is not
@@ -67,14 +68,24 @@ func NewBundles(dir, profilesDir string, ceiling *profiles.Ceiling) (*Bundles, e
 			return nil, fmt.Errorf("cannot clear the directory of bundles: %w", err)
 		}
 	}
-	return &Bundles{dir: dir, profiles: profilesDir, ceiling: ceiling}, nil
+	b := &Bundles{dir: dir, profiles: profilesDir}
+	b.SetCeiling(ceiling)
+	return b, nil
 }
 
 // SetCeiling changes what holds for plans resolved from now on.
 func (b *Bundles) SetCeiling(c *profiles.Ceiling) {
+	followed := c.Followed(filepath.EvalSymlinks)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.ceiling = c
+	b.ceiling, b.followed = c, followed
+}
+
+// Refuses is launch.Config's: what the ceiling says of where a grant leads.
+func (b *Bundles) Refuses(real string, access []string) string {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.followed.Refuses(real, access)
 }
 
 // isDigest says whether name is that of a whole sealed bundle.

@@ -64,28 +64,32 @@ func planOf(p *profiles.Profile, ceiling *profiles.Ceiling, argv []string) (*pla
 	return profiles.Resolve(profiles.Input{Profile: p, Ceiling: ceiling, Argv: argv, CallerEnv: os.Environ()})
 }
 
-// lookUp says what a path of this host is.
-func lookUp(from string) launch.Found {
-	real, err := filepath.EvalSymlinks(from)
-	if errors.Is(err, os.ErrNotExist) {
-		return launch.Found{Missing: true}
+// lookUp says what a path of this host is, and what its ceiling says of where it
+// leads.
+func lookUp(ceiling *profiles.Ceiling) func(from string, access []string) launch.Found {
+	followed := ceiling.Followed(filepath.EvalSymlinks)
+	return func(from string, access []string) launch.Found {
+		real, err := filepath.EvalSymlinks(from)
+		if errors.Is(err, os.ErrNotExist) {
+			return launch.Found{Missing: true}
+		}
+		info, err := os.Stat(from)
+		if err != nil { // it may be there; who starts it will see
+			return launch.Found{Dir: true}
+		}
+		return launch.Found{Dir: info.IsDir(), Real: real, Refused: followed.Refuses(real, access)}
 	}
-	info, err := os.Stat(from)
-	if err != nil { // it may be there; who starts it will see
-		return launch.Found{Dir: true}
-	}
-	return launch.Found{Dir: info.IsDir(), Real: real}
 }
 
 // preview is what a start of a plan would do on this host.
-func preview(p *plan.Plan) (namespaces.View, []namespaces.Step, error) {
+func preview(p *plan.Plan, ceiling *profiles.Ceiling) (namespaces.View, []namespaces.Step, error) {
 	abi := namespaces.LandlockABI()
 	if abi == 0 {
 		if p.Require["landlock"].Mode == "hard" {
 			return namespaces.View{}, nil, errors.New("cannot plan: this kernel has no Landlock, which the profile requires")
 		}
 	}
-	view, steps, err := launch.Preview(p, abi, lookUp)
+	view, steps, err := launch.Preview(p, abi, lookUp(ceiling))
 	if err != nil {
 		return view, steps, fmt.Errorf("cannot plan %s: %w", p.Profile, err)
 	}

@@ -79,7 +79,7 @@ func ask(name string, sets []string, verb string, what []string) (*answered, err
 	if err != nil {
 		return nil, err
 	}
-	view, _, err := preview(pl)
+	view, _, err := preview(pl, ceiling)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cordonhq/cordon/profiles"
 	"github.com/cordonhq/cordon/profiles/plan"
 	"github.com/cordonhq/cordon/profiles/strict"
 )
@@ -89,17 +90,24 @@ func check(name string, sets []string) (*checked, error) {
 	}
 	c.OK = true
 	c.Weakened = append(c.Weakened, pl.Weakened...)
-	c.onHost(pl)
+	c.onHost(pl, ceiling)
 	return c, nil
 }
 
 // onHost adds what this host would not give.
-func (c *checked) onHost(pl *plan.Plan) {
+func (c *checked) onHost(pl *plan.Plan, ceiling *profiles.Ceiling) {
 	for _, r := range pl.Refusals {
 		c.Warnings = append(c.Warnings, plainFinding("%s, %s: refused by the host's %s: %s", r.Ask, r.Why, r.By, r.Hint))
 	}
+	look := lookUp(ceiling)
 	for _, f := range pl.Files {
-		if !f.Optional && lookUp(f.From).Missing {
+		found := look(f.From, f.Access)
+		switch {
+		case found.Refused != "" && f.Optional:
+			c.Warnings = append(c.Warnings, plainFinding("%s, granted by %s: it leads to %s, which the host's ceiling refuses, so it is left out: %s", f.From, f.Origin, found.Real, found.Refused))
+		case found.Refused != "":
+			c.Warnings = append(c.Warnings, plainFinding("%s, granted by %s: it leads to %s, which the host's ceiling refuses, so nothing would start: %s", f.From, f.Origin, found.Real, found.Refused))
+		case !f.Optional && found.Missing:
 			c.Warnings = append(c.Warnings, plainFinding("%s, granted by %s: this host does not have it, so nothing would start; write optional = true if it may be missing", f.From, f.Origin))
 		}
 	}

@@ -50,7 +50,7 @@ With --json, the whole plan and its policy digest are printed, too.`,
 		if err != nil {
 			return err
 		}
-		_, steps, err := preview(pl)
+		_, steps, err := preview(pl, ceiling)
 		if err != nil {
 			return err
 		}

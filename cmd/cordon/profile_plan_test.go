@@ -16,7 +16,7 @@ var update = flag.Bool("update", false, "rewrite golden files")
 // host that has everything and a kernel with Landlock's ABI 7. A difference is
 // a change of how every plugin is walled: read it.
 func TestGoldenSteps(t *testing.T) {
-	everything := func(from string) launch.Found {
+	everything := func(from string, _ []string) launch.Found {
 		program := strings.HasPrefix(from, "/usr/bin/") || strings.HasPrefix(from, "/usr/local/bin/")
 		name := from[strings.LastIndex(from, "/")+1:]
 		return launch.Found{Dir: !program && !strings.Contains(name, ".") && name != "localtime"}

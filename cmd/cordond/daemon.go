@@ -176,6 +176,7 @@ func (d *daemon) openLauncher() error {
 	launcher, err := launch.New(launch.Config{
 		CgroupRoot: c.CgroupRoot, UIDBase: c.UIDBase, UIDCount: c.UIDCount, RuntimeDir: c.RuntimeDir,
 		Compile: seccomp.NewCache(cache, compile.Compile, compile.Version()).Program,
+		Refuses: bundles.Refuses,
 	})
 	if err != nil {
 		return err

@@ -214,8 +214,8 @@ func (p *Process) granted(file, access string) (host string, ok bool) {
 		return file, true // the launcher's own; what is masked there is not a grant's matter
 	}
 	for _, link := range p.view.Symlinks {
-		if rest, ok := strings.CutPrefix(file, link.Path+"/"); ok {
-			file = "/" + path.Join(link.Target, rest)
+		if rest, ok := strings.CutPrefix(file, link.Path); ok && (rest == "" || rest[0] == '/') {
+			file = path.Join("/", link.Target, rest)
 		}
 	}
 	host = p.hostPath(file)

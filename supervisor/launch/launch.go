@@ -26,6 +26,11 @@ type Config struct {
 	// Compile makes the BPF program of a filter spec. The daemon links
 	// libseccomp; the command line asks a helper and a cache.
 	Compile func(seccomp.Filter) ([]byte, error)
+	// Refuses says why the host's ceiling does not let a path be mounted with
+	// this access, or "". It is asked for where a grant leads, without symbolic
+	// links: the words of the grant were judged before. Without it the default
+	// ceiling judges.
+	Refuses func(real string, access []string) string
 }
 
 // Request is one start.

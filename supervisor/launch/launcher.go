@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/cordonhq/cordon/cgroups"
 	"github.com/cordonhq/cordon/namespaces"
+	"github.com/cordonhq/cordon/profiles"
 	"github.com/cordonhq/cordon/seccomp"
 )
 
@@ -49,6 +51,9 @@ func New(cfg Config) (_ *Launcher, err error) {
 	}
 	if cfg.RuntimeDir == "" {
 		cfg.RuntimeDir = DefaultRuntimeDir
+	}
+	if cfg.Refuses == nil {
+		cfg.Refuses = profiles.DefaultCeiling().Followed(filepath.EvalSymlinks).Refuses
 	}
 	if cfg.Compile == nil || cfg.UIDCount < 8 || cfg.UIDBase < 1000 || uint64(cfg.UIDBase)+uint64(cfg.UIDCount) > 1<<32-2 {
 		return nil, fmt.Errorf("cannot use %d uids from %d: want at least 8, none below 1000", cfg.UIDCount, cfg.UIDBase)

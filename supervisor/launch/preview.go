@@ -15,6 +15,9 @@ type Found struct {
 	Dir     bool
 	// Real is the path without symbolic links; empty if there were none.
 	Real string
+	// Refused is why the host's ceiling does not let it be mounted; empty if it
+	// does.
+	Refused string
 }
 
 // Preview is what Start would do for a plan, without doing it: the view and its
@@ -22,7 +25,7 @@ type Found struct {
 // the host that the plan grants; with an answer that is always the same,
 // Preview is pure. What only a start knows is left out: numbers of
 // descriptors, uids of the host, v1 groups, and the filter's length.
-func Preview(p *plan.Plan, abi int, find func(from string) Found) (namespaces.View, []namespaces.Step, error) {
+func Preview(p *plan.Plan, abi int, find func(from string, access []string) Found) (namespaces.View, []namespaces.Step, error) {
 	r := Request{Plan: p, Data: "DATA"}
 	if p.Protocol != "" {
 		r.Bundle = "BUNDLE"
@@ -36,12 +39,23 @@ func Preview(p *plan.Plan, abi int, find func(from string) Found) (namespaces.Vi
 		Descriptors: []namespaces.Descriptor{{Number: 0}, {Number: 1}, {Number: 2}},
 		Filter:      make([]byte, 8), ExecOnce: p.Seccomp.ExecOnce,
 	}
+	reals := make([]string, len(view.Mounts))
 	for i := range view.Mounts {
 		m := view.Mounts[i]
 		src := namespaces.Source{Dir: true}
 		if m.From != "" && m.From != r.Bundle && m.From != r.Data {
-			found := find(m.From)
-			src.Dir, src.Missing = found.Dir, found.Missing
+			grant, _ := grantAt(p.Files, m.Path)
+			found := find(m.From, grant.Access)
+			src.Dir, src.Missing = found.Dir, found.Missing || found.Refused != "" && m.Optional
+			if found.Refused != "" && !m.Optional {
+				return view, nil, refusedSource(m.From, found.Real, found.Refused)
+			}
+			if reals[i] = found.Real; found.Real == "" && !src.Missing {
+				reals[i] = m.From
+			}
+			if src.Missing {
+				reals[i] = ""
+			}
 			if found.Missing && !m.Optional {
 				return view, nil, &namespaces.SourceError{Path: m.From, Why: "this host does not have it"}
 			}
@@ -51,6 +65,7 @@ func Preview(p *plan.Plan, abi int, find func(from string) Found) (namespaces.Vi
 		}
 		host.Sources = append(host.Sources, src)
 	}
+	showLinks(&view, &host, reals)
 	steps, err := namespaces.Compile(view, host)
 	for i := range steps {
 		if steps[i].Op == namespaces.OpSeccomp {

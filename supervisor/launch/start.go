@@ -34,7 +34,8 @@ type start struct {
 	view   namespaces.View
 	host   namespaces.Host
 	files  []*os.File
-	policy string // digest
+	reals  []string // of each mount that is a tree of the host, without links
+	policy string   // digest
 }
 
 // Start raises every wall of the plan and starts the plugin behind them. On
@@ -183,6 +184,7 @@ func (s *start) assemble(ctx context.Context) error {
 			return err
 		}
 	}
+	showLinks(&s.view, &s.host, s.reals)
 	return s.groupFiles()
 }
 
@@ -213,6 +215,7 @@ func (s *start) clampRlimits() {
 // source opens one mount's tree.
 func (s *start) source(ctx context.Context, i int) error {
 	m := s.view.Mounts[i]
+	s.reals = append(s.reals, "")
 	if m.From == "" {
 		s.host.Sources = append(s.host.Sources, namespaces.Source{File: namespaces.NoFile})
 		return nil
@@ -229,11 +232,37 @@ func (s *start) source(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	s.host.Sources = append(s.host.Sources, namespaces.Source{File: s.owned(tree.File), Dir: tree.Dir})
+	file := s.owned(tree.File)
+	if why := s.refuses(m, tree.Real); why != "" && m.Optional {
+		s.host.Sources = append(s.host.Sources, namespaces.Source{File: namespaces.NoFile, Missing: true})
+		return nil
+	} else if why != "" {
+		return refusedSource(m.From, tree.Real, why)
+	}
+	s.host.Sources = append(s.host.Sources, namespaces.Source{File: file, Dir: tree.Dir})
+	s.reals[i] = tree.Real
 	if tree.Real != m.From {
 		followOuter(&s.view, i, tree.Real)
 	}
 	return nil
+}
+
+// refuses asks the host's ceiling about where a grant leads: its words were
+// judged when the plan was made, and a link can lead anywhere.
+func (s *start) refuses(m namespaces.Mount, real string) string {
+	grant, ok := grantAt(s.r.Plan.Files, m.Path)
+	if !ok || m.Owned || m.From == s.r.Bundle {
+		return "" // the plugin's own
+	}
+	return s.l.cfg.Refuses(real, grant.Access)
+}
+
+func refusedSource(from, real, why string) error {
+	text := "the host's ceiling refuses it: " + why
+	if real != "" && real != from {
+		text = "it leads to " + real + ", which the host's ceiling refuses: " + why
+	}
+	return &namespaces.SourceError{Path: from, Why: text}
 }
 
 // followOuter is for a grant of a link that a wider grant already shows as a

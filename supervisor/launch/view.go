@@ -85,6 +85,61 @@ func grants(v *namespaces.View, files []plan.File) {
 	}
 }
 
+// grantAt is what a plan grants at a path.
+func grantAt(files []plan.File, at string) (plan.File, bool) {
+	i := slices.IndexFunc(files, func(f plan.File) bool { return f.Path == at })
+	if i < 0 {
+		return plan.File{}, false
+	}
+	return files[i], true
+}
+
+// linked finds the mounts of links that lead to what another mount shows at the
+// same path as the host, with the same flags. Such a link is shown as a link:
+// programs look for their files beside where they really are. Sources has, for
+// each mount, where it leads; empty for what is no tree of the host.
+func linked(v *namespaces.View, sources []string) []int {
+	var out []int
+	for i, real := range sources {
+		m := v.Mounts[i]
+		if real == "" || real == m.From || m.Path != m.From {
+			continue
+		}
+		for j, o := range v.Mounts {
+			if j != i && o.Path == o.From && sources[j] == o.From && o.Writable == m.Writable && o.Exec == m.Exec && within(real, o.Path) {
+				out = append(out, i)
+				break
+			}
+		}
+	}
+	return out
+}
+
+// showLinks takes linked mounts out of a view and its sources, and puts links in
+// their place. What was granted at the link is granted where it leads.
+func showLinks(v *namespaces.View, host *namespaces.Host, reals []string) {
+	drop := linked(v, reals)
+	if len(drop) == 0 {
+		return
+	}
+	v.Landlock.Paths = slices.Clone(v.Landlock.Paths)
+	var mounts []namespaces.Mount
+	var sources []namespaces.Source
+	for i, m := range v.Mounts {
+		if !slices.Contains(drop, i) {
+			mounts, sources = append(mounts, m), append(sources, host.Sources[i])
+			continue
+		}
+		v.Symlinks = append(v.Symlinks, namespaces.Symlink{Path: m.Path, Target: reals[i]})
+		for r := range v.Landlock.Paths {
+			if v.Landlock.Paths[r].Path == m.Path {
+				v.Landlock.Paths[r].Path = reals[i]
+			}
+		}
+	}
+	v.Mounts, host.Sources = mounts, sources
+}
+
 // covers tells whether outer already shows what inner would.
 func covers(outer, inner namespaces.Mount) bool {
 	rest, ok := strings.CutPrefix(inner.Path, strings.TrimSuffix(outer.Path, "/")+"/")

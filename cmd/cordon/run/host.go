@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path/filepath"
+	"sync"
 
 	"github.com/cordonhq/cordon/profiles"
 	"github.com/cordonhq/cordon/profiles/strict"
@@ -48,8 +50,16 @@ func loadHost(file string) (*host, error) {
 	if root := os.Getenv(cgroupRootEnv); root != "" {
 		h.launch.CgroupRoot = root
 	}
+	h.launch.Refuses = judgeOf(h.ceiling)
 	h.launch.Compile = seccomp.NewCache(safeCacheDir(), compileByHelper).Program
 	return h, nil
+}
+
+// judgeOf gives what a ceiling says of where grants lead on this host. Its own
+// links are followed when the first grant is asked for.
+func judgeOf(ceiling *profiles.Ceiling) func(real string, access []string) string {
+	followed := sync.OnceValue(func() *profiles.Ceiling { return ceiling.Followed(filepath.EvalSymlinks) })
+	return func(real string, access []string) string { return followed().Refuses(real, access) }
 }
 
 func (h *host) read(file string, data []byte) error {

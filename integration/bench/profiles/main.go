@@ -73,7 +73,7 @@ func once(name string) (took, error) {
 	if err != nil {
 		return took{}, err
 	}
-	_, steps, err := launch.Preview(plan, landlockABI, func(string) launch.Found { return launch.Found{Dir: true} })
+	_, steps, err := launch.Preview(plan, landlockABI, func(string, []string) launch.Found { return launch.Found{Dir: true} })
 	if err == nil && len(steps) == 0 {
 		err = fmt.Errorf("%s has a plan without steps", name)
 	}

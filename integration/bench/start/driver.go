@@ -207,7 +207,7 @@ func (b *bench) describe(s *settings, model *cgroups.Group, message string, uid 
 			host.Joins = append(host.Joins, file("tasks", at))
 		}
 	}
-	view, _, err := launch.Preview(b.plan, host.LandlockABI, func(string) launch.Found { return launch.Found{} })
+	view, _, err := launch.Preview(b.plan, host.LandlockABI, func(string, []string) launch.Found { return launch.Found{} })
 	if err != nil {
 		return err
 	}
