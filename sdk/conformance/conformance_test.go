@@ -2,6 +2,7 @@
 package conformance
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -15,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -50,23 +52,40 @@ type step struct {
 	End    *string `json:"end"`
 }
 
-// subject is one implementation: start runs it on the other end of peer, and
-// the function it returns waits and says for which breach it ended.
+// starter runs an implementation; conn is its peer's end, and end waits and
+// says for which breach it ended.
+type starter func(t *testing.T, limits map[string]int) (conn *net.UnixConn, end func() string)
+
+// subject is one implementation.
 type subject struct {
 	name, side string
 	// suites are those that matter here, space-separated; all if empty.
 	suites string
-	start  func(t *testing.T, limits map[string]int, socket *os.File) (end func() string)
+	start  starter
 }
 
+// argvs are the SDKs' programs for these tests.
+func argvs(t *testing.T) map[string][]string {
+	t.Helper()
+	return map[string][]string{
+		"go":           {goPlugin(t)},
+		"python":       {"/usr/bin/python3", "-S", "-B", "../python/conformance.py"},
+		"python-async": {"env", "CORDON_ASYNC=1", "/usr/bin/python3", "-S", "-B", "../python/conformance.py"},
+		"node":         {node(), "../node/conformance.mjs"},
+	}
+}
+
+// TestConformance has one process of each SDK serve all vectors: to start one
+// for each took most of the time.
 func TestConformance(t *testing.T) {
 	suites := load(t)
+	argv := argvs(t)
 	for _, s := range []subject{
 		{"host", "host", "", startHost},
-		{"go", "plugin", "", program(goPlugin(t))},
-		{"python", "plugin", "", program("/usr/bin/python3", "-S", "-B", "../python/conformance.py")},
-		{"python-async", "plugin", "calls phases", program("env", "CORDON_ASYNC=1", "/usr/bin/python3", "-S", "-B", "../python/conformance.py")},
-		{"node", "plugin", "", program(node(), "../node/conformance.mjs")},
+		{"go", "plugin", "", many(t, argv["go"]...)},
+		{"python", "plugin", "", many(t, argv["python"]...)},
+		{"python-async", "plugin", "calls phases", many(t, argv["python-async"]...)},
+		{"node", "plugin", "", many(t, argv["node"]...)},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
@@ -84,6 +103,22 @@ func TestConformance(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestDescriptorThree has a process of its own serve one vector of a suite, over
+// the socket that the daemon gives it.
+func TestDescriptorThree(t *testing.T) {
+	suites := load(t)
+	for name, argv := range argvs(t) {
+		s := subject{name, "plugin", "", program(argv...)}
+		for _, suite := range []string{"calls", "framing"} {
+			at := slices.IndexFunc(suites[suite], func(v vector) bool { return v.Side == "" })
+			t.Run(name+"/"+suite, func(t *testing.T) {
+				t.Parallel()
+				run(t, s, suites[suite][at])
+			})
+		}
 	}
 }
 
@@ -121,19 +156,12 @@ func load(t *testing.T) map[string][]vector {
 
 // run plays one vector's peer.
 func run(t *testing.T, s subject, v vector) {
-	host, plugin, err := ipc.Socketpair()
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, ok := host.R.(*net.UnixConn)
-	if !ok {
-		t.Fatal("no unix socket")
-	}
+	conn, end := s.start(t, v.Limits)
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
-	p := &peer{t: t, conn: conn, values: map[string]any{}, end: s.start(t, v.Limits, plugin)}
+	p := &peer{t: t, conn: conn, values: map[string]any{}, end: end}
 	if v.Start != "hello" {
 		p.greet(s.side, v.Limits)
 	}
@@ -321,8 +349,10 @@ func (p *peer) ended(want string) {
 
 // program starts a plugin in a process of its own, with the socket at
 // descriptor 3, as the daemon does.
-func program(argv ...string) func(*testing.T, map[string]int, *os.File) func() string {
-	return func(t *testing.T, _ map[string]int, socket *os.File) func() string {
+func program(argv ...string) starter {
+	return func(t *testing.T, _ map[string]int) (*net.UnixConn, func() string) {
+		t.Helper()
+		conn, socket := socketpair(t)
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 		var out, complaint bytes.Buffer
@@ -343,8 +373,127 @@ func program(argv ...string) func(*testing.T, map[string]int, *os.File) func() s
 			return strings.TrimSpace(last)
 		})
 		t.Cleanup(func() { cancel(); end() })
-		return end
+		return conn, end
 	}
+}
+
+// socketpair returns the test's end and the other's.
+func socketpair(t *testing.T) (*net.UnixConn, *os.File) {
+	t.Helper()
+	ours, theirs, err := ipc.Socketpair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, ok := ours.R.(*net.UnixConn)
+	if !ok {
+		t.Fatal("no unix socket")
+	}
+	return conn, theirs
+}
+
+// many starts one program that serves all vectors, each over a connection that
+// it makes to a path it is told.
+func many(t *testing.T, argv ...string) starter {
+	t.Helper()
+	f := &fleet{dir: t.TempDir(), ends: map[string]chan string{}}
+	cmd := exec.Command(argv[0], append(argv[1:], "many")...)
+	cmd.Stderr = &f.complaint
+	var err error
+	if f.orders, err = cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("cannot start %s: %v", argv[0], err)
+	}
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		f.listen(out)
+	}()
+	t.Cleanup(func() {
+		_ = f.orders.Close()
+		_ = cmd.Process.Kill() // a handler may wait for ever, as its vector wants
+		<-read
+		_ = cmd.Wait()
+	})
+	return f.start
+}
+
+// fleet is a program that serves many vectors at once.
+type fleet struct {
+	dir       string
+	complaint lockedBuffer
+	mu        sync.Mutex
+	orders    io.WriteCloser
+	ends      map[string]chan string
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// listen reads lines "KEY BREACH".
+func (f *fleet) listen(out io.Reader) {
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		key, breach, _ := strings.Cut(lines.Text(), " ")
+		f.mu.Lock()
+		end := f.ends[key]
+		f.mu.Unlock()
+		if end != nil {
+			end <- breach
+		}
+	}
+}
+
+// start has the program connect.
+func (f *fleet) start(t *testing.T, _ map[string]int) (*net.UnixConn, func() string) {
+	t.Helper()
+	f.mu.Lock()
+	key := fmt.Sprint(len(f.ends))
+	end := make(chan string, 1)
+	f.ends[key] = end
+	f.mu.Unlock()
+	path := filepath.Join(f.dir, key)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.mu.Lock()
+	_, err = fmt.Fprintf(f.orders, "%s %s\n", key, path)
+	f.mu.Unlock()
+	if err != nil {
+		t.Fatalf("cannot order a connection: %v: %s", err, f.complaint.String())
+	}
+	_ = l.(*net.UnixListener).SetDeadline(time.Now().Add(patience))
+	its, err := l.Accept()
+	if err = errors.Join(err, l.Close()); err != nil {
+		t.Fatalf("it does not connect: %v: %s", err, f.complaint.String())
+	}
+	return its.(*net.UnixConn), sync.OnceValue(func() string {
+		select {
+		case breach := <-end:
+			return breach
+		case <-time.After(patience):
+			return "no end: " + f.complaint.String()
+		}
+	})
 }
 
 // TestOwnTests runs what each SDK tests in its own language.
@@ -417,7 +566,9 @@ func node() string {
 }
 
 // startHost runs the host's own connection in this process.
-func startHost(t *testing.T, limits map[string]int, socket *os.File) func() string {
+func startHost(t *testing.T, limits map[string]int) (*net.UnixConn, func() string) {
+	t.Helper()
+	conn, socket := socketpair(t)
 	transport, err := ipc.FileTransport(socket)
 	if err != nil {
 		t.Fatal(err)
@@ -448,7 +599,7 @@ func startHost(t *testing.T, limits map[string]int, socket *os.File) func() stri
 		return ""
 	})
 	t.Cleanup(func() { _ = c.Close(); end() })
-	return end
+	return conn, end
 }
 
 // methods are what README.md lists.

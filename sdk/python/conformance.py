@@ -1,34 +1,45 @@
 """The plugin that ../conformance tests this library with.
 
-CORDON_ASYNC=1 has async handlers in place of plain ones.
+CORDON_ASYNC=1 has async handlers in place of plain ones. With the argument
+"many" it serves, for each line "KEY PATH" of standard input, whoever listens
+there, and then prints "KEY BREACH".
 """
 
 import asyncio
 import logging
 import os
+import socket
+import sys
+import threading
 
 import cordon
 
 logging.disable()
-plugin = cordon.Plugin("conformance", "1.0.0")
-notes = []
+ASYNC = bool(os.environ.get("CORDON_ASYNC"))
 
 
 def failure(params):
     return cordon.Error(params["code"], params["message"], params.get("data"))
 
 
-@plugin.notification("note")
-def note(params, ctx):
-    notes.append(params)
+def make():
+    plugin = cordon.Plugin("conformance", "1.0.0")
+    notes = []
+
+    @plugin.notification("note")
+    def note(params, ctx):
+        notes.append(params)
 
 
-@plugin.notification("crash")
-def crash_note(params, ctx):
-    raise RuntimeError("as asked")
+    @plugin.notification("crash")
+    def crash_note(params, ctx):
+        raise RuntimeError("as asked")
+
+    (asynchronous if ASYNC else plain)(plugin, notes)
+    return plugin
 
 
-def plain():
+def plain(plugin, notes):
     plugin.method("echo")(lambda params, ctx: params)
     plugin.method("sink")(lambda params, ctx: None)
     plugin.method("big")(lambda params, ctx: "x" * params["bytes"])
@@ -50,7 +61,7 @@ def plain():
         ctx.check()
 
 
-def asynchronous():
+def asynchronous(plugin, notes):
     @plugin.method("echo")
     async def echo(params, ctx):
         return params
@@ -88,15 +99,28 @@ def asynchronous():
         await asyncio.Event().wait()
 
 
-end = ""
-try:
-    if os.environ.get("CORDON_ASYNC"):
-        asynchronous()
-        asyncio.run(plugin.run_async())
-    else:
-        plain()
-        plugin.run()
-except cordon.ProtocolError as err:
-    end = err.code
-print("end:", end, flush=True)
+def serve(sock=None):
+    """Returns the breach that the connection ended for, "" for none."""
+    try:
+        if ASYNC:
+            asyncio.run(make().run_async(sock))
+        else:
+            make().run(sock)
+    except cordon.ProtocolError as err:
+        return err.code
+    return ""
+
+
+def serve_one(key, path):
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(path)
+    end = serve(sock)
+    os.write(1, f"{key} {end}\n".encode())  # at once, beside other threads
+
+
+if sys.argv[1:] == ["many"]:
+    for line in sys.stdin:
+        threading.Thread(target=serve_one, args=line.split(), daemon=True).start()
+else:
+    print("end:", serve(), flush=True)
 os._exit(0)  # whatever a handler still waits for

@@ -3,10 +3,12 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -20,17 +22,45 @@ type ask struct {
 }
 
 func main() {
-	err := plugin().Run(context.Background())
+	if len(os.Args) > 1 { // "many"
+		many()
+		return
+	}
+	if end := ended(plugin().Run(context.Background())); end != failed {
+		fmt.Fprintln(os.Stdout, "end:", end)
+	}
+}
+
+const failed = "failed"
+
+// ended is the breach that a connection ended for, "" for none.
+func ended(err error) string {
 	var broken *cordon.ProtocolError
-	if errors.As(err, &broken) {
-		fmt.Fprintf(os.Stdout, "end: %s\n", broken.Code)
-		return
-	}
-	if err != nil {
+	switch {
+	case errors.As(err, &broken):
+		return string(broken.Code)
+	case err != nil:
 		fmt.Fprintln(os.Stderr, err)
-		return
+		return failed
 	}
-	fmt.Fprintln(os.Stdout, "end: ")
+	return ""
+}
+
+// many serves, for each line "KEY PATH" of standard input, whoever listens
+// there, and then prints "KEY BREACH".
+func many() {
+	var all sync.WaitGroup
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		key, path, _ := strings.Cut(lines.Text(), " ")
+		all.Go(func() {
+			c, err := net.Dial("unix", path)
+			if err == nil {
+				err = plugin().Serve(context.Background(), c)
+			}
+			fmt.Fprintf(os.Stdout, "%s %s\n", key, ended(err))
+		})
+	}
+	all.Wait()
 }
 
 func plugin() *cordon.Plugin {
