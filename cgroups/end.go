@@ -146,7 +146,8 @@ func (g *Group) awaitFrozen(ctx context.Context) error {
 	}
 }
 
-// Kill ends every process of the whole tree, whatever it does, and returns when
+// Kill ends every process of the whole tree, whatever it does, takes its
+// cpu.max away (so it is of no use for a group that shall live on) and returns when
 // the group is proven empty in every hierarchy, or with ctx (10 s at most, if
 // it has no deadline). A frozen group dies too.
 func (g *Group) Kill(ctx context.Context) error {
@@ -169,9 +170,11 @@ func (g *Group) isRemoved() bool {
 
 func (g *Group) killAll(ctx context.Context) error {
 	if u := g.unified(); u != nil && u.dir.has("cgroup.kill") {
-		if err := u.killTree(ctx); err != nil {
+		if err := u.killTree(ctx, g.unthrottle); err != nil {
 			return err
 		}
+	} else {
+		g.unthrottle()
 	}
 	// What is left, if anything, is in a v1 hierarchy and not on the unified
 	// tree, or there is no cgroup.kill.
@@ -189,12 +192,28 @@ func (g *Group) killAll(ctx context.Context) error {
 	}
 }
 
-// killTree uses cgroup.kill, which no fork escapes, until populated is 0.
-func (m *member) killTree(ctx context.Context) error {
+// unthrottle takes cpu.max away from what is about to die: a process needs
+// processor time to end, and a hundred of them at 1% would take a minute. If it
+// cannot be done they die more slowly.
+func (g *Group) unthrottle() {
+	m := g.with("cpu")
+	switch {
+	case m == nil:
+	case m.h.v2:
+		_ = m.write("cpu.max", "max")
+	default:
+		_ = m.write("cpu.cfs_quota_us", "-1")
+	}
+}
+
+// killTree uses cgroup.kill, which no fork escapes, until populated is 0. then
+// is called once all are condemned.
+func (m *member) killTree(ctx context.Context, then func()) error {
 	for {
 		if err := m.write("cgroup.kill", "1"); err != nil {
 			return err
 		}
+		then()
 		empty, err := m.awaitEvents(ctx, rekill, func(e map[string]int64) bool { return e["populated"] == 0 })
 		if err != nil || empty {
 			return err

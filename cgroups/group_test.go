@@ -426,6 +426,31 @@ func TestKillEndsAForkingTree(t *testing.T) {
 	})
 }
 
+// TestKillIsNotThrottled: a tree that may use a thousandth of a processor would
+// take minutes to end.
+func TestKillIsNotThrottled(t *testing.T) {
+	eachMode(t, func(t *testing.T, l *layout) {
+		g := testGroup(t, testTree(t, l), Limits{})
+		start(t, g, "i=0; while [ $i -lt 150 ]; do sleep 1000 & i=$((i+1)); done; wait")
+		ctx, cancel := context.WithTimeout(t.Context(), hangGuard)
+		defer cancel()
+		for n := 0; ; n++ {
+			if pids, err := g.Procs(); err != nil || len(pids) > 150 {
+				break
+			}
+			if err := backoff(ctx, n); err != nil {
+				t.Fatal("the tree does not grow")
+			}
+		}
+		if err := g.Update(Limits{CPUMax: &CPUMax{Quota: 1000, Period: 1000000}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // A process may be in the limits' hierarchies and not on the unified tree.
 func TestKillEndsWhatIsOnV1Alone(t *testing.T) {
 	eachMode(t, func(t *testing.T, l *layout) {

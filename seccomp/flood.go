@@ -1,6 +1,9 @@
 package seccomp
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // Bounds of what one plugin's refused calls may cost others. A round trip of
 // the listener takes 5 to 50 us, so that a plugin which does nothing else makes
@@ -23,6 +26,10 @@ const (
 // their own. The zero Flood is ready. It is not safe for concurrent use; a
 // Handler is never called concurrently.
 type Flood struct {
+	// Limit takes the place of FloodLimit, if it is not 0: for a machine that
+	// is too slow for so many calls.
+	Limit int
+
 	spent      int       // of FloodBurst
 	refilled   time.Time // up to when the burst was given back
 	suppressed int       // since the last that was reported
@@ -74,7 +81,7 @@ func (f *Flood) overLimit(now time.Time) bool {
 		f.began, f.inWindow = now, 0
 	}
 	f.inWindow++
-	over := f.inWindow > FloodLimit && !f.escalated
+	over := f.inWindow > cmp.Or(f.Limit, FloodLimit) && !f.escalated
 	f.escalated = f.escalated || over
 	return over
 }

@@ -2,7 +2,7 @@
 // it boots each in QEMU with a root made of this checkout's test binaries and
 // this host's own packages, and prints go test's events for what ran there.
 //
-//	vm [-kernel 6.1,6.12] [-run REGEXP] [-dir .build/vm]
+//	vm [-kernel 6.1,6.12] [-run REGEXP] [-tier PART] [-together yes|no] [-dir .build/vm]
 //
 // It is run from the top of the checkout, on Debian or its kin, and needs
 // qemu-system-x86, apt-get and dpkg (.ci/setup vm installs what is missing).
@@ -16,6 +16,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -40,6 +41,8 @@ type options struct {
 	run     string        // go test's -run
 	only    string        // a part of the tiers' names
 	timeout time.Duration // of each tier
+	// together boots all kernels at the same time.
+	together bool
 }
 
 func main() {
@@ -52,8 +55,15 @@ func main() {
 	flag.StringVar(&o.run, "run", "", "run only the tests that match, as go test does")
 	flag.StringVar(&o.only, "tier", "", "run only the tiers whose name contains this")
 	flag.DurationVar(&o.timeout, "timeout", 5*time.Minute, "how long one tier may take")
+	together := flag.String("together", "auto", "boot all kernels at the same time: yes, no, or auto, where the machine has the memory")
 	flag.Parse()
 	o.kernels = strings.Split(*list, ",")
+	switch *together {
+	case "auto":
+		o.together = roomForAll(len(o.kernels))
+	default:
+		o.together = *together == "yes"
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	if err := run(ctx, o); err != nil {
@@ -88,14 +98,58 @@ func run(ctx context.Context, o options) error {
 	}
 	defer os.Remove(top)
 	accel := chooseAccel(ctx, o.dir, images[o.kernels[0]])
-	var failed []error
-	for _, name := range o.kernels {
-		if err := runKernel(ctx, name, images[name], top, accel); err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", name, err))
+	failed := make([]error, len(o.kernels))
+	var guests sync.WaitGroup
+	for i, name := range o.kernels {
+		guest := func() {
+			if err := runKernel(ctx, name, images[name], top, accel); err != nil {
+				failed[i] = fmt.Errorf("%s: %w", name, err)
+			}
 		}
+		if !o.together {
+			guest()
+			continue
+		}
+		guests.Go(func() {
+			runtime.LockOSThread() // its children die with its thread
+			defer runtime.UnlockOSThread()
+			guest()
+		})
 	}
+	guests.Wait()
 	return errors.Join(failed...)
 }
+
+// roomForAll says whether the guests can run at the same time: most of their
+// tests use one processor only and wait for much, so that two guests on two
+// processors take little longer than one.
+func roomForAll(guests int) bool {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return false
+	}
+	var available uint64
+	for line := range strings.Lines(string(text)) {
+		if _, err := fmt.Sscanf(line, "MemAvailable: %d kB", &available); err == nil {
+			break
+		}
+	}
+	return runtime.NumCPU() >= guests && available>>10 >= uint64(guests*guestMemory+1024)
+}
+
+// lines writes whole lines of several guests to one writer.
+type lines struct {
+	mu sync.Mutex
+	to io.Writer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.to.Write(b)
+}
+
+var stdout = &lines{to: os.Stdout}
 
 // endWithParent has this program told when what started it is killed; prctl(2).
 func endWithParent() error {
@@ -170,7 +224,7 @@ func runKernel(ctx context.Context, name string, k *image, root, accel string) e
 		return err
 	}
 	defer said.Close()
-	v := newVerdict(name, os.Stdout, said)
+	v := newVerdict(name, stdout, said)
 	err = m.boot(ctx, v.line)
 	if ctx.Err() != nil {
 		return ctx.Err()

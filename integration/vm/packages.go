@@ -19,14 +19,17 @@ import (
 // and the C compiler with which tests make the smallest programs.
 var wantedPackages = []string{
 	"bash", "dash", "coreutils", "findutils", "grep", "sed", "mawk", "hostname", "procps", "netbase",
-	"util-linux", "mount", "e2fsprogs", "kmod", "libc-bin", "python3", "gcc", "libc6-dev",
+	"util-linux", "mount", "e2fsprogs", "kmod", "libc-bin", "python3", "gcc", "libc6-dev", "stress-ng",
 }
 
 // unwanted packages are depended on and not needed there.
-var unwanted = []string{"debconf", "dpkg", "perl-base", "perl", "adduser", "passwd", "init-system-helpers", "libasan8", "libtsan2", "liblsan0", "libubsan1", "media-types"}
+var unwanted = []string{"debconf", "dpkg", "perl-base", "perl", "adduser", "passwd", "init-system-helpers", "libasan8", "libtsan2", "liblsan0", "libubsan1", "media-types", "libegl-mesa0", "libgl1-mesa-dri", "libglapi-mesa", "libx11-data", "xkb-data"}
 
 // unwantedFiles are left out of every package.
 var unwantedFiles = []string{"/usr/share/doc", "/usr/share/man", "/usr/share/info", "/usr/share/locale", "/usr/share/lintian", "/usr/share/bash-completion", "/etc"}
+
+// unwantedEnds are large and of no use to a compiler of small programs.
+var unwantedEnds = []string{"/lto1", "-lto-dump-12", "/libasan.a", "/libtsan.a", "/liblsan.a", "/libubsan.a", "/libhwasan.a", "-dwp", "-ld.gold", "/libgprofng.so.0.0.0"}
 
 // addPackages copies the files of the host's packages to where they really are:
 // a package may list /bin/sh where /bin is a link to /usr/bin.
@@ -47,7 +50,7 @@ func addPackages(ctx context.Context, a *archive) error {
 	real := map[string]string{}
 	for s := bufio.NewScanner(bytes.NewReader(out)); s.Scan(); {
 		file := s.Text()
-		if !strings.HasPrefix(file, "/") || file == "/." || slices.ContainsFunc(unwantedFiles, func(dir string) bool { return strings.HasPrefix(file, dir) }) || strings.HasSuffix(file, "/lto1") {
+		if !strings.HasPrefix(file, "/") || file == "/." || slices.ContainsFunc(unwantedFiles, func(dir string) bool { return strings.HasPrefix(file, dir) }) || slices.ContainsFunc(unwantedEnds, func(end string) bool { return strings.HasSuffix(file, end) }) {
 			continue
 		}
 		if err := addFile(a, file, real); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -18,11 +19,13 @@ const (
 	// working one takes under two seconds; some hosts have a /dev/kvm on which
 	// it never comes.
 	kvmDeadline = 5 * time.Second
+	// guestMemory is in MiB.
+	guestMemory = 3072
 	// suiteDeadline ends a guest that hangs.
 	suiteDeadline = 20 * time.Minute
 )
 
-// machine is one guest: two processors, 2 GiB, no network, no disk.
+// machine is one guest: two processors, no network, no disk.
 type machine struct {
 	kernel, initrd, accel string
 	append                string // to the kernel's command line
@@ -36,7 +39,7 @@ func (m machine) args() []string {
 	}
 	return []string{
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none",
-		"-accel", accel, "-cpu", cpu, "-smp", "2", "-m", "3G",
+		"-accel", accel, "-cpu", cpu, "-smp", "2", "-m", strconv.Itoa(guestMemory) + "M",
 		"-kernel", m.kernel, "-initrd", m.initrd,
 		// What would make the guest's figures another kernel's is off.
 		"-append", strings.TrimSpace("console=ttyS0 quiet panic=-1 oops=panic cgroup_no_v1=all random.trust_cpu=on " + m.append),

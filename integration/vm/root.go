@@ -49,7 +49,7 @@ var tiers = []tier{
 
 // static is how test binaries are built: they bring no library.
 func static(tags string) []string {
-	return []string{"-trimpath", "-tags", strings.TrimSpace("netgo osusergo " + tags), "-ldflags", "-linkmode external -extldflags -static"}
+	return []string{"-trimpath", "-tags", strings.TrimSpace("netgo osusergo " + tags), "-ldflags", "-s -w -linkmode external -extldflags -static"}
 }
 
 func (t tier) name() string {
@@ -94,7 +94,7 @@ func buildRoot(ctx context.Context, o options) (file string, err error) {
 // buildSuite builds the programs and says what is to be run.
 func buildSuite(ctx context.Context, built string, o options) ([]stream.Tier, error) {
 	say("building the tests")
-	guest := command(ctx, "go", "build", "-o", built+"/init", "./integration/vm/guest")
+	guest := command(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", built+"/init", "./integration/vm/guest")
 	guest.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if _, err := output(guest); err != nil {
 		return nil, err

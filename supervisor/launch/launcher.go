@@ -33,6 +33,8 @@ type Launcher struct {
 	watcher  *cgroups.Watcher
 	listener *seccomp.Listener
 	limits   map[string]cgroups.Feature // what this host can enforce, by cgroup v2 name
+	// floodLimit is seccomp.FloodLimit if it is 0; tests set a smaller one.
+	floodLimit int
 
 	mu     sync.Mutex
 	keeper *namespaces.Keeper // nil until the first start, and after it has gone

@@ -481,6 +481,7 @@ func (s *start) process(steps []namespaces.Step) (*Process, error) {
 		l: s.l, r: s.r, lease: s.lease, group: s.group, view: s.view, host: s.host,
 		planDigest: planDigest(s.policy, steps, s.lease.uid), policyDigest: s.policy,
 		judge:   violation.NewJudge(s.r.Plan),
+		flood:   seccomp.Flood{Limit: s.l.floodLimit},
 		watched: watched,
 		gone:    make(chan struct{}),
 		work:    make(chan call, 64),
