@@ -94,6 +94,12 @@ bench-profiles: need-go ## Measure what reading, resolving and planning a profil
 	@$(PURE) -o .build/bench-profiles ./integration/bench/profiles
 	@.build/bench-profiles
 
+.PHONY: bench-violation
+bench-violation: build ## Measure a violation until contained, persisted and dead, beside bare ones (root)
+	@mkdir -p .build
+	@$(PURE) -o .build/bench-violation ./integration/bench/violation
+	@.build/bench-violation
+
 fuzz: ## Run every fuzz target for FUZZTIME (10s) each
 	@.ci/fuzz $(FUZZTIME)
 

@@ -392,13 +392,14 @@ func liveViolation(s lifecycle, ev event) (lifecycle, []action) {
 	case violation.Log, violation.Deny:
 		return s, []action{{Kind: actRecord}}
 	case violation.Kill:
-		contain := []action{{Kind: actContain}, {Kind: actRecord}}
+		// Nothing is kept of it that a dead process could not give, so the kill is
+		// what contains it; the disk waits.
 		if s.Phase == control.Stopping { // what was to follow stays
 			s.Stop = killSent
-			return arm(s, killRetry, append(contain, action{Kind: actKill}))
+			return arm(s, killRetry, []action{{Kind: actKill}, {Kind: actRecord}})
 		}
 		next, acts := killThen(s, ev, thenFail, ev.Reason)
-		return next, append(contain, acts...)
+		return next, append(acts, action{Kind: actRecord})
 	case violation.Quarantine:
 		return quarantineNow(s, ev, ev.Reason)
 	default: // an unknown decision is the strictest

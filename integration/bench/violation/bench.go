@@ -1,0 +1,337 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cordonhq/cordon/supervisor/control"
+)
+
+// victim is the plugin: it touches so many MiB, has so many children, answers
+// every request, and at "attack" says what time it is and hits the wall.
+const victim = `#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <time.h>
+#include <unistd.h>
+static char line[65536];
+int main(int argc, char **argv) {
+	size_t n = (size_t)atoi(argv[1]) << 20;
+	char *p = malloc(n + 1);
+	memset(p, 1, n + 1);
+	for (int i = atoi(argv[2]); i > 0; i--)
+		if (fork() == 0) for (;;) pause();
+	if (argc > 3) { puts("up"); fflush(stdout); for (;;) pause(); }
+	while (fgets(line, sizeof line, stdin)) {
+		char *id = strstr(line, "\"id\":");
+		if (strstr(line, "attack")) {
+			struct timespec t;
+			clock_gettime(CLOCK_MONOTONIC, &t);
+			dprintf(2, "t0 %lld\n", t.tv_sec * 1000000000ll + t.tv_nsec);
+			mount("none", "/tmp", "tmpfs", 0, 0);
+		}
+		if (!id || strstr(line, "$/cancelRequest")) continue;
+		id += 5;
+		id[strcspn(id, ",}\n")] = 0;
+		printf("{\"jsonrpc\":\"2.0\",\"id\":%s,\"result\":1}\n", id);
+		fflush(stdout);
+	}
+	return p[n];
+}
+`
+
+// patience bounds every wait.
+const patience = time.Minute
+
+// bench is a daemon of its own, with the plugins of all sizes installed, each
+// once with a profile that quarantines and once with one that kills.
+type bench struct {
+	dir, group string
+	daemon     *exec.Cmd
+	client     *control.Client
+	bare       string // the directory of the bare process's group
+	file       *os.File
+}
+
+func newBench(bin string) (b *bench, err error) {
+	b = &bench{group: fmt.Sprintf("cordon-bench-%d", os.Getpid())}
+	if b.dir, err = os.MkdirTemp("", "cordon-bench-"); err != nil {
+		return nil, err
+	}
+	for _, step := range []func() error{b.furnish, func() error { return b.start(bin) }, b.install, b.makeBare} {
+		if err := step(); err != nil {
+			return nil, errors.Join(err, b.close())
+		}
+	}
+	return b, nil
+}
+
+// furnish writes the configuration, the profiles and the victim.
+func (b *bench) furnish() error {
+	config := fmt.Sprintf("[daemon]\nstate_dir = %q\nruntime_dir = %q\nprofiles_dir = %q\ncgroup_root = %q\nuid_base = 1940100000\nuid_count = 64\n",
+		b.dir+"/state", b.dir+"/run", b.dir+"/profiles", b.group)
+	profile := "extends = [\"builtin:static\"]\n[lifecycle]\nrestart = \"no\"\n[violation]\nseccomp = %q\n"
+	for name, text := range map[string]string{
+		"cordond.toml": config, "profiles/quarantine.toml": fmt.Sprintf(profile, "quarantine"), "profiles/kill.toml": fmt.Sprintf(profile, "kill"), "victim.c": victim,
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(b.dir, name)), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	if out, err := exec.Command("gcc", "-O1", "-static", "-o", b.dir+"/victim", b.dir+"/victim.c").CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot compile the victim: %w: %s", err, out)
+	}
+	return nil
+}
+
+func (b *bench) start(bin string) (err error) {
+	b.daemon = exec.Command(filepath.Join(bin, "cordond"), "--config", b.dir+"/cordond.toml", "--log-format", "json")
+	b.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	log, err := os.Create(b.dir + "/daemon.log")
+	if err != nil {
+		return err
+	}
+	b.daemon.Stderr = log
+	if err := errors.Join(b.daemon.Start(), log.Close()); err != nil {
+		return err
+	}
+	return wait("the daemon to answer", func() bool {
+		b.client, err = control.Dial(context.Background(), b.dir+"/run/cordon.sock")
+		return err == nil
+	})
+}
+
+// wait asks until the answer is yes, or patience ends.
+func wait(what string, is func() bool) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
+		if is() {
+			return nil
+		}
+	}
+	return fmt.Errorf("cannot wait longer than %v for %s", patience, what)
+}
+
+func (b *bench) install() error {
+	for _, s := range sizes {
+		for _, profile := range []string{"quarantine", "kill"} {
+			name := pluginName(profile, s)
+			dir := filepath.Join(b.dir, "bundles", name)
+			manifest := fmt.Sprintf("schema = 1\n[plugin]\nname = %q\nversion = \"1.0.0\"\nexec = [\"./victim\", \"%d\", \"%d\"]\nprotocol = \"jsonrpc\"\n", name, s.mib, s.children)
+			program, err := os.ReadFile(b.dir + "/victim")
+			if err := errors.Join(err, os.MkdirAll(dir, 0o755), os.WriteFile(dir+"/victim", program, 0o755),
+				os.WriteFile(dir+"/plugin.toml", []byte(manifest), 0o644), os.MkdirAll(filepath.Join(b.dir, "state/evidence", name), 0o700)); err != nil {
+				return err
+			}
+			if _, err := b.client.Install(context.Background(), control.InstallParams{Dir: dir, Profile: b.dir + "/profiles/" + profile + ".toml"}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func pluginName(profile string, s size) string {
+	return profile + "-" + strings.ToLower(strings.ReplaceAll(s.name, "_", "-"))
+}
+
+func (b *bench) makeBare() (err error) {
+	b.bare = filepath.Join(unified(), b.group+"-bare")
+	b.file, err = os.Create(filepath.Join(b.dir, "state/bare"))
+	return err
+}
+
+// unified is where cgroup v2 is mounted.
+func unified() string {
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		return "/sys/fs/cgroup"
+	}
+	return "/sys/fs/cgroup/unified"
+}
+
+// close ends the daemon and leaves nothing.
+func (b *bench) close() error {
+	var errs []error
+	if b.client != nil {
+		errs = append(errs, b.client.Close())
+	}
+	if b.daemon != nil && b.daemon.Process != nil {
+		errs = append(errs, b.daemon.Process.Signal(syscall.SIGTERM), b.daemon.Wait())
+	}
+	if b.file != nil {
+		errs = append(errs, b.file.Close())
+	}
+	return errors.Join(append(errs, os.RemoveAll(b.dir))...)
+}
+
+// run measures: every size in turn, round by round. The first round warms up.
+func (b *bench) run(rounds int) (map[string]*samples, error) {
+	all := map[string]*samples{}
+	for round := range rounds + 1 {
+		for _, s := range sizes {
+			if round <= 1 {
+				all[s.name] = &samples{}
+			}
+			if err := b.round(s, all[s.name]); err != nil {
+				return nil, fmt.Errorf("%s, round %d: %w", s.name, round, err)
+			}
+		}
+	}
+	return all, nil
+}
+
+func (b *bench) round(s size, into *samples) error {
+	quarantined, err := b.violate(pluginName("quarantine", s))
+	if err != nil {
+		return err
+	}
+	into.contained = append(into.contained, quarantined.contained)
+	into.persisted = append(into.persisted, quarantined.evidence)
+	into.quarantinedDead = append(into.quarantinedDead, quarantined.dead)
+	killed, err := b.violate(pluginName("kill", s))
+	if err != nil {
+		return err
+	}
+	into.killedDead = append(into.killedDead, killed.dead)
+	bare, err := b.bareKill(s)
+	if err != nil {
+		return err
+	}
+	into.bareDead = append(into.bareDead, bare)
+	began := monotonic()
+	if _, err := b.file.Write(make([]byte, 4096)); err != nil {
+		return err
+	}
+	if err := b.file.Sync(); err != nil {
+		return err
+	}
+	into.fsync = append(into.fsync, micros(monotonic()-began))
+	return nil
+}
+
+// violate lets a plugin hit the wall once, and says when what was seen.
+func (b *bench) violate(name string) (seen, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	st, err := b.client.Start(ctx, name)
+	if err != nil {
+		return seen{}, err
+	}
+	w, err := newWatch(st.PID, filepath.Join(b.dir, "state/evidence", name))
+	if err != nil {
+		return seen{}, err
+	}
+	defer w.close()
+	logs := filepath.Join(b.dir, "state/logs", name+".log")
+	before := lastT0(logs)
+	attacked := make(chan struct{})
+	go func() {
+		defer close(attacked)
+		_, _ = b.client.CallPlugin(ctx, control.CallParams{Name: name, Method: "attack", Timeout: patience}) // it is never answered
+	}()
+	result, err := w.run()
+	<-attacked
+	if err != nil {
+		return seen{}, err
+	}
+	err = wait("the plugin's word in its log", func() bool { return lastT0(logs) != before })
+	if err != nil {
+		return seen{}, err
+	}
+	err = wait(name+" to be at rest", func() bool {
+		if strings.HasPrefix(name, "kill") {
+			list, err := b.client.List(ctx)
+			for _, s := range list {
+				if s.Name == name && s.State == control.Failed {
+					return err == nil
+				}
+			}
+			return false
+		}
+		_, err := b.client.Release(ctx, control.ReleaseParams{Name: name, Reason: "bench"})
+		return err == nil
+	})
+	return result.since(lastT0(logs)), err
+}
+
+// lastT0 is when the plugin last said that it was about to hit the wall.
+func lastT0(path string) int64 {
+	text, _ := os.ReadFile(path) // not there before the first word
+	i := strings.LastIndex(string(text), "t0 ")
+	if i < 0 {
+		return 0
+	}
+	digits := string(text[i+3:])
+	end := strings.IndexFunc(digits, func(r rune) bool { return r < '0' || r > '9' })
+	n, _ := strconv.ParseInt(digits[:max(end, 0)], 10, 64)
+	return n
+}
+
+// bareKill ends a bare process of the same size by cgroup.kill. Its group is
+// fresh: kernels from 6.13 on kill at once what is cloned into one that was
+// killed before.
+func (b *bench) bareKill(s size) (_ float64, err error) {
+	if err := os.Mkdir(b.bare, 0o755); err != nil {
+		return 0, err
+	}
+	defer func() {
+		err = errors.Join(err, wait("the bare group to be empty", func() bool { return os.Remove(b.bare) == nil }))
+	}()
+	cmd := exec.Command(b.dir+"/victim", strconv.Itoa(s.mib), strconv.Itoa(s.children), "bare")
+	dir, err := os.Open(b.bare)
+	if err != nil {
+		return 0, err
+	}
+	defer dir.Close()
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	if _, err := out.Read(make([]byte, 3)); err != nil {
+		return 0, fmt.Errorf("the bare process said nothing: %w (%w)", err, cmd.Wait())
+	}
+	w, err := newWatch(cmd.Process.Pid, "")
+	if err != nil {
+		return 0, err
+	}
+	defer w.close()
+	kill, err := os.OpenFile(b.bare+"/cgroup.kill", os.O_WRONLY, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer kill.Close()
+	began := monotonic()
+	if _, err := kill.WriteString("1"); err != nil {
+		return 0, err
+	}
+	result, err := w.run()
+	_ = cmd.Wait() // killed
+	return result.since(began).dead, err
+}
+
+func monotonic() int64 {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // it has this clock
+	return ts.Nano()
+}
+
+func micros(ns int64) float64 { return float64(ns) / 1000 }

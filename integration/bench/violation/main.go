@@ -1,0 +1,135 @@
+// Command violation measures what happens to a plugin that hits a wall: from its
+// call to its standing still, to its quarantine being on the disk, and to its
+// death. make bench-violation runs it, as root, against the built daemon.
+//
+// The plugin says when it was about to make the call; everything else is seen
+// from outside, as the kernel reports it: cgroup.events, the process's pidfd, the
+// directory of evidence, which is made when the state has been written. Each
+// round asks every size in turn, and beside each ends a bare process of the same
+// size with cgroup.kill and writes a bare file with fsync. A line for each figure
+// says
+//
+//	figure NAME VALUE TARGET ok|short
+//
+// with "-" for a figure that has no target. It ends with 1 if one is short.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// errShort says that a figure misses its target.
+var errShort = errors.New("a figure is short of its target")
+
+func main() {
+	rounds := flag.Int("rounds", 41, "interleaved rounds")
+	bin := flag.String("bin", "bin", "the directory of cordond")
+	flag.Parse()
+	if err := measure(os.Stdout, *rounds, *bin); err != nil {
+		fmt.Fprintln(os.Stderr, "cannot measure:", err)
+		os.Exit(1)
+	}
+}
+
+// size is one kind of plugin.
+type size struct {
+	name     string
+	mib      int // touched memory
+	children int
+}
+
+var sizes = []size{{"tiny", 0, 0}, {"16MiB", 16, 0}, {"64MiB", 64, 0}, {"tree_of_10", 0, 9}}
+
+// samples are the durations of one size, in microseconds.
+type samples struct {
+	contained, persisted, quarantinedDead, killedDead, bareDead, fsync []float64
+}
+
+func measure(out io.Writer, rounds int, bin string) error {
+	if os.Geteuid() != 0 {
+		return errors.New("raising walls needs root")
+	}
+	b, err := newBench(bin)
+	if err != nil {
+		return err
+	}
+	all, err := b.run(rounds)
+	if err := errors.Join(err, b.close()); err != nil {
+		return err
+	}
+	r := &report{out: out}
+	r.machine(rounds)
+	for _, s := range sizes {
+		r.figures(s.name, all[s.name])
+	}
+	if r.short {
+		return errShort
+	}
+	return nil
+}
+
+// report prints figures and remembers whether one is short.
+type report struct {
+	out   io.Writer
+	short bool
+}
+
+func (r *report) say(format string, args ...any) { fmt.Fprintf(r.out, format+"\n", args...) }
+
+// figure prints one; target 0 is none. Less is better.
+func (r *report) figure(name string, value, target float64) {
+	if target == 0 {
+		r.say("figure %s %.0f - ok", name, value)
+		return
+	}
+	verdict := "ok"
+	if value > target {
+		verdict, r.short = "short", true
+	}
+	r.say("figure %s %.0f %.0f %s", name, value, target, verdict)
+}
+
+// figures are in microseconds; the targets of one run are made of its own bare
+// figures.
+func (r *report) figures(name string, s *samples) {
+	fsync, bare := at(s.fsync, 50), at(s.bareDead, 50)
+	r.say("%s: bare cgroup.kill p50 %.0f p95 %.0f us, bare fsync p50 %.0f p95 %.0f us", name, bare, at(s.bareDead, 95), fsync, at(s.fsync, 95))
+	r.say("%s: contained p95 %.0f, persisted p95 %.0f, dead p95 %.0f (kill), p50 %.0f (quarantine, after its evidence)", name,
+		at(s.contained, 95), at(s.persisted, 95), at(s.killedDead, 95), at(s.quarantinedDead, 50))
+	r.figure(name+"_contained_p50_us", at(s.contained, 50), 1000)
+	r.figure(name+"_dead_p50_us", at(s.killedDead, 50), bare+500)
+	r.figure(name+"_persisted_p50_us", at(s.persisted, 50), 4*fsync+1000)
+}
+
+// at is a percentile.
+func at(list []float64, percent int) float64 {
+	sorted := slices.Sorted(slices.Values(list))
+	return sorted[(len(sorted)-1)*percent/100]
+}
+
+// machine says where the figures come from.
+func (r *report) machine(rounds int) {
+	var u unix.Utsname
+	_ = unix.Uname(&u) // unknown is said as an empty word
+	r.say("machine: %s, %d processors (%s), %s", unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), processor(), runtime.Version())
+	r.say("counts: %d interleaved rounds of %d sizes; each a quarantine, a kill, a bare kill and a bare fsync; microseconds", rounds, len(sizes))
+}
+
+func processor() string {
+	info, _ := os.ReadFile("/proc/cpuinfo") // unknown is said as such
+	for line := range strings.Lines(string(info)) {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return "unknown"
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// watch looks at one process from outside.
+type watch struct {
+	events *os.File // cgroup.events of its group
+	pidfd  int
+	notify int // inotify on the directory of evidence; -1 for none
+}
+
+// seen is when what was seen, 0 for never; in nanoseconds of the monotonic
+// clock, or in microseconds since a moment.
+type seen struct{ contained, evidence, dead float64 }
+
+func (s seen) since(began int64) seen {
+	from := func(t float64) float64 {
+		if t == 0 {
+			return 0
+		}
+		return micros(int64(t) - began)
+	}
+	return seen{from(s.contained), from(s.evidence), from(s.dead)}
+}
+
+// newWatch watches the process, its group and, unless it is empty, the
+// directory in which its evidence will be made.
+func newWatch(pid int, evidence string) (w *watch, err error) {
+	w = &watch{pidfd: -1, notify: -1}
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return w, err
+	}
+	_, group, ok := strings.Cut("\n"+string(text), "\n0::")
+	if !ok {
+		return w, errors.New("the process is in no cgroup v2")
+	}
+	group, _, _ = strings.Cut(group, "\n")
+	if w.events, err = os.Open(unified() + group + "/cgroup.events"); err != nil {
+		return w, err
+	}
+	if w.pidfd, err = unix.PidfdOpen(pid, 0); err != nil {
+		return w, fmt.Errorf("cannot watch process %d: %w", pid, err)
+	}
+	if evidence == "" {
+		return w, nil
+	}
+	if w.notify, err = unix.InotifyInit1(unix.IN_CLOEXEC); err == nil {
+		_, err = unix.InotifyAddWatch(w.notify, evidence, unix.IN_CREATE)
+	}
+	return w, err
+}
+
+// run looks until the process has died.
+func (w *watch) run() (s seen, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	buf := make([]byte, 4096)
+	for s.dead == 0 {
+		fds := []unix.PollFd{{Fd: int32(w.events.Fd()), Events: unix.POLLPRI}, {Fd: int32(w.pidfd), Events: unix.POLLIN}, {Fd: int32(w.notify), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, int(patience.Milliseconds()))
+		now := float64(monotonic())
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n == 0 {
+			return s, fmt.Errorf("the process does not end: %w", errors.Join(err, unix.ETIMEDOUT))
+		}
+		if n, _ := w.events.ReadAt(buf, 0); s.contained == 0 && strings.Contains(string(buf[:n]), "frozen 1") {
+			s.contained = now
+		}
+		if w.notify >= 0 && fds[2].Revents != 0 && s.evidence == 0 {
+			s.evidence = now
+			_ = unix.Close(w.notify)
+			w.notify = -1
+		}
+		if fds[1].Revents != 0 {
+			s.dead = now
+		}
+	}
+	if s.contained == 0 { // dead is contained, too
+		s.contained = s.dead
+	}
+	return s, nil
+}
+
+func (w *watch) close() {
+	if w.events != nil {
+		_ = w.events.Close()
+	}
+	for _, fd := range []int{w.pidfd, w.notify} {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
+}
