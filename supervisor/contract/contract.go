@@ -32,6 +32,7 @@ type method struct{ params, result *schema }
 type schema struct {
 	compiled *jsonschema.Schema
 	cost     int
+	quick    *quick // nil where the schema is not of the plain kind
 }
 
 // Error says what in a document breaks the contract.
@@ -126,7 +127,11 @@ func compile(data []byte) (*schema, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &schema{compiled, cost}, nil
+	s := &schema{compiled: compiled, cost: cost}
+	if q, ok := quicken(doc); ok {
+		s.quick = q
+	}
+	return s, nil
 }
 
 // Params checks a call's parameters; none are checked as null.
@@ -151,6 +156,9 @@ func (s *schema) check(raw json.RawMessage) error {
 	}
 	if len(bytes.TrimSpace(raw)) == 0 {
 		raw = json.RawMessage("null")
+	}
+	if s.quick != nil && s.quick.accepts(raw) {
+		return nil
 	}
 	doc, nodes, err := decode(raw)
 	if err != nil {

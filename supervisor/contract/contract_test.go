@@ -172,3 +172,81 @@ func FuzzCompile(f *testing.F) {
 		_ = s.check(doc)
 	})
 }
+
+// plainSchemas are of the kind that is checked quickly.
+var plainSchemas = []string{
+	`{"type":"object","required":["data"],"properties":{"data":{"type":"string","maxLength":80}},"additionalProperties":false}`,
+	`{"type":"object","properties":{"n":{"type":"integer","minimum":-2,"maximum":9},"x":{"type":["number","null"]},"e":{"enum":["a","ü"]}}}`,
+	`{"type":"array","minItems":1,"maxItems":2,"items":{"type":"object","additionalProperties":{"type":"boolean"}}}`,
+	`{"minLength":2,"minimum":3}`,
+}
+
+var plainDocs = []string{
+	`{"data":"x"}`, `{"data":"` + strings.Repeat("é", 81) + `"}`, `{"data":"\u0041"}`, `{"data":1}`, `{}`, ` { "data" : "x" } `, `{"data":"x","more":1}`,
+	`{"n":-2,"x":1.5,"e":"ü"}`, `{"n":10}`, `{"n":1.0}`, `{"n":1e0}`, `{"x":null,"e":"b"}`, `{"n":-0}`, `{"n":01}`, `{"n":1}x`,
+	`[{"a":true}]`, `[]`, `[{},{}]`, `[{},{},{}]`, `[{"a":1}]`, `"a"`, `"ab"`, `2`, `3`, `true`, `nul`, ``, `{"a":1,"a":2}`, "\"\xff\xff\"",
+}
+
+// TestQuickNeverSaysMore: what the quick check accepts, the library accepts; and
+// it does accept what is plain.
+func TestQuickNeverSaysMore(t *testing.T) {
+	accepted := 0
+	for _, text := range plainSchemas {
+		s, err := compile([]byte(text))
+		if err != nil || s.quick == nil {
+			t.Fatalf("%s: not quick, %v", text, err)
+		}
+		for _, doc := range plainDocs {
+			if s.quick.accepts([]byte(doc)) {
+				accepted++
+				checkSlowly(t, s, text, doc)
+			}
+		}
+	}
+	if accepted < 25 {
+		t.Errorf("only %d were accepted quickly", accepted)
+	}
+}
+
+func checkSlowly(t *testing.T, s *schema, text, doc string) {
+	t.Helper()
+	slow := &schema{compiled: s.compiled, cost: s.cost}
+	if err := slow.check(json.RawMessage(doc)); err != nil {
+		t.Errorf("the schema %s quickly accepts %q: %v", text, doc, err)
+	}
+}
+
+// FuzzQuick: the quick check never accepts what the library does not.
+func FuzzQuick(f *testing.F) {
+	for _, s := range append(plainSchemas, greet) {
+		for _, doc := range plainDocs {
+			f.Add([]byte(s), doc)
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte, doc string) {
+		s, err := compile(data)
+		if err != nil || s.quick == nil || len(doc) > 1<<16 || !s.quick.accepts([]byte(doc)) {
+			return
+		}
+		checkSlowly(t, s, string(data), doc)
+	})
+}
+
+// BenchmarkPlain is one check of a plain schema, with what the library takes.
+func BenchmarkPlain(b *testing.B) {
+	s, err := compile([]byte(plainSchemas[0]))
+	if err != nil {
+		b.Fatal(err)
+	}
+	doc := json.RawMessage(`{"data":"` + strings.Repeat("x", 64) + `"}`)
+	for name, s := range map[string]*schema{"quick": s, "library": {compiled: s.compiled, cost: s.cost}} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := s.check(doc); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
