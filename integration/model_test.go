@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cordonhq/cordon/seccomp"
 )
@@ -379,8 +380,10 @@ func (c *modelCase) askQuotas() {
 type modelAnswer struct {
 	Can bool
 	Why []struct{ Wall, Text, Origin string }
-	// Path is the way to a file.
-	Path []string
+	// Path is the way to a file, Mount what it was computed for, Time when.
+	Path  []string
+	Mount string
+	Time  time.Time
 }
 
 // can asks the model, before the probe changes any file.
@@ -396,6 +399,9 @@ func (c *modelCase) can() []modelAnswer {
 			c.t.Fatalf("cordon profile can %v: %v %s\n%s", q.words, err, complaint.String(), c.profile)
 		}
 		c.must(json.Unmarshal(out.Bytes(), &answers[i]))
+		if answers[i].Time.IsZero() || (q.kind == "file") != (answers[i].Mount != "") {
+			c.t.Errorf("%v: the answer is for mount %q at %v", q.words, answers[i].Mount, answers[i].Time)
+		}
 		if answers[i].Can != (cmd.ProcessState.ExitCode() == 0) {
 			c.t.Errorf("%v: %v with exit status %d", q.words, answers[i].Can, cmd.ProcessState.ExitCode())
 		}

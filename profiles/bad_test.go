@@ -32,7 +32,7 @@ func golden(t *testing.T, path, got string) {
 // profile. A person has read the golden files for tone.
 func TestBad(t *testing.T) {
 	files, err := filepath.Glob("testdata/bad/*.toml")
-	if err != nil || len(files) < 20 {
+	if err != nil || len(files) < 40 {
 		t.Fatalf("found %d wrong files, %v", len(files), err)
 	}
 	for _, file := range files {

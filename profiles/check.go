@@ -310,7 +310,10 @@ func expandVariables(s string) (string, error) {
 		}
 		name, after, closed := strings.Cut(rest, "}")
 		value, known := variables[name]
-		if !closed || !known {
+		if !closed {
+			return "", fmt.Errorf("a variable does not end: expected %q", clip("${"+name+"}"))
+		}
+		if !known {
 			return "", fmt.Errorf("unknown variable %q: there are ${plugin.bundle} and ${plugin.data}", clip("${"+name+"}"))
 		}
 		b.WriteString(value)

@@ -12,8 +12,8 @@ type document struct {
 	Extends     []string     `toml:"extends"`
 	Description *string      `toml:"description"`
 	Require     requireTable `toml:"require"`
-	Seccomp     seccompTable `toml:"seccomp"`
-	Files       []fileTable  `toml:"files"`
+	Seccomp     seccompTable `toml:"seccomp" aka:"syscalls systemcallfilter"`
+	Files       []fileTable  `toml:"files" aka:"mounts mount volumes binds paths filesystem"`
 	Proc        struct {
 		Mode *string `toml:"mode" oneof:"none pid full"`
 	} `toml:"proc"`
@@ -29,16 +29,16 @@ type document struct {
 		Egress any     `toml:"egress" refuse:"egress does not exist yet: a plugin has no network, and what it needs from outside the host application hands it"`
 		Listen any     `toml:"listen" refuse:"listening does not exist yet: a plugin has no network, and is called over its own socket or stdio"`
 	} `toml:"network"`
-	Resources resourcesTable `toml:"resources"`
+	Resources resourcesTable `toml:"resources" aka:"limits cgroup cgroups quota quotas"`
 	Identity  struct {
 		UID *int64 `toml:"uid"`
 		GID *int64 `toml:"gid"`
-	} `toml:"identity"`
+	} `toml:"identity" aka:"user"`
 	Environment struct {
 		Set    map[string]string `toml:"set"`
 		Pass   []string          `toml:"pass"`
 		Remove []string          `toml:"remove"`
-	} `toml:"environment"`
+	} `toml:"environment" aka:"env variables"`
 	Lifecycle lifecycleTable `toml:"lifecycle"`
 	Violation violationTable `toml:"violation"`
 	Runtime   struct {
@@ -93,9 +93,9 @@ type condition struct {
 }
 
 type fileTable struct {
-	Path     paths   `toml:"path"`
-	Access   access  `toml:"access"`
-	From     *string `toml:"from"`
+	Path     paths   `toml:"path" aka:"target dst dest destination mountpath mount_path"`
+	Access   access  `toml:"access" aka:"mode readonly read_only ro rw permissions options"`
+	From     *string `toml:"from" aka:"source src hostpath host_path"`
 	Optional *bool   `toml:"optional"`
 	// Remove takes away what an inherited profile grants at Path.
 	Remove *bool `toml:"remove"`

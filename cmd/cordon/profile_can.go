@@ -121,7 +121,11 @@ func (a *app) printAnswer(r *answered) {
 	if r.Note != "" {
 		fmt.Fprintf(a.out, "  note: %s\n", lines(r.Note))
 	}
-	fmt.Fprintf(a.out, "  as this host was at %s\n", timeText(r.Time))
+	where := ""
+	if r.Mount != "" {
+		where = "for " + lines(r.Mount) + ", "
+	}
+	fmt.Fprintf(a.out, "  %sas this host was at %s\n", where, timeText(r.Time))
 }
 
 // hostFiles is this host, as the model asks for it.

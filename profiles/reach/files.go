@@ -108,6 +108,9 @@ func (m *Model) File(name, file string) (Answer, error) {
 	m.filtered(&a, v)
 	w, err := m.tree.walk(file, v.follow)
 	a.Path = w.trail
+	if at := w.now.mount; at != nil {
+		a.Mount = at.String()
+	}
 	if v.parent {
 		m.entry(&a, name, v, w, err)
 	} else {

@@ -48,6 +48,9 @@ type Answer struct {
 	Why []Reason `json:"why"`
 	// Path has each symbolic link and mount on the way to a file.
 	Path []string `json:"path,omitempty"`
+	// Mount is, for a file, the mount inside that the way ended in: what it shows
+	// of the host, where, and how it is mounted. The answer is for that mount.
+	Mount string `json:"mount,omitempty"`
 	// Note is what the answer leaves open; may be empty.
 	Note string `json:"note,omitempty"`
 }

@@ -22,6 +22,7 @@ type Parser interface {
 //	oneof:"no on-failure" the words that a string (or a list's strings) may be
 //	short:"Action"       on a blank field: a value that is no table goes to that field
 //	refuse:"sentence"    the key is known and may not be used yet
+//	aka:"source src"     what other programs call it, for the hint
 type decoder struct {
 	pos    *Positions
 	errs   Errors
@@ -248,10 +249,15 @@ func (d *decoder) unknown(n *node, key string, v any, path string) {
 			}
 		}
 	}
-	d.failKey(path, d.meant(key, names, path), "unknown key")
+	d.failKey(path, d.meant(n, key, names, path), "unknown key")
 }
 
-func (d *decoder) meant(key string, names []string, path string) string {
+func (d *decoder) meant(n *node, key string, names []string, path string) string {
+	for _, name := range names {
+		if kid := n.kids[name]; kid != nil && contains(strings.Fields(kid.tag.Get("aka")), strings.ToLower(key)) {
+			return "here it is called " + name
+		}
+	}
 	if near := Nearest(key, names); near != "" {
 		return spelling(key, near)
 	}
@@ -339,7 +345,7 @@ func (d *decoder) str(rv reflect.Value, v any, path string, tag reflect.StructTa
 	s, ok := v.(string)
 	switch {
 	case !ok && len(words) > 0:
-		d.fail(path, "", "expected one of %s, got %s", list(words), show(v))
+		d.fail(path, "", "expected %s, got %s", oneOf(words), show(v))
 	case !ok:
 		d.fail(path, "", "expected a string, got %s", show(v))
 	case len(words) > 0 && !contains(words, s):
@@ -347,10 +353,18 @@ func (d *decoder) str(rv reflect.Value, v any, path string, tag reflect.StructTa
 		if near := Nearest(s, words); near != "" {
 			hint = spelling(s, near)
 		}
-		d.fail(path, hint, "expected one of %s, got %s", list(words), show(v))
+		d.fail(path, hint, "expected %s, got %s", oneOf(words), show(v))
 	default:
 		rv.SetString(s)
 	}
+}
+
+// oneOf names the words that there are, in a sentence.
+func oneOf(words []string) string {
+	if len(words) == 1 {
+		return fmt.Sprintf("%q, which is all there is", words[0])
+	}
+	return "one of " + list(words)
 }
 
 func contains(words []string, s string) bool {

@@ -161,7 +161,11 @@ func (s *scanner) lastElement(path string) string {
 
 func (s *scanner) expect(c byte) {
 	s.blanks()
-	if s.peek() != c {
+	switch {
+	case s.peek() == c:
+	case c == '=' && s.peek() == ':':
+		s.stop(s.i, "expected \"=\" here: this is TOML, key = value")
+	default:
 		s.stop(s.i, "expected %q here", string(c))
 	}
 	s.i++
@@ -235,6 +239,9 @@ func (s *scanner) keyPart() string {
 	}
 	for s.i < len(s.s) && isBare(s.s[s.i]) {
 		s.i++
+	}
+	if s.i == start && s.peek() == '{' {
+		s.stop(start, "expected a key: this is TOML, key = value, and not JSON")
 	}
 	if s.i == start {
 		s.stop(start, "expected a key (letters, digits, '-' and '_')")
