@@ -168,7 +168,9 @@ func (p *Process) report(v violation.Violation) {
 	}
 	if contains(v.Action) {
 		p.contained = v.Wall
-		if err := p.group.FreezeNow(); err != nil {
+		if v.Action == violation.Kill && p.killNow() {
+			// Dead is contained, too, and nobody waits for its being told.
+		} else if err := p.group.FreezeNow(); err != nil {
 			_ = p.Kill()
 		}
 	}

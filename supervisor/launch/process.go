@@ -154,6 +154,17 @@ func (p *Process) Kill() error {
 	}
 }
 
+// killNow tells the kernel to end the whole group and does not wait; false where
+// there is no cgroup.kill.
+func (p *Process) killNow() bool {
+	f := p.group.KillFile()
+	if f == nil {
+		return false
+	}
+	_, err := f.WriteString("1")
+	return err == nil
+}
+
 // Freeze stops every process of the plugin where it stands.
 func (p *Process) Freeze(ctx context.Context) error { return p.group.Freeze(ctx) }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cordonhq/cordon/supervisor/control"
+	"github.com/cordonhq/cordon/supervisor/violation"
 )
 
 // victim is the plugin: it touches so many MiB, has so many children, answers
@@ -200,6 +201,7 @@ func (b *bench) round(s size, into *samples) error {
 	if err != nil {
 		return err
 	}
+	into.told = append(into.told, quarantined.told)
 	into.contained = append(into.contained, quarantined.contained)
 	into.persisted = append(into.persisted, quarantined.evidence)
 	into.quarantinedDead = append(into.quarantinedDead, quarantined.dead)
@@ -266,7 +268,24 @@ func (b *bench) violate(name string) (seen, error) {
 		_, err := b.client.Release(ctx, control.ReleaseParams{Name: name, Reason: "bench"})
 		return err == nil
 	})
-	return result.since(lastT0(logs)), err
+	if err != nil {
+		return seen{}, err
+	}
+	hits, err := b.client.Why(ctx, name)
+	if err != nil || len(hits) == 0 {
+		return seen{}, errors.Join(err, errors.New("no violation was recorded"))
+	}
+	at := result.since(lastT0(logs))
+	at.told = micros(newest(hits) + monotonic() - time.Now().UnixNano() - lastT0(logs))
+	return at, nil
+}
+
+// newest is when the last violation was reported.
+func newest(hits []violation.Violation) (at int64) {
+	for _, v := range hits {
+		at = max(at, v.Time.UnixNano())
+	}
+	return at
 }
 
 // lastT0 is when the plugin last said that it was about to hit the wall.

@@ -51,7 +51,7 @@ var sizes = []size{{"tiny", 0, 0}, {"16MiB", 16, 0}, {"64MiB", 64, 0}, {"tree_of
 
 // samples are the durations of one size, in microseconds.
 type samples struct {
-	contained, persisted, quarantinedDead, killedDead, bareDead, fsync []float64
+	told, contained, persisted, quarantinedDead, killedDead, bareDead, fsync []float64
 }
 
 func measure(out io.Writer, rounds int, bin string) error {
@@ -103,6 +103,7 @@ func (r *report) figure(name string, value, target float64) {
 func (r *report) figures(name string, s *samples) {
 	fsync, bare := at(s.fsync, 50), at(s.bareDead, 50)
 	r.say("%s: bare cgroup.kill p50 %.0f p95 %.0f us, bare fsync p50 %.0f p95 %.0f us", name, bare, at(s.bareDead, 95), fsync, at(s.fsync, 95))
+	r.say("%s: told to freeze and answered p50 %.0f p95 %.0f us", name, at(s.told, 50), at(s.told, 95))
 	r.say("%s: contained p95 %.0f, persisted p95 %.0f, dead p95 %.0f (kill), p50 %.0f (quarantine, after its evidence)", name,
 		at(s.contained, 95), at(s.persisted, 95), at(s.killedDead, 95), at(s.quarantinedDead, 50))
 	r.figure(name+"_contained_p50_us", at(s.contained, 50), 1000)

@@ -12,7 +12,7 @@ func TestFiguresAreJudgedByTheirOwnRun(t *testing.T) {
 	var out bytes.Buffer
 	r := &report{out: &out}
 	s := &samples{
-		contained: []float64{900, 100, 999}, persisted: []float64{1401, 1401, 1401}, quarantinedDead: []float64{1, 2, 3},
+		told: []float64{1}, contained: []float64{900, 100, 999}, persisted: []float64{1401, 1401, 1401}, quarantinedDead: []float64{1, 2, 3},
 		killedDead: []float64{700, 700, 700}, bareDead: []float64{200, 100, 300}, fsync: []float64{100, 100, 100},
 	}
 	r.figures("x", s)

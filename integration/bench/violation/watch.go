@@ -19,7 +19,10 @@ type watch struct {
 
 // seen is when what was seen, 0 for never; in nanoseconds of the monotonic
 // clock, or in microseconds since a moment.
-type seen struct{ contained, evidence, dead float64 }
+type seen struct {
+	contained, evidence, dead float64
+	told                      float64 // by the violation's own record: the group was told to freeze, the call answered
+}
 
 func (s seen) since(began int64) seen {
 	from := func(t float64) float64 {
@@ -28,7 +31,7 @@ func (s seen) since(began int64) seen {
 		}
 		return micros(int64(t) - began)
 	}
-	return seen{from(s.contained), from(s.evidence), from(s.dead)}
+	return seen{contained: from(s.contained), evidence: from(s.evidence), dead: from(s.dead)}
 }
 
 // newWatch watches the process, its group and, unless it is empty, the
