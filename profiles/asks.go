@@ -23,6 +23,7 @@ func (b *builder) ceiling() {
 		b.lowered("time.wall", p.Time.Wall.String(), wall.String())
 		p.Time.Wall = wall
 	}
+	b.capNetwork()
 	for _, at := range sortedKeys(b.grants) {
 		g := b.grants[at]
 		if at == "/data" {
@@ -77,7 +78,8 @@ func (b *builder) capCPU() {
 // what the profile grants; a bound that is asked lower is lowered.
 func (b *builder) asks() {
 	m := b.in.Manifest
-	if m == nil {
+	if m == nil { // nobody asks: this is what could be had
+		b.plan.Capabilities = b.offers
 		return
 	}
 	for _, f := range m.Files {
@@ -223,14 +225,6 @@ func (b *builder) askTime(r *manifest.Resources, key string, dst *time.Duration,
 	if fits {
 		*dst = want
 	}
-}
-
-func (b *builder) askCapability(c manifest.Capability) {
-	ask := "capability " + c.Name
-	for _, t := range c.Target {
-		ask += " " + t
-	}
-	b.refused(plan.Refusal{Ask: ask, Why: c.Why, By: "host"}, "refused by the host: it does not serve capabilities yet")
 }
 
 // short writes an access as a person would.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cordonhq/cordon/profiles/grant"
 	"github.com/cordonhq/cordon/profiles/strict"
 )
 
@@ -25,6 +26,10 @@ type Ceiling struct {
 	Files []CeilingFiles `toml:"files"`
 	// DenyPaths are never granted, nor is a directory that holds one of them.
 	DenyPaths []string `toml:"deny_paths"`
+	// Capabilities are the names that may ever be granted, and Egress the places
+	// that may ever be reached; without these keys every one.
+	Capabilities []string `toml:"capabilities"`
+	Egress       []string `toml:"egress"`
 	// Profiles are the names that may be used, or extended by the one used;
 	// empty, the default, is every one.
 	Profiles []string `toml:"profiles"`
@@ -60,6 +65,16 @@ func (c *Ceiling) Validate() error {
 		}
 		if len(f.Access) == 0 {
 			return fmt.Errorf("ceiling.files[%d].access: expected any of \"r\", \"rw\", \"rx\"", i)
+		}
+	}
+	for i, name := range c.Capabilities {
+		if _, ok := grant.Find(name); !ok {
+			return fmt.Errorf("ceiling.capabilities[%d]: unknown capability %q; known are %s", i, clip(name), strings.Join(grant.Names(), ", "))
+		}
+	}
+	for i, target := range c.Egress {
+		if _, err := grant.ParseEndpoint(target); err != nil {
+			return fmt.Errorf("ceiling.egress[%d]: %w", i, err)
 		}
 	}
 	for i, p := range c.DenyPaths {

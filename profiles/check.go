@@ -26,6 +26,8 @@ func (c *checker) document(doc *document) {
 	for i := range doc.Files {
 		c.file(fmt.Sprintf("files[%d]", i), &doc.Files[i])
 	}
+	c.network(doc)
+	c.capabilities(doc)
 	c.tmpfs("tmp", doc.Tmp.Size, doc.Tmp.Inodes)
 	c.tmpfs("shm", doc.Shm.Size, doc.Shm.Inodes)
 	c.tmpfs("data", doc.Data.Size, doc.Data.Inodes)

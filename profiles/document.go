@@ -25,12 +25,18 @@ type document struct {
 	Shm     tmpfsTable `toml:"shm"`
 	Data    dataTable  `toml:"data"`
 	Network struct {
-		Mode   *string `toml:"mode" oneof:"none"`
-		Egress any     `toml:"egress" refuse:"egress does not exist yet: a plugin has no network, and what it needs from outside the host application hands it"`
-		Listen any     `toml:"listen" refuse:"listening does not exist yet: a plugin has no network, and is called over its own socket or stdio"`
+		Mode *string `toml:"mode" oneof:"none"`
+		// Egress are the places that programs reach by name, as if they had a
+		// network; Addresses the networks, besides the public ones, in which such
+		// a name may lie.
+		Egress    []string `toml:"egress"`
+		Addresses []string `toml:"addresses"`
+		Remove    []string `toml:"remove"`
+		Listen    any      `toml:"listen" refuse:"listening does not exist yet: a plugin has no network, and is called over its own socket or stdio"`
 	} `toml:"network"`
-	Resources resourcesTable `toml:"resources" aka:"limits cgroup cgroups quota quotas"`
-	Identity  struct {
+	Capability []capabilityTable `toml:"capability"`
+	Resources  resourcesTable    `toml:"resources" aka:"limits cgroup cgroups quota quotas"`
+	Identity   struct {
 		UID *int64 `toml:"uid"`
 		GID *int64 `toml:"gid"`
 	} `toml:"identity" aka:"user"`
@@ -144,6 +150,18 @@ func stringOrList(v any) ([]string, bool) {
 		return out, len(out) > 0
 	}
 	return nil, false
+}
+
+// capabilityTable is one grant of a capability.
+type capabilityTable struct {
+	Name   string   `toml:"name"`
+	Target []string `toml:"target"`
+	// Rate, Bytes and Concurrent are the grant's budget.
+	Rate       *strict.Budget `toml:"rate"`
+	Bytes      *strict.Size   `toml:"bytes"`
+	Concurrent *int           `toml:"concurrent"`
+	// Remove takes away every inherited grant of Name.
+	Remove *bool `toml:"remove"`
 }
 
 type tmpfsTable struct {

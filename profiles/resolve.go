@@ -69,17 +69,20 @@ func Resolve(in Input) (*plan.Plan, error) {
 
 // builder applies layers, then the ceiling, then the asks.
 type builder struct {
-	in      Input
-	plan    *plan.Plan
-	calls   calls
-	removed map[string]string // calls that a file takes away, and where
-	grants  map[string]plan.File
-	rlimits map[string]namespaces.Rlimit
-	devices map[string]bool
-	watch   map[string]bool
-	execve  string // "any" or "once"
-	env     map[string]string
-	pass    map[string]bool
+	in        Input
+	plan      *plan.Plan
+	calls     calls
+	removed   map[string]string // calls that a file takes away, and where
+	grants    map[string]plan.File
+	rlimits   map[string]namespaces.Rlimit
+	devices   map[string]bool
+	watch     map[string]bool
+	execve    string // "any" or "once"
+	env       map[string]string
+	pass      map[string]bool
+	egress    map[string]bool
+	addresses map[string]bool
+	offers    []plan.Capability // what the profile grants of capabilities
 }
 
 // manyCalls is about how many calls a profile says something of.
@@ -95,6 +98,7 @@ func newBuilder(in Input) *builder {
 		calls: make(calls, manyCalls), removed: map[string]string{}, grants: map[string]plan.File{},
 		rlimits: map[string]namespaces.Rlimit{}, devices: map[string]bool{},
 		watch: map[string]bool{}, env: map[string]string{}, pass: map[string]bool{},
+		egress: map[string]bool{}, addresses: map[string]bool{},
 	}
 }
 
@@ -113,6 +117,8 @@ func (b *builder) layer(l *layer) {
 	scalar(b, l, "data.size", &b.plan.Data.Size, (*int64)(d.Data.Size))
 	scalar(b, l, "data.inodes", &b.plan.Data.Inodes, (*int64)(d.Data.Inodes))
 	scalar(b, l, "network.mode", &b.plan.Network.Mode, d.Network.Mode)
+	b.network(l)
+	b.capabilities(l)
 	b.resources(l)
 	b.identity(l)
 	b.environment(l)
@@ -500,6 +506,7 @@ func (b *builder) finish() (*plan.Plan, error) {
 		p.Rlimits = append(p.Rlimits, b.rlimits[name])
 	}
 	p.Watch = sortedKeys(b.watch)
+	b.finishNetwork()
 	p.Seccomp = b.calls.filter(p.Watch)
 	p.Seccomp.ExecOnce = b.execve == "once"
 	b.callOrigins()

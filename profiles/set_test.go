@@ -47,7 +47,7 @@ func TestSetSaysWhatIsWrong(t *testing.T) {
 		"a\nb=1":                   "expected a key such as",
 		"[seccomp]\nallow=mount":   "expected a key such as",
 		"extends=builtin:node":     "belongs to a file",
-		"network.egress=a:1":       "egress does not exist yet",
+		"network.egress=a":         `expected a host and a port such as "api.example.com:443", got "a"`,
 		"proc.mode=ful":            `did you mean "full"?`,
 		"resources.memory.max=":    "resources.memory.max: expected a size",
 		"data.persistent=yes":      "data.persistent: expected true or false",

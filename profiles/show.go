@@ -34,6 +34,7 @@ func (p *Profile) Effective() []Line {
 	s.seccomp()
 	s.files()
 	s.inside()
+	s.network()
 	s.resources()
 	s.identity()
 	s.lifecycle()

@@ -60,6 +60,9 @@ func (b *builder) weakened() []string {
 	if b.plan.Data.Persistent {
 		say("data.persistent", "/data is kept between starts, and the kernel does not bound its size")
 	}
+	for _, to := range b.plan.Network.Egress {
+		say("network.egress."+to, "the plugin reaches %s, and what it knows can leave by it", to)
+	}
 	for _, wall := range sortedKeys(b.plan.Require) {
 		if b.plan.Require[wall].Mode == bestEffort {
 			say("require."+wall, "the plugin starts without %s where the host cannot give it", wall)

@@ -69,9 +69,10 @@ type Source interface {
 }
 
 // Connector speaks the plugins' protocols. Connect takes the transport over,
-// also when it fails.
+// also when it fails. handler answers what the plugin asks of its host; nil
+// answers nothing.
 type Connector interface {
-	Connect(t ipc.Transport, name string, p *plan.Plan) (Conn, error)
+	Connect(t ipc.Transport, name string, p *plan.Plan, handler ipc.Handler) (Conn, error)
 }
 
 // Conn is a connection to one plugin.

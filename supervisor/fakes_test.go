@@ -291,7 +291,7 @@ type fakeConnector struct {
 	silent atomic.Bool
 }
 
-func (f *fakeConnector) Connect(t ipc.Transport, _ string, _ *plan.Plan) (Conn, error) {
+func (f *fakeConnector) Connect(t ipc.Transport, _ string, _ *plan.Plan, _ ipc.Handler) (Conn, error) {
 	c := &fakeConn{t: t, hello: make(chan error, 1), run: make(chan error, 1)}
 	c.call = func(context.Context, string) (json.RawMessage, error) { return json.RawMessage(`"pong"`), nil }
 	if !f.silent.Load() {

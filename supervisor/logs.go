@@ -2,11 +2,14 @@ package supervisor
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -40,6 +43,40 @@ type logBook struct {
 	dropped int
 	follow  map[*follower[control.LogLine]]struct{}
 	closed  bool
+	// hidden are secrets that the plugin was handed, at most maxHidden, and what
+	// takes them out of every line.
+	hidden []string
+	hiding *strings.Replacer
+}
+
+// maxHidden bounds how many secrets one log keeps out; of more, the newest.
+const maxHidden = 64
+
+// hide keeps a secret out of every line from now on, also where it is written
+// as base64.
+func (b *logBook) hide(secret string) {
+	if len(secret) < minSecretLen {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if slices.Contains(b.hidden, secret) {
+		return
+	}
+	b.hidden = append(b.hidden, secret)
+	b.hidden = b.hidden[max(0, len(b.hidden)-maxHidden):]
+	var pairs []string
+	for _, s := range b.hidden {
+		pairs = append(pairs, s, redacted, violation.Escape(s, logLineMax), redacted, base64.StdEncoding.EncodeToString([]byte(s)), redacted)
+	}
+	b.hiding = strings.NewReplacer(pairs...)
+}
+
+// secrets are what is hidden.
+func (b *logBook) secrets() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.hidden)
 }
 
 // openLog goes on with the log file at path (mode 0600), made on first use.
@@ -179,6 +216,9 @@ func isPlain(line []byte) bool {
 func (b *logBook) put(stream, text string) {
 	if b.closed {
 		return
+	}
+	if b.hiding != nil {
+		text = b.hiding.Replace(text)
 	}
 	l := control.LogLine{Time: b.clock.Now().UTC(), Stream: stream, Text: text}
 	b.remember(l)

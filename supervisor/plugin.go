@@ -16,6 +16,7 @@ import (
 
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/supervisor/broker"
 	"github.com/cordonhq/cordon/supervisor/contract"
 	"github.com/cordonhq/cordon/supervisor/control"
 	"github.com/cordonhq/cordon/supervisor/store"
@@ -98,6 +99,8 @@ type running struct {
 	hello   atomic.Pointer[json.RawMessage]
 	told    atomic.Bool // that it broke the protocol
 	calls   callBook
+	// caps are what it may use of the host; nil without a broker.
+	caps *broker.Session
 	breaker *circuits
 	// contract is what its methods take and answer.
 	contract *contract.Contract
@@ -215,6 +218,9 @@ func (p *plugin) accept(m message) {
 	if m.begun != nil {
 		p.run = m.begun
 		p.record.PlanDigest = m.begun.proc.PlanDigest()
+		if m.begun.caps != nil {
+			m.begun.caps.Open(p.record.PlanDigest, p.record.Decisions)
+		}
 		p.publish()
 	}
 	if m.hit != nil {
@@ -519,7 +525,7 @@ func (p *plugin) keepEvidence() {
 	q.Evidence = dir
 	e := evidence{
 		plan: p.plan, violation: q.Violation, log: p.log.tail(evidenceLines),
-		redact: newRedactor(p.plan, p.cabinet.redactions()), room: p.takeRoom(),
+		redact: newRedactor(p.plan, p.cabinet.redactions(), p.log.secrets()...), room: p.takeRoom(),
 	}
 	if p.run != nil {
 		e.proc, e.calls = p.run.proc, p.run.calls.list()
@@ -607,6 +613,7 @@ func (p *plugin) free() {
 // discard ends a run whatever its state.
 func (p *plugin) discard(r *running) {
 	r.cancel()
+	closeSession(r.caps)
 	if r.conn != nil {
 		p.logFailure("close connection", r.conn.Close())
 	}
@@ -635,6 +642,9 @@ func (p *plugin) arm(d time.Duration) {
 func (p *plugin) forget(m message) error {
 	logs := filepath.Join(p.stateDir, "logs", p.name+".log")
 	err := errors.Join(os.RemoveAll(p.dataDir()), removeFile(logs), removeFile(logs+".1"))
+	if p.broker != nil {
+		err = errors.Join(err, p.broker.Forget(p.name))
+	}
 	if err == nil {
 		err = p.store.Delete(p.name)
 	}

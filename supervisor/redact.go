@@ -63,9 +63,10 @@ type redactor struct {
 	patterns []*regexp.Regexp
 }
 
-// newRedactor knows the plan's environment; patterns are the operator's.
-func newRedactor(pl *plan.Plan, patterns []*regexp.Regexp) redactor {
-	var secrets []string
+// newRedactor knows the plan's environment; patterns are the operator's, and
+// secrets what the plugin was handed.
+func newRedactor(pl *plan.Plan, patterns []*regexp.Regexp, secrets ...string) redactor {
+	secrets = slices.Clone(secrets)
 	if pl != nil {
 		for _, entry := range pl.Process.Env {
 			name, value, _ := strings.Cut(entry, "=")

@@ -12,7 +12,6 @@ import (
 
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/profiles/plan"
-	"github.com/cordonhq/cordon/supervisor/contract"
 	"github.com/cordonhq/cordon/supervisor/launch"
 	"github.com/cordonhq/cordon/supervisor/store"
 	"github.com/cordonhq/cordon/supervisor/violation"
@@ -102,7 +101,7 @@ func (p *plugin) bringUp(ctx context.Context, number uint64, r store.Record) (*r
 	if err != nil {
 		return nil, &stepError{"data", err}
 	}
-	return p.spawn(ctx, number, bundle.Contract, launch.Request{
+	return p.spawn(ctx, number, bundle, launch.Request{
 		Name: r.Name, Plan: pl, Bundle: bundle.Path, Data: data, UID: p.uidOf(r.Slot),
 	})
 }
@@ -117,14 +116,16 @@ func (p *plugin) resolved(number uint64, pl *plan.Plan) {
 
 // spawn makes the connection, launches and starts everything that watches the
 // process.
-func (p *plugin) spawn(ctx context.Context, number uint64, c *contract.Contract, req launch.Request) (*running, error) {
+func (p *plugin) spawn(ctx context.Context, number uint64, bundle *Bundle, req launch.Request) (*running, error) {
 	w, err := newWires(req.Plan.Protocol)
 	if err != nil {
 		return nil, &stepError{"connect", err}
 	}
 	defer w.closePlugins()
-	conn, err := p.connector.Connect(w.transport, req.Name, req.Plan)
+	caps := p.capabilities(number, bundle, req)
+	conn, err := p.connector.Connect(w.transport, req.Name, req.Plan, handlerOf(caps))
 	if err != nil {
+		closeSession(caps)
 		w.closeHosts()
 		return nil, &stepError{"connect", err}
 	}
@@ -132,10 +133,11 @@ func (p *plugin) spawn(ctx context.Context, number uint64, c *contract.Contract,
 	req.OnViolation = func(v violation.Violation) { p.violated(number, v) }
 	proc, err := p.launcher.Start(ctx, req)
 	if err != nil {
+		closeSession(caps)
 		w.closeHosts()
 		return nil, &stepError{"launch", errors.Join(err, conn.Close())}
 	}
-	run := &running{number: number, contract: c, proc: proc, conn: conn, plan: req.Plan, judge: violation.NewJudge(req.Plan), settled: make(chan struct{}), breaker: newCircuits(p.circuitChanged)}
+	run := &running{number: number, caps: caps, contract: bundle.Contract, proc: proc, conn: conn, plan: req.Plan, judge: violation.NewJudge(req.Plan), settled: make(chan struct{}), breaker: newCircuits(p.circuitChanged)}
 	run.ctx, run.cancel = context.WithCancel(context.Background())
 	for _, l := range w.logs {
 		go p.log.copyFrom(l.stream, l.file)
@@ -215,6 +217,7 @@ func (p *plugin) violated(number uint64, v violation.Violation) {
 func (p *plugin) watchExit(run *running) {
 	<-run.proc.Done()
 	run.cancel()
+	closeSession(run.caps)
 	st := run.proc.Exit().Status
 	p.box.post(message{event: event{
 		Kind: evExited, Run: run.number, Clean: st.Exited() && st.ExitStatus() == 0, Reason: exitInWords(st),

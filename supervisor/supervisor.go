@@ -23,6 +23,7 @@ import (
 
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/supervisor/audit"
+	"github.com/cordonhq/cordon/supervisor/broker"
 	"github.com/cordonhq/cordon/supervisor/control"
 	"github.com/cordonhq/cordon/supervisor/store"
 )
@@ -41,6 +42,10 @@ type Config struct {
 	Launcher  Launcher
 	Source    Source
 	Connector Connector
+	// Broker serves capabilities; nil serves none.
+	Broker *broker.Broker
+	// Metrics are what a plugin has measured by the capability metric; may be nil.
+	Metrics func(plugin string) map[string]float64
 	// UIDBase is the first host uid of the plugins' range.
 	UIDBase uint32
 	Logger  *slog.Logger
@@ -62,6 +67,8 @@ type shared struct {
 	launcher  Launcher
 	source    Source
 	connector Connector
+	broker    *broker.Broker
+	metrics   func(plugin string) map[string]float64
 	uidBase   uint32
 	logger    *slog.Logger
 	clock     Clock
@@ -126,7 +133,7 @@ func New(c Config) (*Supervisor, error) {
 func sharedOf(c Config) *shared {
 	s := &shared{
 		stateDir: c.StateDir, store: c.Store, audit: c.Audit, launcher: c.Launcher, source: c.Source,
-		connector: c.Connector, uidBase: c.UIDBase, logger: c.Logger, clock: c.Clock, random: c.Random, newID: c.NewID,
+		connector: c.Connector, broker: c.Broker, metrics: c.Metrics, uidBase: c.UIDBase, logger: c.Logger, clock: c.Clock, random: c.Random, newID: c.NewID,
 		places: make(chan struct{}, maxStarting), room: new(atomic.Int64),
 	}
 	if s.clock == nil {

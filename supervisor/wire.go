@@ -88,6 +88,13 @@ func (b *Bundles) Refuses(real string, access []string) string {
 	return b.followed.Refuses(real, access)
 }
 
+// Ceiling is what holds now.
+func (b *Bundles) Ceiling() *profiles.Ceiling {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.ceiling
+}
+
 // isDigest says whether name is that of a whole sealed bundle.
 func isDigest(name string) bool {
 	return len(name) == 64 && strings.Trim(name, "0123456789abcdef") == ""
@@ -169,11 +176,12 @@ type IPC struct {
 }
 
 // Connect implements Connector.
-func (c IPC) Connect(t ipc.Transport, name string, p *plan.Plan) (Conn, error) {
+func (c IPC) Connect(t ipc.Transport, name string, p *plan.Plan, handler ipc.Handler) (Conn, error) {
 	log := func(text string) { c.Logger.Info(text, "plugin", name) }
 	return &ipcConn{
 		Conn: ipc.NewConn(t, ipc.Options{
 			Protocol: p.Protocol, Limits: p.IPC, Hello: p.Protocol != ipc.ProtocolJSONRPC, Log: log,
+			Handler: handler,
 		}),
 		host: ipc.HostInfo{Plugin: name, Version: c.Version, RootURI: "file:///data"},
 	}, nil

@@ -41,7 +41,7 @@ func TestRealConnection(t *testing.T) {
 	}
 	defer w.closePlugins()
 	defer w.closeHosts()
-	conn, err := IPC{Version: "test", Logger: slog.New(slog.DiscardHandler)}.Connect(w.transport, "p", &plan.Plan{Protocol: ipc.ProtocolCordon})
+	conn, err := IPC{Version: "test", Logger: slog.New(slog.DiscardHandler)}.Connect(w.transport, "p", &plan.Plan{Protocol: ipc.ProtocolCordon}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -300,7 +300,7 @@ func (w *world) Start(ctx context.Context, req launch.Request) (Process, error) 
 func (w *world) Close() error { return nil }
 
 // Connect implements Connector.
-func (w *world) Connect(t ipc.Transport, _ string, _ *plan.Plan) (Conn, error) {
+func (w *world) Connect(t ipc.Transport, _ string, _ *plan.Plan, _ ipc.Handler) (Conn, error) {
 	w.conn = &modelConn{transport: t, hello: make(chan error, 1), end: make(chan error, 1)}
 	return w.conn, nil
 }

@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/cordonhq/cordon/profiles"
+	"github.com/cordonhq/cordon/profiles/grant"
 	"github.com/cordonhq/cordon/profiles/strict"
 	"github.com/cordonhq/cordon/supervisor"
+	"github.com/cordonhq/cordon/supervisor/broker/secret"
 	"github.com/cordonhq/cordon/supervisor/control"
 	"github.com/cordonhq/cordon/supervisor/launch"
 )
@@ -21,6 +24,42 @@ type config struct {
 	Daemon   daemonTable      `toml:"daemon"`
 	Ceiling  profiles.Ceiling `toml:"ceiling"`
 	Evidence evidenceTable    `toml:"evidence"`
+	Secret   []secretTable    `toml:"secret"`
+}
+
+// secretTable is one [[secret]]: its name, and exactly one place where it is.
+type secretTable struct {
+	Name       string   `toml:"name"`
+	File       string   `toml:"file"`
+	Credential string   `toml:"credential"`
+	Command    []string `toml:"command"`
+}
+
+func (t secretTable) source() secret.Source {
+	return secret.Source{File: t.File, Credential: t.Credential, Command: t.Command}
+}
+
+// secrets are the sources by name.
+func (c config) secrets() (map[string]secret.Source, error) {
+	out := map[string]secret.Source{}
+	spec, _ := grant.Find("secret.read")
+	for i, t := range c.Secret {
+		err := spec.Check(t.Name)
+		if err == nil && strings.Contains(t.Name, "*") {
+			err = errors.New("expected a name without '*'")
+		}
+		if err == nil {
+			err = t.source().Check()
+		}
+		if _, twice := out[t.Name]; err == nil && twice {
+			err = fmt.Errorf("there are two secrets %q", t.Name)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("secret[%d]: %w", i, err)
+		}
+		out[t.Name] = t.source()
+	}
+	return out, nil
 }
 
 // evidenceTable is [evidence]: what is kept of quarantines.
@@ -94,7 +133,8 @@ func loadConfig(file string, asked bool) (c config, found bool, err error) {
 	}
 	c = c.completed()
 	_, wrong := c.Evidence.rules()
-	if err := errors.Join(c.check(), c.Ceiling.Validate(), wrong); err != nil {
+	_, wrongSecrets := c.secrets()
+	if err := errors.Join(c.check(), c.Ceiling.Validate(), wrong, wrongSecrets); err != nil {
 		return c, true, fmt.Errorf("cannot use %s: %w", file, err)
 	}
 	return c, true, nil

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,6 +20,10 @@ import (
 	"github.com/cordonhq/cordon/seccomp/compile"
 	"github.com/cordonhq/cordon/supervisor"
 	"github.com/cordonhq/cordon/supervisor/audit"
+	"github.com/cordonhq/cordon/supervisor/broker"
+	"github.com/cordonhq/cordon/supervisor/broker/kv"
+	"github.com/cordonhq/cordon/supervisor/broker/metric"
+	"github.com/cordonhq/cordon/supervisor/broker/secret"
 	"github.com/cordonhq/cordon/supervisor/control"
 	"github.com/cordonhq/cordon/supervisor/launch"
 	"github.com/cordonhq/cordon/supervisor/store"
@@ -45,6 +50,7 @@ type daemon struct {
 	bundles    *supervisor.Bundles
 	supervisor *supervisor.Supervisor
 	server     *control.Server
+	secrets    atomic.Pointer[map[string]secret.Source]
 	socket     *control.Socket
 	undo       []func() error
 }
@@ -185,7 +191,12 @@ func (d *daemon) openLauncher() error {
 	if err != nil {
 		return errors.Join(err, launcher.Close())
 	}
+	served, metrics, err := d.newBroker()
+	if err != nil {
+		return errors.Join(err, launcher.Close())
+	}
 	d.supervisor, err = supervisor.New(supervisor.Config{
+		Broker: served, Metrics: metrics.Values,
 		StateDir: c.StateDir, Store: d.store, Audit: d.audit, Launcher: supervisor.WithLauncher(launcher),
 		Source: bundles, Connector: supervisor.IPC{Version: version(), Logger: d.log}, UIDBase: c.UIDBase, Logger: d.log,
 		Evidence: rules, Reload: d.reload,
@@ -194,6 +205,28 @@ func (d *daemon) openLauncher() error {
 		return errors.Join(err, launcher.Close())
 	}
 	return nil
+}
+
+// newBroker makes what serves capabilities to plugins.
+func (d *daemon) newBroker() (*broker.Broker, *metric.Store, error) {
+	stores, err := kv.Open(filepath.Join(d.config.Daemon.StateDir, "kv"))
+	if err != nil {
+		return nil, nil, err
+	}
+	secrets, err := d.config.secrets()
+	if err != nil {
+		return nil, nil, err
+	}
+	d.secrets.Store(&secrets)
+	metrics := metric.NewStore()
+	b, err := broker.New(supervisor.SystemClock{}, d.audit, broker.Catalogue(broker.Host{
+		Stores: stores, Metrics: metrics,
+		Secrets: func(name string) (secret.Source, bool) {
+			s, ok := (*d.secrets.Load())[name]
+			return s, ok
+		},
+	}))
+	return b, metrics, err
 }
 
 func (d *daemon) serveControl() error {
@@ -238,7 +271,7 @@ func (d *daemon) stop(ctx context.Context) {
 	d.auditEvent("daemon-stopped", "daemon", "cordond ended")
 }
 
-// reload reads [ceiling] and [evidence] anew, for by. The rest of the file holds from the
+// reload reads [ceiling], [evidence] and [[secret]] anew, for by. The rest of the file holds from the
 // next start.
 func (d *daemon) reload(by string) error {
 	c, _, err := loadConfig(d.options.configFile, d.options.explicit)
@@ -252,8 +285,14 @@ func (d *daemon) reload(by string) error {
 	if err != nil {
 		return err
 	}
+	secrets, err := c.secrets()
+	if err != nil {
+		return err
+	}
 	d.bundles.SetCeiling(&c.Ceiling)
 	d.supervisor.SetEvidenceRules(rules)
+	d.secrets.Store(&secrets)
+	d.supervisor.RenewGrants()
 	d.auditEvent("daemon-reloaded", by, "[ceiling] and [evidence] were read anew; they hold for what starts or happens from now on")
 	d.log.Info("reloaded", "file", d.options.configFile)
 	return nil

@@ -35,6 +35,7 @@ func Plans(a, b *plan.Plan) Result {
 	r.calls(a, b)
 	r.files(a, b)
 	r.inside(a, b)
+	r.reach(a, b)
 	r.quotas(a, b)
 	r.requirements(a, b)
 	r.violations(a, b)

@@ -21,17 +21,19 @@ type Plan struct {
 	Profile string `json:"profile"` // the profile's name, such as "node" or "builtin:strict"
 	Files   []File `json:"files"`
 	// Proc is "none", "pid" or "full" (with masks).
-	Proc    string              `json:"proc"`
-	Devices []string            `json:"devices"`
-	Tmp     Tmpfs               `json:"tmp"`  // /tmp
-	Shm     Tmpfs               `json:"shm"`  // /dev/shm; Size 0 has none
-	Data    Data                `json:"data"` // /data
-	Network Network             `json:"network"`
-	Seccomp seccomp.Filter      `json:"seccomp"`
-	Limits  cgroups.Limits      `json:"limits"`
-	Time    Time                `json:"time"`
-	Process Process             `json:"process"`
-	Rlimits []namespaces.Rlimit `json:"rlimits"`
+	Proc    string   `json:"proc"`
+	Devices []string `json:"devices"`
+	Tmp     Tmpfs    `json:"tmp"`  // /tmp
+	Shm     Tmpfs    `json:"shm"`  // /dev/shm; Size 0 has none
+	Data    Data     `json:"data"` // /data
+	Network Network  `json:"network"`
+	// Capabilities are what the plugin asked for and was granted.
+	Capabilities []Capability        `json:"capabilities,omitempty"`
+	Seccomp      seccomp.Filter      `json:"seccomp"`
+	Limits       cgroups.Limits      `json:"limits"`
+	Time         Time                `json:"time"`
+	Process      Process             `json:"process"`
+	Rlimits      []namespaces.Rlimit `json:"rlimits"`
 	// Require says per wall whether the start is refused without it.
 	Require map[string]Requirement `json:"require"`
 	// Violation says per wall what a violation leads to.
@@ -81,10 +83,39 @@ type Data struct {
 	Inodes     int64 `json:"inodes,omitempty"`
 }
 
-// Network is what may be reached; nothing, until egress exists.
+// Network is what may be reached.
 type Network struct {
-	// Mode is "none".
+	// Mode is "none": an empty network namespace.
 	Mode string `json:"mode"`
+	// Egress are the only places that can be reached from it, sorted, in the
+	// words of grant.ParseEndpoint. Addresses are the networks that are not
+	// public and that a name of Egress may lead to all the same.
+	Egress    []string `json:"egress,omitempty"`
+	Addresses []string `json:"addresses,omitempty"`
+}
+
+// Capability is one grant of something that the host serves.
+type Capability struct {
+	Name string `json:"name"`
+	// Target is what it is granted for, sorted; empty for a capability that
+	// takes none.
+	Target []string `json:"target,omitempty"`
+	Budget Budget   `json:"budget"`
+	// Why is the author's reason, Origin who granted it ("thumbs.toml:12"); not
+	// in the digest.
+	Why    string `json:"-"`
+	Origin string `json:"-"`
+}
+
+// Budget bounds the use of one grant by one run of the plugin.
+type Budget struct {
+	// Rate is how many calls within Window.
+	Rate   int           `json:"rate"`
+	Window time.Duration `json:"window"`
+	// Bytes is how much may pass in all; 0 is without bound.
+	Bytes int64 `json:"bytes,omitempty"`
+	// Concurrent is how many calls at once, and how many open connections.
+	Concurrent int `json:"concurrent"`
 }
 
 // Time bounds the whole life of the process tree; 0 is without bound.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cordonhq/cordon/profiles/grant"
 	"github.com/cordonhq/cordon/profiles/strict"
 )
 
@@ -171,16 +172,23 @@ func (m *Model) Hold(name string) (Answer, error) {
 	return a, nil
 }
 
-// Connect answers whether the plugin can reach HOST:PORT; it cannot, until
-// there is egress.
+// Connect answers whether the plugin can reach HOST:PORT, or udp:HOST:PORT.
 func (m *Model) Connect(to string) (Answer, error) {
 	a := Answer{Question: "connect " + to}
-	host, port, found := strings.Cut(to, ":")
-	if !found || host == "" || port == "" {
+	asked, err := grant.ParseEndpoint(to)
+	if err != nil || asked.Wildcard || asked.Port == 0 {
 		return a, fmt.Errorf("cannot answer: expected HOST:PORT, got %q", to)
 	}
-	a.refuse("net namespace", m.plan.Origins["network.mode"], "its network namespace holds nothing but loopback")
-	if m.abi >= 4 {
+	for _, have := range m.plan.Network.Egress {
+		if t, err := grant.ParseEndpoint(have); err == nil && t.Covers(asked) {
+			a.Can = true
+			a.Why = []Reason{{Wall: "net namespace", Origin: m.plan.Origins["network.egress."+have], Text: "network.egress has " + have}}
+			a.Note = "a name must also resolve, on the host, to a public address or one in network.addresses"
+			return a, nil
+		}
+	}
+	a.refuse("net namespace", m.plan.Origins["network.mode"], "its network namespace holds nothing but loopback and what network.egress grants")
+	if m.abi >= 4 && len(m.plan.Network.Egress) == 0 {
 		a.refuse("landlock", "", "no TCP port is granted")
 	}
 	for _, family := range []uint64{2, 10} { // AF_INET, AF_INET6

@@ -2,7 +2,8 @@
 // a line, numbered without gaps, each with the hash of the line before it, so
 // that a line that was changed, added or taken away later is seen.
 //
-// A line has reached the disk when Append returns. Text that a plugin may have
+// A line has reached the disk when Append returns; what is given to Queue keeps
+// its place and gets there within a moment, or with the next Append. Text that a plugin may have
 // chosen is escaped and capped here, so that no record can be forged by it.
 //
 // Beside the lines stands a Merkle tree over them (see tiles) and a signed
@@ -98,6 +99,9 @@ type Log struct {
 
 	keys  keys
 	tiles *tiles
+	queue queue
+	lost  int // queued records that could not be written
+
 	// The newest checkpoint: how far, when, and the bytes written since.
 	signed   tlog.Tree
 	signedAt time.Time
@@ -127,6 +131,7 @@ func Open(path string, now func() time.Time) (*Log, error) {
 func (l *Log) Append(ev control.Event) (control.Event, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.flush() // what was queued before comes before
 	if l.err == nil && l.size >= l.max {
 		l.rotate()
 	}
@@ -139,34 +144,55 @@ func (l *Log) Append(ev control.Event) (control.Event, error) {
 
 // append is Append with l.mu held.
 func (l *Log) append(ev control.Event) (control.Event, error) {
-	if l.err != nil {
-		return control.Event{}, l.err
-	}
-	ev = clean(ev)
-	ev.Seq, ev.Time = l.seq+1, l.now().UTC()
-	text, err := json.Marshal(line{Event: ev, Prev: l.prev})
+	ev.Time = l.now()
+	written, err := l.appendAll([]control.Event{ev})
 	if err != nil {
-		return control.Event{}, fmt.Errorf("cannot write the audit log: %w", err)
+		return control.Event{}, err
 	}
-	if err := l.write(text); err != nil {
-		return control.Event{}, fmt.Errorf("cannot write the audit log: %w", err)
-	}
-	l.seq, l.prev = ev.Seq, hashOf(text)
-	_ = l.tiles.add(tlog.RecordHash(text)) // kept in memory until it can be written
-	l.remember(ev)
-	l.publish(ev)
-	return ev, nil
+	return written[0], nil
 }
 
-// write adds one line and syncs it; what a full disk left of it is taken off.
-func (l *Log) write(text []byte) error {
-	_, err := l.file.WriteAt(append(text, '\n'), l.size)
+// appendAll writes records in one piece, all or none; l.mu is held. Their times
+// are kept.
+func (l *Log) appendAll(evs []control.Event) ([]control.Event, error) {
+	if l.err != nil {
+		return nil, l.err
+	}
+	var piece []byte
+	texts := make([][]byte, len(evs))
+	prev := l.prev
+	for i := range evs {
+		ev := clean(evs[i])
+		ev.Seq, ev.Time = l.seq+uint64(i)+1, ev.Time.UTC()
+		text, err := json.Marshal(line{Event: ev, Prev: prev})
+		if err != nil {
+			return nil, fmt.Errorf("cannot write the audit log: %w", err)
+		}
+		evs[i], texts[i], prev = ev, text, hashOf(text)
+		piece = append(append(piece, text...), '\n')
+	}
+	if err := l.write(piece); err != nil {
+		return nil, fmt.Errorf("cannot write the audit log: %w", err)
+	}
+	l.seq, l.prev = l.seq+uint64(len(evs)), prev
+	for i := range evs {
+		_ = l.tiles.add(tlog.RecordHash(texts[i])) // kept in memory until it can be written
+		l.remember(evs[i])
+		l.publish(evs[i])
+	}
+	return evs, nil
+}
+
+// write adds whole lines and syncs them; what a full disk left of them is taken
+// off.
+func (l *Log) write(piece []byte) error {
+	_, err := l.file.WriteAt(piece, l.size)
 	if err == nil {
 		err = l.file.Sync()
 	}
 	if err == nil {
-		l.size += int64(len(text)) + 1
-		l.since += int64(len(text)) + 1
+		l.size += int64(len(piece))
+		l.since += int64(len(piece))
 		return nil
 	}
 	if undo := l.file.Truncate(l.size); undo != nil {
@@ -248,6 +274,7 @@ func (l *Log) checkpoint() error {
 func (l *Log) Checkpoint() (signed []byte, publicKey string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.flush()
 	if l.err != nil {
 		return nil, "", l.err
 	}
@@ -271,6 +298,8 @@ func (l *Log) Close() error {
 	if errors.Is(l.err, os.ErrClosed) {
 		return l.err
 	}
+	l.flush()
+	l.queue.stop()
 	var err error
 	if l.err == nil {
 		err = l.checkpoint()

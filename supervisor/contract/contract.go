@@ -195,3 +195,16 @@ func clip(s string) string {
 	}
 	return s
 }
+
+// Of compiles the schemas of one method that the host itself serves.
+func Of(name, params, result string) (*Contract, error) {
+	p, err := compile([]byte(params))
+	if err != nil {
+		return nil, fmt.Errorf("its parameters: %w", err)
+	}
+	r, err := compile([]byte(result))
+	if err != nil {
+		return nil, fmt.Errorf("its result: %w", err)
+	}
+	return &Contract{methods: map[string]method{name: {p, r}}}, nil
+}

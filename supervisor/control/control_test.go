@@ -122,6 +122,20 @@ func (f *fakeService) Reload(_ context.Context, by Caller) error {
 	return err
 }
 
+func (f *fakeService) Capabilities(context.Context, NameParams) (Capabilities, error) {
+	return Capabilities{}, f.failure()
+}
+
+func (f *fakeService) Grant(_ context.Context, by Caller, _ GrantParams) (Granted, error) {
+	_, err := f.did("grant", by)
+	return Granted{}, err
+}
+
+func (f *fakeService) Revoke(_ context.Context, by Caller, _ GrantParams) (Granted, error) {
+	_, err := f.did("revoke", by)
+	return Granted{}, err
+}
+
 func (f *fakeService) Call(context.Context, CallParams) (json.RawMessage, error) {
 	return json.RawMessage(`{"ok":true}`), f.failure()
 }
@@ -218,8 +232,8 @@ func codeOf(err error) int {
 // TestWhoMayDoWhat asks for every method as everyone. The lists here are
 // written by hand and not taken from the table.
 func TestWhoMayDoWhat(t *testing.T) {
-	look := []string{MethodList, MethodInspect, MethodCall, MethodLogs, MethodWhy, MethodEvents, MethodAttach, MethodEvidenceList}
-	change := []string{MethodInstall, MethodRemove, MethodStart, MethodStop, MethodRestart, MethodEnable, MethodDisable, MethodRelease, MethodReload, MethodAuditCheckpoint, MethodEvidenceShow}
+	look := []string{MethodList, MethodInspect, MethodCall, MethodLogs, MethodWhy, MethodEvents, MethodAttach, MethodEvidenceList, MethodCapabilities}
+	change := []string{MethodInstall, MethodRemove, MethodStart, MethodStop, MethodRestart, MethodEnable, MethodDisable, MethodRelease, MethodReload, MethodAuditCheckpoint, MethodEvidenceShow, MethodGrant, MethodRevoke}
 	if got := len(verbs()); got != len(look)+len(change) {
 		t.Errorf("the table has %d methods, this test %d", got, len(look)+len(change))
 	}

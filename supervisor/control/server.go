@@ -60,6 +60,10 @@ func verbs() map[string]verb {
 		MethodEvents:  {observer, followEvents},
 		MethodAttach:  {observer, attach},
 
+		MethodCapabilities: {observer, of(Service.Capabilities)},
+		MethodGrant:        {admin, by(Service.Grant)},
+		MethodRevoke:       {admin, by(Service.Revoke)},
+
 		MethodAuditCheckpoint: {admin, checkpointed},
 		MethodEvidenceList:    {observer, of(Service.EvidenceList)},
 		MethodEvidenceShow:    {admin, of(Service.EvidenceShow)},

@@ -33,6 +33,11 @@ type Service interface {
 	EvidenceShow(ctx context.Context, p EvidenceParams) (EvidenceContent, error)
 	// Reload reads the configuration anew; on an error what held before holds on.
 	Reload(ctx context.Context, by Caller) error
+	// Capabilities gives the catalogue, and the grants of a plugin if one is named.
+	Capabilities(ctx context.Context, p NameParams) (Capabilities, error)
+	// Grant and Revoke hold when they return.
+	Grant(ctx context.Context, by Caller, p GrantParams) (Granted, error)
+	Revoke(ctx context.Context, by Caller, p GrantParams) (Granted, error)
 	// Attach joins a client to a running plugin. deliver gets the plugin's
 	// messages, each valid until it returns, from several goroutines; it must not
 	// wait, and an error from it ends the bridge. The caller closes the bridge.

@@ -53,6 +53,11 @@ type Request struct {
 	// KeepWalls has the walls read back before the first instruction and kept,
 	// for a plugin that may have ended when it is asked for them.
 	KeepWalls bool
+	// Network is called at the gate, when every wall is up and no instruction of
+	// the plugin has run, with its first process: to open what a plan's egress
+	// needs inside its network namespace. Its error ends the start. A plan with
+	// egress is refused without it.
+	Network func(pid int) error
 	// OnViolation is called, never concurrently for one process, after the
 	// launcher contained the plugin as the plan's response says: the plugin is
 	// frozen (or killed, where it cannot be frozen) when Action is kill or

@@ -61,6 +61,9 @@ func (l *Launcher) Start(ctx context.Context, r Request) (_ *Process, err error)
 func (s *start) require(context.Context) error {
 	p := s.r.Plan
 	hard := func(wall string) bool { return p.Require[wall].Mode != "best_effort" }
+	if len(p.Network.Egress) > 0 && s.r.Network == nil {
+		return errors.New("cannot start with network.egress: only the daemon relays (install the plugin and start it, or take egress out of the profile)")
+	}
 	abi := namespaces.LandlockABI()
 	switch need := p.Require["landlock"].MinABI; {
 	case abi == 0 && hard("landlock"):

@@ -74,6 +74,8 @@ type Record struct {
 	Restarts   int                   `json:"restarts"`
 	Quarantine *Quarantine           `json:"quarantine,omitempty"`
 	Violations []violation.Violation `json:"violations,omitempty"`
+	// Decisions are the operators' grants and revocations, oldest first.
+	Decisions []control.Decision `json:"decisions,omitempty"`
 	// PolicyDigest and PlanDigest are of the last start.
 	PolicyDigest string `json:"policy_digest,omitempty"`
 	PlanDigest   string `json:"plan_digest,omitempty"`

@@ -1,6 +1,7 @@
 package violation
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/cordonhq/cordon/profiles/plan"
@@ -38,10 +39,7 @@ func advise(v *Violation, p *plan.Plan) advice {
 	case IPC:
 		return adviseIPC(v, p)
 	case Grant:
-		return advice{
-			rule: "a capability that was not granted is refused at every call",
-			also: "Ask for the capability in the plugin's manifest, then grant it in the profile.",
-		}
+		return adviseGrant(v)
 	case Watchdog:
 		return advice{
 			rule: "a plugin that misses its heartbeat is taken for hung",
@@ -49,6 +47,33 @@ func advise(v *Violation, p *plan.Plan) advice {
 		}
 	}
 	return advice{}
+}
+
+// adviseGrant explains a capability, whose name is in Call and whose target in
+// Args, and what refused it in Rule.
+func adviseGrant(v *Violation) advice {
+	a := advice{
+		rule: cmp.Or(v.Rule, "a capability that was not granted is refused at every call"),
+		also: "Ask for the capability in the plugin's manifest, then grant it in the profile.",
+	}
+	if v.Call == "" || v.Unliftable {
+		return a
+	}
+	target := ""
+	if len(v.Args) > 0 {
+		target = fmt.Sprintf("%q", Escape(v.Args[0], maxPath))
+	}
+	switch {
+	case v.Call == "egress":
+		a.change, a.also = "[network]\negress = ["+target+"]\n", "What the plugin knows can leave by it."
+	case target != "":
+		a.change = fmt.Sprintf("[[capability]]\nname = %q\ntarget = [%s]\n", v.Call, target)
+		a.also = "The plugin's manifest must ask for it too."
+	default:
+		a.change = fmt.Sprintf("[[capability]]\nname = %q\n", v.Call)
+		a.also = "The plugin's manifest must ask for it too."
+	}
+	return a
 }
 
 // origin is who wrote the first of keys that anyone wrote, as "file:line", or

@@ -42,7 +42,8 @@ type Violation struct {
 	// What is the thing refused: a call ("mount"), an access ("read
 	// /etc/shadow"), a limit ("pids.max").
 	What string `json:"what"`
-	// Call, Args are set for Seccomp and, where a call led there, for Files.
+	// Call, Args are set for Seccomp and, where a call led there, for Files; for
+	// Grant they are the capability and what it was asked for.
 	Call string   `json:"call,omitempty"`
 	Args []string `json:"args,omitempty"`
 	// RawArgs are the call's six registers as the kernel saw them; with them
@@ -64,6 +65,9 @@ type Violation struct {
 	// Action is what was done.
 	Action     Action `json:"action"`
 	Unverified bool   `json:"unverified,omitempty"`
+	// Unliftable says that the grant exists and something else refused it: a
+	// revocation, or an address that a name must not lead to.
+	Unliftable bool `json:"unliftable,omitempty"`
 	// Rule is the rule that refused it, with who wrote it ("builtin:strict:12").
 	Rule string `json:"rule,omitempty"`
 	// Change is the smallest TOML that would allow it; empty if nothing should.

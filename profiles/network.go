@@ -1,0 +1,400 @@
+package profiles
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cordonhq/cordon/manifest"
+	"github.com/cordonhq/cordon/profiles/grant"
+	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/profiles/strict"
+	"github.com/cordonhq/cordon/seccomp"
+)
+
+// maxEgress bounds the places of one profile, and maxTargets those of one grant.
+const (
+	maxEgress  = 256
+	maxTargets = 256
+)
+
+// The budget of a grant that says nothing.
+const (
+	defaultRate       = 1000 // a second
+	defaultConcurrent = 64
+	maxConcurrent     = 65536
+)
+
+func (c *checker) network(doc *document) {
+	if len(doc.Network.Egress) > maxEgress || len(doc.Network.Addresses) > maxEgress {
+		c.fail("network", "", "too many entries: at most %d", maxEgress)
+		return
+	}
+	for i, target := range append(slices.Clone(doc.Network.Egress), doc.Network.Remove...) {
+		key := index("network.egress", i)
+		if i >= len(doc.Network.Egress) {
+			key = index("network.remove", i-len(doc.Network.Egress))
+		}
+		t, err := grant.ParseEndpoint(target)
+		switch {
+		case err != nil:
+			c.fail(key, "", "%v", err)
+		case t.Port == 0:
+			c.fail(key, "", "expected one port: a listener is opened for each, got %q", clip(target))
+		case t.UDP && t.Wildcard:
+			c.fail(key, "", "a wildcard is for TCP only, got %q", clip(target))
+		}
+	}
+	for i, network := range doc.Network.Addresses {
+		p, err := netip.ParsePrefix(network)
+		if err != nil || p.Masked() != p || p.Bits() == 0 {
+			c.fail(index("network.addresses", i), "", "expected a network such as \"10.0.0.0/8\", got %q", clip(network))
+		}
+	}
+}
+
+func (c *checker) capabilities(doc *document) {
+	for i := range doc.Capability {
+		c.capability(index("capability", i), &doc.Capability[i])
+	}
+}
+
+func (c *checker) capability(at string, t *capabilityTable) {
+	spec, ok := grant.Find(t.Name)
+	if !ok {
+		hint := "known are " + strings.Join(grant.Names(), ", ")
+		if near := strict.Nearest(t.Name, grant.Names()); near != "" {
+			hint = fmt.Sprintf("did you mean %q?", near)
+		}
+		c.fail(at+".name", hint, "unknown capability %q", clip(t.Name))
+		return
+	}
+	if t.Name == grant.Egress {
+		c.fail(at+".name", "", "write it as network.egress")
+		return
+	}
+	remove := t.Remove != nil && *t.Remove
+	if spec.Kind != grant.None && len(t.Target) == 0 && !remove {
+		c.fail(at+".target", "", "say what %s is granted for: it takes targets", t.Name)
+	}
+	if len(t.Target) > maxTargets {
+		c.fail(at+".target", "", "too many targets: at most %d", maxTargets)
+		return
+	}
+	for j, target := range t.Target {
+		if err := spec.Check(target); err != nil {
+			c.fail(index(at+".target", j), "", "%v", err)
+		}
+	}
+	if t.Concurrent != nil && (*t.Concurrent < 1 || *t.Concurrent > maxConcurrent) {
+		c.fail(at+".concurrent", "", "expected 1 to %d, got %d", maxConcurrent, *t.Concurrent)
+	}
+}
+
+// network applies the places of one file.
+func (b *builder) network(l *layer) {
+	n := &l.doc.Network
+	for _, target := range n.Remove {
+		delete(b.egress, canonical(target))
+	}
+	for i, target := range n.Egress {
+		t := canonical(target)
+		b.egress[t] = true
+		b.plan.Origins["network.egress."+t] = l.pos.Of(index("network.egress", i))
+	}
+	b.list(l, "network.addresses", b.addresses, n.Addresses, nil)
+	b.origin(l, "network.egress")
+}
+
+// canonical is one spelling for each place; it was checked when the file was
+// read.
+func canonical(target string) string {
+	t, err := grant.ParseEndpoint(target)
+	if err != nil {
+		return target
+	}
+	return t.String()
+}
+
+// capabilities applies the grants of one file: they add up.
+func (b *builder) capabilities(l *layer) {
+	for i := range l.doc.Capability {
+		t := &l.doc.Capability[i]
+		if t.Remove != nil && *t.Remove {
+			b.offers = slices.DeleteFunc(b.offers, func(c plan.Capability) bool { return c.Name == t.Name })
+			continue
+		}
+		c := plan.Capability{Name: t.Name, Target: slices.Clone(t.Target), Budget: DefaultBudget(), Origin: l.pos.Of(index("capability", i))}
+		slices.Sort(c.Target)
+		if t.Rate != nil {
+			c.Budget.Rate, c.Budget.Window = t.Rate.Count, t.Rate.Window
+		}
+		if t.Bytes != nil && *t.Bytes != strict.Unlimited {
+			c.Budget.Bytes = int64(*t.Bytes)
+		}
+		set(&c.Budget.Concurrent, t.Concurrent)
+		b.offers = append(b.offers, c)
+	}
+	b.origin(l, "capability")
+}
+
+// DefaultBudget is that of a grant that says nothing.
+func DefaultBudget() plan.Budget {
+	return plan.Budget{Rate: defaultRate, Window: time.Second, Concurrent: defaultConcurrent}
+}
+
+// capNetwork takes away what is above the ceiling.
+func (b *builder) capNetwork() {
+	for _, to := range sortedKeys(b.egress) {
+		if !b.in.Ceiling.reaches(to) {
+			b.refuse(plan.Refusal{
+				Ask: "egress " + to, Why: "granted by " + b.plan.Origins["network.egress."+to], By: "ceiling",
+				Hint: "no entry of ceiling.egress has it",
+			})
+			delete(b.egress, to)
+		}
+	}
+	kept := b.offers[:0:0]
+	for _, c := range b.offers {
+		attenuated, lost := b.in.Ceiling.Attenuate(c)
+		for _, what := range lost {
+			b.refuse(plan.Refusal{Ask: strings.TrimSpace("capability " + c.Name + " " + what), Why: "granted by " + c.Origin, By: "ceiling", Hint: "the ceiling refuses it"})
+		}
+		if attenuated != nil {
+			kept = append(kept, *attenuated)
+		}
+	}
+	b.offers = kept
+}
+
+// reaches says whether the ceiling lets a place be reached.
+func (c *Ceiling) reaches(target string) bool {
+	if c.Egress == nil {
+		return true
+	}
+	spec := grant.Spec{Kind: grant.Endpoint}
+	return slices.ContainsFunc(c.Egress, func(most string) bool { return spec.Covers(most, target) })
+}
+
+// Attenuate gives what of a grant is under the ceiling, nil for nothing, and
+// what is lost.
+func (c *Ceiling) Attenuate(g plan.Capability) (under *plan.Capability, lost []string) {
+	if c.Capabilities != nil && !slices.Contains(c.Capabilities, g.Name) {
+		return nil, []string{strings.Join(g.Target, " ")}
+	}
+	spec, ok := grant.Find(g.Name)
+	if !ok {
+		return nil, []string{strings.Join(g.Target, " ")}
+	}
+	if spec.Kind == grant.None {
+		return &g, nil
+	}
+	var kept []string
+	for _, target := range g.Target {
+		if c.under(spec, target) {
+			kept = append(kept, target)
+		} else {
+			lost = append(lost, target)
+		}
+	}
+	if len(kept) == 0 {
+		return nil, lost
+	}
+	g.Target = kept
+	return &g, lost
+}
+
+func (c *Ceiling) under(spec grant.Spec, target string) bool {
+	switch spec.Kind {
+	case grant.Path:
+		write, at, err := grant.SplitPath(target)
+		access := []string{"read_file"}
+		if write {
+			access = append(access, "write_file")
+		}
+		return err == nil && c.refuses(at, access) == ""
+	case grant.Endpoint:
+		return c.reaches(target)
+	case grant.None, grant.Word:
+	}
+	return true
+}
+
+// askCapability decides one ask: it gets what it asks for and the profile has
+// both, and never more.
+func (b *builder) askCapability(c manifest.Capability) {
+	ask := strings.TrimSpace("capability " + c.Name + " " + strings.Join(c.Target, " "))
+	spec, ok := grant.Find(c.Name)
+	if !ok {
+		b.refused(plan.Refusal{Ask: ask, Why: c.Why, By: "host"}, "refused by the host: it serves no such capability")
+		return
+	}
+	for _, target := range c.Target {
+		if err := spec.Check(target); err != nil {
+			b.refused(plan.Refusal{Ask: ask, Why: c.Why, By: "host"}, "refused by the host: %v", err)
+			return
+		}
+	}
+	if c.Name == grant.Egress {
+		b.askEgress(spec, c, ask)
+		return
+	}
+	given := b.meet(spec, c)
+	missing := slices.DeleteFunc(slices.Clone(c.Target), func(t string) bool {
+		return slices.ContainsFunc(given, func(g plan.Capability) bool {
+			return slices.ContainsFunc(g.Target, func(have string) bool { return spec.Covers(have, t) })
+		})
+	})
+	b.plan.Capabilities = append(b.plan.Capabilities, given...)
+	if len(given) > 0 && len(missing) == 0 {
+		b.granted(ask, c.Why, "granted by %s", given[0].Origin)
+		return
+	}
+	rest := plan.Refusal{Ask: strings.TrimSpace("capability " + c.Name + " " + strings.Join(missing, " ")), Why: c.Why, By: "profile", Hint: hintOf(c.Name, missing)}
+	if len(given) > 0 {
+		b.refused(rest, "granted in part, by %s: profile %s does not have %s", given[0].Origin, b.plan.Profile, strings.Join(missing, " "))
+		return
+	}
+	b.refused(rest, "refused: profile %s has no such grant", b.plan.Profile)
+}
+
+// askEgress decides an ask for places: what [network] egress has holds for
+// every program, asked for or not.
+func (b *builder) askEgress(spec grant.Spec, c manifest.Capability, ask string) {
+	places := sortedKeys(b.egress)
+	var missing []string
+	for _, t := range c.Target {
+		if !slices.ContainsFunc(places, func(have string) bool { return spec.Covers(have, t) }) {
+			missing = append(missing, fmt.Sprintf("%q", canonical(t)))
+		}
+	}
+	if len(missing) == 0 && len(places) > 0 {
+		b.granted(ask, c.Why, "granted by %s", b.plan.Origins["network.egress"])
+		return
+	}
+	b.refused(plan.Refusal{
+		Ask: ask, Why: c.Why, By: "profile", Hint: "[network]\negress = [" + strings.Join(missing, ", ") + "]\n",
+	}, "refused: network.egress of profile %s does not have it", b.plan.Profile)
+}
+
+// hintOf is the TOML that would grant it.
+func hintOf(name string, targets []string) string {
+	hint := fmt.Sprintf("[[capability]]\nname = %q\n", name)
+	if len(targets) > 0 {
+		quoted := make([]string, len(targets))
+		for i, t := range targets {
+			quoted[i] = fmt.Sprintf("%q", t)
+		}
+		hint += "target = [" + strings.Join(quoted, ", ") + "]\n"
+	}
+	return hint
+}
+
+// meet gives, for each of the profile's grants, what it and an ask agree on.
+// An ask without targets takes what there is.
+func (b *builder) meet(spec grant.Spec, c manifest.Capability) []plan.Capability {
+	var out []plan.Capability
+	for _, offer := range b.offers {
+		if offer.Name != c.Name {
+			continue
+		}
+		offer.Why = c.Why
+		if len(c.Target) > 0 {
+			offer.Target = spec.Meet(offer.Target, c.Target)
+		}
+		if spec.Kind == grant.None || len(offer.Target) > 0 {
+			out = append(out, offer)
+		}
+	}
+	return out
+}
+
+// finishNetwork writes the places down, and opens the calls that reach them.
+func (b *builder) finishNetwork() {
+	n := &b.plan.Network
+	n.Egress = sortedKeys(b.egress)
+	if len(n.Egress) == 0 {
+		n.Egress = nil
+		return
+	}
+	if len(b.addresses) > 0 {
+		n.Addresses = sortedKeys(b.addresses)
+	}
+	b.socketCalls()
+}
+
+// socketCalls are what a program needs to use a network: stream and datagram
+// sockets of the internet families, and asking for the interfaces, which name
+// look-ups do. What they reach is the namespace's to bound. A call that a
+// profile denies by name stays denied.
+func (b *builder) socketCalls() {
+	origin := b.plan.Origins["network.egress"]
+	for _, name := range []string{
+		"bind", "connect", "getpeername", "getsockname", "getsockopt", "poll", "ppoll", "recvfrom", "recvmsg", "sendmmsg", "sendmsg", "sendto",
+		"setsockopt", "shutdown", "socket",
+	} {
+		if b.removed[name] == "" && !b.calls.may(name) {
+			b.calls[name] = allowed(name, origin)
+		}
+	}
+	socket := b.calls["socket"]
+	if socket == nil || b.calls.open("socket") {
+		return
+	}
+	opened := &call{guarded: socket.guarded, origin: socket.origin, key: socket.key}
+	for _, r := range socket.rules {
+		if !aboutInternet(r) {
+			opened.rules = append(opened.rules, r)
+		}
+	}
+	for _, family := range []uint64{unix.AF_INET, unix.AF_INET6} {
+		for _, kind := range []uint64{unix.SOCK_STREAM, unix.SOCK_DGRAM} {
+			opened.rules = append(opened.rules, allowIf(eq(0, family), masked(1, 0xf, kind)))
+		}
+	}
+	if !slices.ContainsFunc(opened.rules, func(r seccomp.Rule) bool { return hasArg(r, 0, unix.AF_NETLINK) }) {
+		opened.rules = append(opened.rules, allowIf(eq(0, unix.AF_NETLINK), eq(2, unix.NETLINK_ROUTE)))
+	}
+	b.calls["socket"] = opened
+}
+
+// aboutInternet says whether a rule is about a family that egress opens.
+func aboutInternet(r seccomp.Rule) bool {
+	return hasArg(r, 0, unix.AF_INET) || hasArg(r, 0, unix.AF_INET6)
+}
+
+func hasArg(r seccomp.Rule, at uint, value uint64) bool {
+	return slices.ContainsFunc(r.Args, func(c seccomp.Condition) bool {
+		return c.Index == at && c.Op == seccomp.OpEqual && c.Value == value
+	})
+}
+
+func (s *shower) network() {
+	if len(s.b.egress) > 0 { // in the table that mode began
+		s.scalar("network.egress", "egress", quotes(sortedKeys(s.b.egress)))
+	}
+	if len(s.b.addresses) > 0 {
+		s.scalar("network.addresses", "addresses", quotes(sortedKeys(s.b.addresses)))
+	}
+	for _, c := range s.b.offers {
+		s.heading = "[[capability]]"
+		s.line("name = "+quote(c.Name), c.Origin)
+		if len(c.Target) > 0 {
+			s.line("target = "+quotes(c.Target), c.Origin)
+		}
+		s.line(fmt.Sprintf("rate = %q", rateText(c.Budget)), c.Origin)
+		if c.Budget.Bytes > 0 {
+			s.line(fmt.Sprintf("bytes = %d", c.Budget.Bytes), c.Origin)
+		}
+		s.line(fmt.Sprintf("concurrent = %d", c.Budget.Concurrent), c.Origin)
+	}
+}
+
+func rateText(b plan.Budget) string {
+	unit := map[time.Duration]string{time.Second: "s", time.Minute: "min", time.Hour: "h", 24 * time.Hour: "d"}[b.Window]
+	return fmt.Sprintf("%d/%s", b.Rate, unit)
+}

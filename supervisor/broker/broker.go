@@ -1,0 +1,455 @@
+// Package broker serves capabilities to plugins. A plugin owns nothing that it
+// was not handed: at every call the broker looks for a grant that covers it,
+// whose lease has not ended, which nobody has revoked and whose budget is not
+// used up, checks the call against its contract, serves it, and records it. A
+// call that no grant covers is a violation.
+//
+// A capability that fails or stalls is the only one to suffer: each call has a
+// goroutine and a deadline, and one that keeps failing is given a rest.
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cordonhq/cordon/ipc"
+	"github.com/cordonhq/cordon/profiles/grant"
+	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/supervisor/broker/capability"
+	"github.com/cordonhq/cordon/supervisor/contract"
+	"github.com/cordonhq/cordon/supervisor/control"
+)
+
+// The bounds of one call, and of a capability that fails.
+const (
+	serveTime    = 10 * time.Second // then the plugin has an error; the call may still end
+	failuresMax  = 5                // in a row
+	failureRest  = 5 * time.Second
+	maxInAudit   = 256 // bytes of a target
+	maxStatement = 512
+)
+
+// Broker serves one catalogue to all plugins.
+type Broker struct {
+	clock        Clock
+	audit        Auditor
+	capabilities []capability.Capability
+	methods      map[string]*method
+}
+
+// Auditor takes records. Queue keeps their order, may lose the newest with the
+// power, and does not wait for the disk.
+type Auditor interface {
+	Queue(ev control.Event)
+}
+
+// method is one call with the breaker that it shares with nobody.
+type method struct {
+	capability.Method
+	of       capability.Capability
+	contract *contract.Contract
+
+	mu       sync.Mutex
+	failures int
+	rest     time.Time
+}
+
+// New makes a broker of a catalogue. A schema that cannot be used is an error.
+func New(clock Clock, audit Auditor, capabilities []capability.Capability) (*Broker, error) {
+	b := &Broker{clock: clock, audit: audit, capabilities: capabilities, methods: map[string]*method{}}
+	for _, one := range capabilities {
+		for _, m := range one.Methods {
+			c, err := contract.Of(m.Name, m.Params, m.Result)
+			if err != nil {
+				return nil, fmt.Errorf("cannot serve %s: %w", m.Name, err)
+			}
+			b.methods[m.Name] = &method{Method: m, of: one, contract: c}
+		}
+	}
+	return b, nil
+}
+
+// Capabilities is the catalogue.
+func (b *Broker) Capabilities() []capability.Capability { return b.capabilities }
+
+// Forget erases what every capability keeps for a plugin.
+func (b *Broker) Forget(plugin string) error {
+	var errs []error
+	for _, c := range b.capabilities {
+		if c.Forget != nil {
+			errs = append(errs, c.Forget(plugin))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Options are one run of a plugin.
+type Options struct {
+	Plugin string
+	Plan   *plan.Plan
+	Env    capability.Env
+	// Policy says what holds now; it is asked a few times a minute.
+	Policy func() (Policy, error)
+	// Denied is told of each call that was not granted. It must not wait.
+	Denied func(Denial)
+	// Log gets a line when a capability itself has failed.
+	Log func(text string)
+}
+
+// Denial is a call that was not let through.
+type Denial struct {
+	Capability, Target string
+	Rule               string
+	// Standing says that there is a grant, which something else keeps from
+	// being used.
+	Standing bool
+}
+
+// Session is one run of a plugin with what it may use. Nothing is served
+// before Open.
+type Session struct {
+	b *Broker
+	o Options
+	g *grants
+
+	opened chan struct{}
+	open   sync.Once
+	mu     sync.Mutex
+	digest string
+	stop   func()
+	summed map[string]uint64
+	ended  bool
+}
+
+// Session makes one for a run that is about to begin. Close it.
+func (b *Broker) Session(o Options) *Session {
+	s := &Session{b: b, o: o, g: newGrants(b.clock.Now, Granted(o.Plan)), opened: make(chan struct{}), stop: func() {}, summed: map[string]uint64{}}
+	if o.Log == nil {
+		s.o.Log = func(string) {}
+	}
+	return s
+}
+
+// Granted are a plan's grants, egress among them.
+func Granted(p *plan.Plan) []plan.Capability {
+	out := slices.Clone(p.Capabilities)
+	for _, to := range p.Network.Egress {
+		out = append(out, plan.Capability{
+			Name: grant.Egress, Target: []string{to}, Origin: p.Origins["network.egress."+to],
+			Budget: plan.Budget{Rate: 1000, Window: time.Second, Concurrent: 4096},
+		})
+	}
+	return out
+}
+
+// Open begins to serve, with what operators have decided so far.
+func (s *Session) Open(planDigest string, decisions []Decision) {
+	s.g.decide(decisions)
+	s.mu.Lock()
+	s.digest = planDigest
+	s.mu.Unlock()
+	s.open.Do(func() { close(s.opened) })
+	if len(s.g.original) > 0 || len(decisions) > 0 {
+		s.later()
+	}
+}
+
+// later arranges for the next renewal.
+func (s *Session) later() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		s.stop = s.b.clock.AfterFunc(LeaseTime/3, func() { s.Renew(); s.later() })
+	}
+}
+
+// Renew asks policy and renews the leases, or lets them run out. It returns how
+// many connections were cut.
+func (s *Session) Renew() int {
+	p, err := s.o.Policy()
+	if err != nil {
+		s.o.Log("cannot renew the grants: " + err.Error())
+		return s.g.lapse()
+	}
+	return s.g.renew(p)
+}
+
+// Decide puts operators' decisions into force, all of them. When it returns
+// nothing is served any more that they forbid, and what ran on it is cut: so
+// many connections.
+func (s *Session) Decide(decisions []Decision) int { return s.g.decide(decisions) }
+
+// Uses lists the grants with how they were used.
+func (s *Session) Uses() []Use { return s.g.uses() }
+
+// Close ends everything that the session handed out.
+func (s *Session) Close() {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return
+	}
+	s.ended = true
+	s.stop()
+	summed := s.summed
+	s.mu.Unlock()
+	s.open.Do(func() { close(s.opened) })
+	s.g.close()
+	for _, name := range sortedKeys(summed) {
+		s.record(name, "", "", "served", map[string]any{"calls": summed[name]})
+	}
+	for _, c := range s.b.capabilities {
+		if c.Closed == nil {
+			continue
+		}
+		if err := c.Closed(s.o.Plugin); err != nil {
+			s.o.Log(fmt.Sprintf("cannot end %s: %v", c.Name, err))
+		}
+	}
+}
+
+// Handle answers one request of the plugin: an ipc.Handler.
+func (s *Session) Handle(ctx context.Context, r *ipc.Request) (any, error) {
+	m := s.b.methods[r.Method]
+	if m == nil {
+		return nil, &ipc.RPCError{Code: ipc.CodeMethodNotFound, Message: "method not found", Local: true}
+	}
+	select {
+	case <-s.opened:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	phase := capability.Serving
+	if r.Conn != nil && r.Conn.Phase() == ipc.PhaseReady {
+		phase = capability.Ready
+	}
+	return s.call(ctx, m, phase, r.Params)
+}
+
+// call is the third walk: contract, grant, budget, breaker, and then the
+// capability itself.
+func (s *Session) call(ctx context.Context, m *method, phase capability.Phase, params json.RawMessage) (any, error) {
+	if !slices.Contains(m.of.Phases, phase) {
+		return nil, ipc.Errorf(ipc.CodeNotReady, "%s is not served while a plugin is %s", m.Name, phase)
+	}
+	if err := m.contract.Params(m.Name, params); err != nil {
+		return nil, ipc.Errorf(ipc.CodeContract, "cannot call %s: its parameters break the contract: %w", m.Name, err)
+	}
+	target := ""
+	if m.Target != nil {
+		var err error
+		if target, err = m.Target(params); err != nil {
+			return nil, ipc.Errorf(ipc.CodeInvalidParams, "cannot call %s: %w", m.Name, err)
+		}
+	}
+	a, err := s.g.admit(m.of.Name, target)
+	if err != nil {
+		return nil, s.refused(m, target, err)
+	}
+	if err := m.admit(s.b.clock.Now()); err != nil {
+		a.end()
+		return nil, err
+	}
+	return s.serve(ctx, m, a, params)
+}
+
+// refused turns what admit said into an answer, and a denial into a violation.
+func (s *Session) refused(m *method, target string, err error) error {
+	var denied *DeniedError
+	var budget *BudgetError
+	switch {
+	case errors.As(err, &denied):
+		s.Deny(Denial{Capability: m.of.Name, Target: target, Rule: denied.Rule, Standing: strings.HasPrefix(denied.Rule, "revoked")})
+		return ipc.Errorf(ipc.CodeDenied, "cannot call %s: %w", m.Name, err)
+	case errors.As(err, &budget):
+		return ipc.Errorf(ipc.CodeOverloaded, "cannot call %s now: %w", m.Name, err)
+	}
+	return ipc.Errorf(ipc.CodeShuttingDown, "cannot call %s: %w", m.Name, err)
+}
+
+// Deny reports what was not let through.
+func (s *Session) Deny(d Denial) {
+	if s.o.Denied != nil {
+		s.o.Denied(d)
+	}
+}
+
+// answer is how a call went.
+type answer struct {
+	result any
+	err    error
+}
+
+// serve runs the capability in a goroutine of its own: one that never returns
+// costs its grant a place, and nobody else anything.
+func (s *Session) serve(ctx context.Context, m *method, a *admitted, params json.RawMessage) (any, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	began := s.b.clock.Now()
+	late := make(chan struct{})
+	stop := s.b.clock.AfterFunc(serveTime, func() { close(late) })
+	defer stop()
+	done := make(chan answer, 1)
+	go func() {
+		defer a.end()
+		done <- s.fenced(ctx, m, a, params)
+	}()
+	var got answer
+	select {
+	case got = <-done:
+	case <-late:
+		got.err = ipc.Errorf(ipc.CodeDeadline, "%s did not answer within %v", m.Name, serveTime)
+		m.failed(s.b.clock.Now())
+	case <-ctx.Done():
+		got.err = ctx.Err()
+	}
+	if got.err == nil {
+		got = s.checked(m, a, got)
+	}
+	s.noted(m, a, got.err, s.b.clock.Now().Sub(began))
+	return got.result, s.shown(m, got.err)
+}
+
+// checked looks once more before an answer leaves: what was revoked meanwhile
+// is not served.
+func (s *Session) checked(m *method, a *admitted, got answer) answer {
+	if err := a.still(); err != nil {
+		discard(got.result)
+		return answer{err: s.refused(m, a.target, err)}
+	}
+	return got
+}
+
+// fenced calls the capability behind a fence of its own.
+func (s *Session) fenced(ctx context.Context, m *method, a *admitted, params json.RawMessage) (got answer) {
+	defer func() {
+		if p := recover(); p != nil {
+			got = answer{err: fmt.Errorf("panic: %v", p)}
+		}
+	}()
+	result, err := m.Serve(ctx, &capability.Call{
+		Plugin: s.o.Plugin, Method: m.Name, Params: params, Target: a.target, Root: a.root, Grant: a.entry.Capability,
+		Narrowed: a.narrowed, Env: &s.o.Env, Spend: a.spend, Hold: a.hold,
+	})
+	return answer{result, err}
+}
+
+// shown is the error that the plugin sees; a capability's own failure is not
+// shown to it.
+func (s *Session) shown(m *method, err error) error {
+	var answer *ipc.RPCError
+	var budget *BudgetError
+	switch {
+	case err == nil:
+		m.worked()
+		return nil
+	case errors.As(err, &budget):
+		return ipc.Errorf(ipc.CodeOverloaded, "cannot call %s: %w", m.Name, err)
+	case errors.Is(err, capability.ErrCut):
+		return ipc.Errorf(ipc.CodeDenied, "cannot call %s: %w", m.Name, err)
+	case errors.As(err, &answer):
+		return err
+	case errors.Is(err, context.Canceled):
+		return err
+	}
+	m.failed(s.b.clock.Now())
+	s.o.Log(fmt.Sprintf("%s failed: %.300v", m.Name, err))
+	return ipc.Errorf(ipc.CodeInternal, "%s has failed", m.Name)
+}
+
+// admit keeps calls away from a capability that keeps failing.
+func (m *method) admit(now time.Time) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now.Before(m.rest) {
+		return ipc.Errorf(ipc.CodeUnsupported, "%s has failed %d times in a row and rests for %v", m.Name, m.failures, m.rest.Sub(now).Round(time.Millisecond))
+	}
+	return nil
+}
+
+func (m *method) failed(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.failures++; m.failures >= failuresMax {
+		m.rest = now.Add(failureRest)
+	}
+}
+
+func (m *method) worked() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.failures, m.rest = 0, time.Time{}
+}
+
+// noted records a call that a grant covered.
+func (s *Session) noted(m *method, a *admitted, err error, took time.Duration) {
+	if m.Summed && err == nil {
+		s.mu.Lock()
+		s.summed[m.Name]++
+		s.mu.Unlock()
+		return
+	}
+	s.record(m.Name, a.target, a.entry.Origin, outcomeOf(err), map[string]any{"took_us": took.Microseconds()})
+}
+
+// Note records the use of a grant by something that is no call, such as a
+// connection.
+func (s *Session) Note(what, target, by, outcome string, data map[string]any) {
+	s.record(what, target, by, outcome, data)
+}
+
+func (s *Session) record(what, target, by, outcome string, data map[string]any) {
+	s.mu.Lock()
+	digest := s.digest
+	s.mu.Unlock()
+	if len(target) > maxInAudit {
+		target = target[:maxInAudit] + "..."
+	}
+	if data == nil {
+		data = map[string]any{}
+	}
+	data["what"], data["outcome"], data["plan_digest"] = what, outcome, digest
+	if target != "" {
+		data["target"] = target
+	}
+	if by != "" {
+		data["grant"] = by
+	}
+	s.b.audit.Queue(control.Event{
+		Plugin: s.o.Plugin, Kind: "capability", Actor: "plugin", Data: data,
+		Text: s.o.Plugin + " used " + strings.TrimSpace(what+" "+target) + ": " + outcome,
+	})
+}
+
+func outcomeOf(err error) string {
+	var answer *ipc.RPCError
+	switch {
+	case err == nil:
+		return "served"
+	case errors.As(err, &answer):
+		return fmt.Sprintf("error %d", answer.Code)
+	}
+	return "failed"
+}
+
+// discard closes what a result would have handed over.
+func discard(result any) {
+	if c, ok := result.(interface{ Close() error }); ok {
+		_ = c.Close()
+	}
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
