@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += -j2
 .DEFAULT_GOAL := help
-.PHONY: help setup build examples run test test-vm chaos lint fmt fuzz bench-seccomp bench-start bench-ipc bench-profiles clean need-go cordon cordond digest installed
+.PHONY: help setup build examples run test escape test-vm chaos lint fmt fuzz bench-seccomp bench-start bench-ipc bench-profiles clean need-go cordon cordond digest installed
 
 FUZZTIME ?= 10s
 CHAOS_POINTS ?= 200
@@ -53,7 +53,12 @@ test: build examples ## Run every test that this machine can run (root for the w
 	go vet ./... ./.ci/tier
 	@.build/tier pure -timeout 15m -count=1 -race -shuffle=on $$(go list ./... ./.ci/tier | grep -v /integration)
 	@.build/tier walls -timeout 10m -count=1 -tags walltest -run TestEachWallAlone ./supervisor/launch
+	@.build/tier escape -timeout 15m -count=1 -tags walltest ./integration/escape
 	@.build/tier namespaces -timeout 15m -count=1 -shuffle=on ./integration/...
+
+escape: need-go ## Try to get out: the escape corpus, with its table (root)
+	@mkdir -p .build
+	@CORDON_ESCAPE_REPORT=$(CURDIR)/.build/escape.jsonl go test -v -count=1 -timeout 10m -tags walltest ./integration/escape
 
 test-vm: build examples ## Run the suite on Debian's 6.1 and 6.12 kernels, cgroup v2 alone, in QEMU
 	@.ci/setup vm

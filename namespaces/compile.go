@@ -30,6 +30,12 @@ const (
 	WallNoexec   = "noexec"
 	WallMemfd    = "memfd_noexec"
 	WallProcess  = "process"
+	WallNosuid   = "nosuid"
+	WallNodev    = "nodev"
+	WallReadOnly = "read-only"
+	WallPrivate  = "private propagation"
+	WallLinks    = "links of others" // none is followed to what is mounted
+	WallPidfd    = "pidfd"           // signals go to a process, not to a number
 )
 
 // Source is what stands behind one of the view's mounts on this host.

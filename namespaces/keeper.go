@@ -93,6 +93,9 @@ func (c *Child) Signal(sig syscall.Signal) error {
 	if c.PIDFD == nil {
 		return os.ErrProcessDone
 	}
+	if switchedOff(WallPidfd) {
+		return unix.Kill(c.PID, sig)
+	}
 	if err := unix.PidfdSendSignal(int(c.PIDFD.Fd()), sig, nil, 0); err != nil {
 		return fmt.Errorf("cannot signal process %d: %w", c.PID, err)
 	}

@@ -60,13 +60,7 @@ func OpenTree(m Mount, idmap *IDMap) (*Tree, error) {
 		return nil, &SourceError{Path: m.From, Err: err}
 	}
 	f := os.NewFile(uintptr(tree), m.From)
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
-	if !m.Writable {
-		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
-	}
-	if !m.Exec {
-		attr.Attr_set |= unix.MOUNT_ATTR_NOEXEC
-	}
+	attr := restriction(m)
 	if idmap != nil {
 		attr.Attr_set |= unix.MOUNT_ATTR_IDMAP
 		attr.Userns_fd = uint64(idmap.UserNS.Fd())
@@ -75,6 +69,29 @@ func OpenTree(m Mount, idmap *IDMap) (*Tree, error) {
 		return nil, errors.Join(&SourceError{Path: m.From, Err: fmt.Errorf("cannot restrict it: %w", err)}, f.Close())
 	}
 	return &Tree{File: f, Dir: dir, Real: real}, nil
+}
+
+// restriction is what a mount of m must not be good for.
+func restriction(m Mount) unix.MountAttr {
+	attr := unix.MountAttr{Propagation: unix.MS_PRIVATE}
+	for _, r := range []struct {
+		wall string
+		bit  uint64
+		set  bool
+	}{
+		{WallNosuid, unix.MOUNT_ATTR_NOSUID, true},
+		{WallNodev, unix.MOUNT_ATTR_NODEV, true},
+		{WallReadOnly, unix.MOUNT_ATTR_RDONLY, !m.Writable},
+		{WallNoexec, unix.MOUNT_ATTR_NOEXEC, !m.Exec},
+	} {
+		if r.set && !switchedOff(r.wall) {
+			attr.Attr_set |= r.bit
+		}
+	}
+	if switchedOff(WallPrivate) {
+		attr.Propagation = 0
+	}
+	return attr
 }
 
 // openSource gives an O_PATH descriptor. Links are followed only where root
@@ -118,7 +135,7 @@ func trustedTarget(p string) (string, error) {
 			done = next
 			continue
 		}
-		if err := onlyRootWrites(done); err != nil {
+		if err := onlyRootWrites(done); err != nil && !switchedOff(WallLinks) {
 			return "", &SourceError{Path: p, Why: fmt.Sprintf("%s is a symbolic link in a directory that others than root can write; name the real path", next), Err: err}
 		}
 		target, err := os.Readlink(next)

@@ -44,6 +44,7 @@ var tiers = []tier{
 	{pkg: "seccomp/compile", skip: "TestProgramMeansWhatTheFilterSays|TestRandomFilters|TestBytesAreDeterministic"},
 	{pkg: "supervisor/launch"},
 	{pkg: "supervisor/launch", tags: "walltest", run: "TestEachWall"},
+	{pkg: "integration/escape", tags: "walltest"},
 	{pkg: "integration"},
 }
 

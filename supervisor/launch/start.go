@@ -171,10 +171,16 @@ func (s *start) assemble(ctx context.Context) error {
 		if switchedOff("scratch size") {
 			s.view.Mounts[i].Size *= 1024
 		}
+		if switchedOff("scratch inodes") {
+			s.view.Mounts[i].Inodes *= 1024
+		}
 	}
 	s.host = namespaces.Host{
 		LandlockABI: namespaces.LandlockABI(), Kill: namespaces.NoFile, UserNS: namespaces.NoFile,
 		UID: s.lease.uid, GID: s.lease.uid, MemfdNoexec: hasMemfdNoexec(),
+	}
+	if switchedOff("environment") {
+		s.view.Process.Env = append(s.view.Process.Env, os.Environ()...)
 	}
 	s.clampRlimits()
 	ns, err := userNS(ctx, s.keeper, s.r, s.lease.uid)
@@ -429,6 +435,7 @@ func (s *start) stdio(context.Context) error {
 		}
 		s.host.Descriptors = append(s.host.Descriptors, namespaces.Descriptor{File: s.file(f), Number: n})
 	}
+	leaks(s)
 	return nil
 }
 
@@ -439,7 +446,7 @@ func noDirectory(f *os.File, n int) error {
 	if err != nil {
 		return fmt.Errorf("cannot give descriptor %d: %w", n, err)
 	}
-	if info.IsDir() {
+	if info.IsDir() && !switchedOff("directory streams") {
 		return fmt.Errorf("cannot give descriptor %d: %s is a directory, from which the plugin would see the host's files; grant it instead", n, f.Name())
 	}
 	return nil
@@ -456,7 +463,7 @@ func (s *start) launch(ctx context.Context) (*Process, error) {
 		Steps: steps, Files: s.files, CgroupFile: namespaces.NoFile, NetNSFile: namespaces.NoFile,
 		ReaperUID: s.lease.uid + 1, ReaperGID: s.lease.uid + 1,
 	}
-	if dir := s.group.Dir(); dir != nil {
+	if dir := s.group.Dir(); dir != nil && !switchedOff(namespaces.WallGroup) {
 		request.Files = append(request.Files, dir)
 		request.CgroupFile = len(request.Files) - 1
 	}

@@ -24,9 +24,30 @@ func withoutSwitchedOff(steps []namespaces.Step) []namespaces.Step {
 			return true // it would set the host's
 		}
 		if switchedOff(namespaces.WallMount) && s.Op == namespaces.OpLandlockPath {
-			_, err := os.Lstat(s.S)
-			return err != nil // a path of the private tree alone
+			if _, err := os.Lstat(s.S); err != nil {
+				return true // a path of the private tree alone
+			}
 		}
-		return switchedOff(s.Wall)
+		single, ok := stepWalls[s.Op]
+		return switchedOff(s.Wall) || ok && switchedOff(single)
 	})
+}
+
+// stepWalls are single steps with a switch of their own.
+var stepWalls = map[namespaces.Op]string{
+	namespaces.OpMask:      "masks",
+	namespaces.OpSeal:      "sealed root",
+	namespaces.OpPdeathsig: "death signal",
+	namespaces.OpJoin:      namespaces.WallGroup,
+}
+
+// leaks are what a start with a wall off gives the plugin: the directories
+// that it holds open itself.
+func leaks(s *start) {
+	if !switchedOff("descriptors") {
+		return
+	}
+	for i, g := range s.host.Groups[:min(len(s.host.Groups), 4)] {
+		s.host.Descriptors = append(s.host.Descriptors, namespaces.Descriptor{File: g.Parent, Number: 4 + i})
+	}
 }
