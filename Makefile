@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += -j2
 .DEFAULT_GOAL := help
-.PHONY: help setup build examples run test escape test-vm chaos lint fmt fuzz bench-seccomp bench-start bench-ipc bench-profiles clean need-go cordon cordond digest installed
+.PHONY: help setup build examples run test escape test-vm chaos lint fmt fuzz bench-seccomp bench-start bench-ipc bench-profiles bench-quotas clean need-go cordon cordond digest installed
 
 FUZZTIME ?= 10s
 CHAOS_POINTS ?= 200
@@ -93,6 +93,11 @@ bench-start: build ## Measure a start against other launchers and a bare C progr
 	@mkdir -p .build
 	@CGO_ENABLED=1 go build -trimpath -o .build/bench-start ./integration/bench/start
 	@.build/bench-start
+
+bench-quotas: build ## Measure what attacks cost a neighbour, and how fast an OOM kill is on the disk (root)
+	@mkdir -p .build
+	@$(PURE) -o .build/bench-quotas ./integration/bench/quotas
+	@.build/bench-quotas
 
 bench-profiles: need-go ## Measure what reading, resolving and planning a profile takes
 	@mkdir -p .build

@@ -391,8 +391,13 @@ func (p *plugin) persist() {
 	stop()
 	if p.unsaved {
 		p.kill()
+		return
 	}
+	p.logger.Info(quarantineSaved, "plugin", p.name)
 }
+
+// quarantineSaved is what the log says once a quarantine is on the disk.
+const quarantineSaved = "the quarantine is saved"
 
 // killLate kills from outside the actor, which still waits for the disk.
 func (p *plugin) killLate(done <-chan struct{}) {

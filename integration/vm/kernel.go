@@ -19,7 +19,7 @@ import (
 type image struct {
 	release string // "6.1.0-56-cloud-amd64"
 	vmlinuz string
-	modules string // a cpio archive that holds them at /modules
+	modules string // the directory of those that the guest loads
 }
 
 // wantedModules are those that the guest loads: the loop device, for a file
@@ -79,12 +79,15 @@ func fetchKernel(ctx context.Context, dir, series string) (*image, error) {
 		return nil, fmt.Errorf("cannot extract %s: %w", debs[0], err)
 	}
 	// The release is written last: it says that the rest is whole.
-	whole := strings.TrimPrefix(pkg, "linux-image-") + "\n" + strings.Join(wantedModules, " ")
+	whole := strings.TrimPrefix(pkg, "linux-image-") + "\n" + keptAs()
 	if err := errors.Join(os.Remove(debs[0]), os.WriteFile(into+"/release", []byte(whole), 0o600)); err != nil {
 		return nil, err
 	}
 	return keptKernel(dir, series)
 }
+
+// keptAs is how a kernel's files are kept.
+func keptAs() string { return "modules/ " + strings.Join(wantedModules, " ") }
 
 func keptKernel(dir, series string) (*image, error) {
 	dir = filepath.Join(dir, "kernel-"+series)
@@ -93,10 +96,10 @@ func keptKernel(dir, series string) (*image, error) {
 		return nil, err
 	}
 	release, modules, _ := strings.Cut(string(whole), "\n")
-	if modules != strings.Join(wantedModules, " ") {
+	if modules != keptAs() {
 		return nil, errors.New("it was kept for other modules")
 	}
-	return &image{release: release, vmlinuz: dir + "/vmlinuz", modules: dir + "/modules.cpio"}, nil
+	return &image{release: release, vmlinuz: dir + "/vmlinuz", modules: dir + "/modules"}, nil
 }
 
 // newest is the package that the series' package depends on. The package lists
@@ -131,13 +134,10 @@ func extract(ctx context.Context, deb, into string) (err error) {
 	return errors.Join(err, rest, cmd.Wait())
 }
 
-func extractTar(r *tar.Reader, into string) (err error) {
-	modules, err := newArchive(into + "/modules.cpio")
-	if err != nil {
+func extractTar(r *tar.Reader, into string) error {
+	if err := os.Mkdir(into+"/modules", 0o755); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, modules.close()) }()
-	modules.dir("modules", 0o755)
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -155,11 +155,9 @@ func extractTar(r *tar.Reader, into string) (err error) {
 				return err
 			}
 		case stem != base && contains(wantedModules, stem):
-			data, err := io.ReadAll(io.LimitReader(r, 64<<20))
-			if err != nil {
+			if err := save(into+"/modules/"+base, r); err != nil {
 				return err
 			}
-			modules.file("modules/"+base, 0o644, data)
 		}
 	}
 }

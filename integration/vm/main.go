@@ -92,17 +92,17 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer unlock()
-	images, top, err := prepare(ctx, o)
+	images, root, err := prepare(ctx, o)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(top)
+	defer os.Remove(root)
 	accel := chooseAccel(ctx, o.dir, images[o.kernels[0]])
 	failed := make([]error, len(o.kernels))
 	var guests sync.WaitGroup
 	for i, name := range o.kernels {
 		guest := func() {
-			if err := runKernel(ctx, name, images[name], top, accel); err != nil {
+			if err := runKernel(ctx, name, images[name], root, accel); err != nil {
 				failed[i] = fmt.Errorf("%s: %w", name, err)
 			}
 		}
@@ -185,8 +185,8 @@ func lock(ctx context.Context, dir string) (unlock func(), err error) {
 	}
 }
 
-// prepare fetches the kernels while it builds the root.
-func prepare(ctx context.Context, o options) (images map[string]*image, top string, err error) {
+// prepare fetches the kernels while it builds the tests, and makes the root.
+func prepare(ctx context.Context, o options) (images map[string]*image, root string, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var fetching sync.WaitGroup
@@ -202,29 +202,26 @@ func prepare(ctx context.Context, o options) (images map[string]*image, top stri
 			}
 		}
 	})
-	top, err = buildRoot(ctx, o)
+	suite, err := buildSuite(ctx, o)
 	fetching.Wait()
 	if err := errors.Join(fetchErr, err); err != nil {
 		return nil, "", err
 	}
-	return images, top, nil
+	root, err = buildRoot(ctx, o, suite, images)
+	return images, root, err
 }
 
 // runKernel boots one kernel with the root and prints what its tests say.
 func runKernel(ctx context.Context, name string, k *image, root, accel string) error {
-	initrd := filepath.Join(filepath.Dir(root), "initrd-"+name)
-	defer os.Remove(initrd)
-	if err := joinFiles(initrd, root, k.modules); err != nil {
-		return err
-	}
 	say("%s: booting %s with -accel %s", name, k.release, accel)
-	m := machine{kernel: k.vmlinuz, initrd: initrd, accel: accel, log: filepath.Join(filepath.Dir(root), "console-"+name+".log")}
+	m := machine{kernel: k.vmlinuz, disk: root, accel: accel, log: filepath.Join(filepath.Dir(root), "console-"+name+".log")}
 	said, err := os.Create(filepath.Join(filepath.Dir(root), "said-"+name+".log"))
 	if err != nil {
 		return err
 	}
 	defer said.Close()
 	v := newVerdict(name, stdout, said)
+	m.spent = func(d time.Duration) { v.spent = d }
 	err = m.boot(ctx, v.line)
 	if ctx.Err() != nil {
 		return ctx.Err()

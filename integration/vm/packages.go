@@ -33,7 +33,7 @@ var unwantedEnds = []string{"/lto1", "-lto-dump-12", "/libasan.a", "/libtsan.a",
 
 // addPackages copies the files of the host's packages to where they really are:
 // a package may list /bin/sh where /bin is a link to /usr/bin.
-func addPackages(ctx context.Context, a *archive) error {
+func addPackages(ctx context.Context, a *stage) error {
 	list, err := closure(ctx)
 	if err != nil {
 		return err
@@ -67,7 +67,7 @@ func addPackages(ctx context.Context, a *archive) error {
 }
 
 // addFile copies one file; real remembers what directories really are.
-func addFile(a *archive, file string, real map[string]string) error {
+func addFile(a *stage, file string, real map[string]string) error {
 	dir := path.Dir(file)
 	if _, ok := real[dir]; !ok {
 		resolved, err := filepath.EvalSymlinks(dir)

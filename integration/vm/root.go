@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -30,22 +29,24 @@ type tier struct {
 	pkg  string // below the module
 	tags string
 	run  string // go test's -run; the seeds of fuzz targets ask no kernel
-	skip string // the names that go test's -skip gets
+	skip string // go test's -skip
 }
 
 // tiers are the packages whose tests ask the kernel. The rest of the tests ask
 // nothing that another kernel would answer otherwise.
 var tiers = []tier{
 	// What is skipped needs the Go toolchain, and no kernel.
-	{pkg: "namespaces", skip: "TestWireIsGenerated|TestKeeperIsReproducible"},
+	{pkg: "namespaces", skip: "^(TestWireIsGenerated|TestKeeperIsReproducible)$"},
 	{pkg: "cgroups"},
 	{pkg: "seccomp"},
 	// What is skipped interprets programs, which no kernel sees.
-	{pkg: "seccomp/compile", skip: "TestProgramMeansWhatTheFilterSays|TestRandomFilters|TestBytesAreDeterministic"},
+	{pkg: "seccomp/compile", skip: "^(TestProgramMeansWhatTheFilterSays|TestRandomFilters|TestBytesAreDeterministic)$"},
 	{pkg: "supervisor/launch"},
 	{pkg: "supervisor/launch", tags: "walltest", run: "TestEachWall"},
 	{pkg: "integration/escape", tags: "walltest"},
-	{pkg: "integration"},
+	// Of the random profiles one is enough: what the model says of a kernel
+	// hangs on its Landlock, not on the profile.
+	{pkg: "integration", skip: "^TestModelAgreesWithKernel$/^[1-9]"},
 }
 
 // static is how test binaries are built: they bring no library.
@@ -64,36 +65,36 @@ func (t tier) binary() string {
 	return strings.ReplaceAll(t.pkg, "/", "-") + strings.TrimSuffix("-"+t.tags, "-") + ".test"
 }
 
-// buildRoot makes the root file system that every kernel boots: what is tested,
-// the tests, and copies of the host's own packages for them to work with.
-func buildRoot(ctx context.Context, o options) (file string, err error) {
-	built := filepath.Join(o.dir, "built")
-	if err := errors.Join(os.RemoveAll(built), os.MkdirAll(built, 0o755)); err != nil {
-		return "", err
-	}
-	suite, err := buildSuite(ctx, built, o)
+// buildRoot makes the disk that every kernel mounts as its root: what is
+// tested, the tests, and copies of the host's own packages for them to work with.
+func buildRoot(ctx context.Context, o options, suite []stream.Tier, images map[string]*image) (file string, err error) {
+	staged := filepath.Join(o.dir, "stage")
+	a, err := newStage(staged)
 	if err != nil {
 		return "", err
 	}
-	file = filepath.Join(o.dir, "root.cpio")
-	a, err := newArchive(file)
-	if err != nil {
+	defer func() { err = errors.Join(err, os.RemoveAll(staged), os.RemoveAll(builtIn(o))) }()
+	fill(ctx, a, builtIn(o), suite)
+	for _, k := range images {
+		a.tree("modules/"+k.release, k.modules, nil)
+	}
+	file = filepath.Join(o.dir, "root.ext4")
+	if err := a.image(ctx, file); err != nil {
 		return "", err
 	}
-	fill(ctx, a, built, suite)
-	if err := a.close(); err != nil {
-		return "", errors.Join(fmt.Errorf("cannot build the guest's root: %w", err), os.Remove(file))
-	}
-	info, err := os.Stat(file)
-	if err != nil {
-		return "", err
-	}
-	say("the root is built: %d MiB, %d files", info.Size()>>20, a.inode)
-	return file, os.RemoveAll(built)
+	say("the root is built: %d files", len(a.have))
+	return file, nil
 }
 
+// builtIn is where the programs of a run are built.
+func builtIn(o options) string { return filepath.Join(o.dir, "built") }
+
 // buildSuite builds the programs and says what is to be run.
-func buildSuite(ctx context.Context, built string, o options) ([]stream.Tier, error) {
+func buildSuite(ctx context.Context, o options) ([]stream.Tier, error) {
+	built := builtIn(o)
+	if err := errors.Join(os.RemoveAll(built), os.MkdirAll(built, 0o755)); err != nil {
+		return nil, err
+	}
 	say("building the tests")
 	guest := command(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", built+"/init", "./integration/vm/guest")
 	guest.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -113,16 +114,16 @@ func buildSuite(ctx context.Context, built string, o options) ([]stream.Tier, er
 		}
 		argv := []string{tests + "/" + t.binary(), "-test.v=test2json", "-test.timeout=" + o.timeout.String(), "-test.run=" + cmp.Or(o.run, t.run, "^Test")}
 		if t.skip != "" {
-			argv = append(argv, "-test.skip=^("+t.skip+")$")
+			argv = append(argv, "-test.skip="+t.skip)
 		}
 		suite = append(suite, stream.Tier{Name: t.name(), Dir: home + "/" + t.pkg, Argv: argv, Env: []string{"CORDON_BIN=" + programs}, Test: true})
 	}
 	return suite, nil
 }
 
-// fill puts everything into the root. Errors stay in the archive.
-func fill(ctx context.Context, a *archive, built string, suite []stream.Tier) {
-	for _, d := range []string{"proc", "sys", "dev", "run", "tmp", "root", "newroot", "var/tmp", "mnt", "home"} {
+// fill puts everything into the root. Errors stay in the stage.
+func fill(ctx context.Context, a *stage, built string, suite []stream.Tier) {
+	for _, d := range []string{"proc", "sys", "dev", "run", "tmp", "root", "var/tmp", "mnt", "home"} {
 		a.dir(d, 0o755)
 	}
 	a.copy("init", built+"/init")

@@ -31,13 +31,15 @@ type verdict struct {
 	out     io.Writer
 	log     io.Writer // all that the guest says, as it says it
 	started time.Time
+	spent   time.Duration // processor time of the guest until now
 
-	tier   stream.Tier
-	text   bytes.Buffer // the tier's output
-	inside bool
-	tiers  int
-	done   bool // the guest said that it ran all
-	failed []string
+	tierSpent time.Duration // when the tier began
+	tier      stream.Tier
+	text      bytes.Buffer // the tier's output
+	inside    bool
+	tiers     int
+	done      bool // the guest said that it ran all
+	failed    []string
 }
 
 func newVerdict(kernel string, out, log io.Writer) *verdict {
@@ -58,11 +60,12 @@ func (v *verdict) line(text string) {
 	}
 	switch m.Kind {
 	case stream.Ready:
-		say("%s: up after %.1f s: %s", v.kernel, time.Since(v.started).Seconds(), m.Text)
+		say("%s: up after %.1f s (%.1f s of processor time): %s", v.kernel, time.Since(v.started).Seconds(), v.spent.Seconds(), m.Text)
 	case stream.Begin:
 		v.tier, v.inside = m.Tier, true
 		v.tiers++
 		v.text.Reset()
+		v.tierSpent = v.spent
 		say("%s: %s", v.kernel, m.Tier.Name)
 	case stream.End:
 		v.inside = false
@@ -94,6 +97,7 @@ func (v *verdict) judge(end stream.Message) {
 	word := map[string]string{"pass": "ok  ", "fail": "FAIL"}[action]
 	v.print(event{Action: "output", Package: pkg, Output: fmt.Sprintf("%s\t%s\t%.3fs\n", word, pkg, end.Seconds)})
 	v.print(event{Action: action, Package: pkg, Elapsed: &end.Seconds})
+	say("%s: %s %s after %.1f s (%.1f s of processor time)", v.kernel, strings.TrimSpace(word), v.tier.Name, end.Seconds, (v.spent - v.tierSpent).Seconds())
 	if action == "fail" {
 		v.failed = append(v.failed, v.tier.Name+": "+why)
 	}
@@ -179,6 +183,6 @@ func (v *verdict) end(err error) error {
 	if len(v.failed) > 0 {
 		return errors.New(strings.Join(v.failed, "; "))
 	}
-	say("%s: all tiers passed after %.0f s", v.kernel, time.Since(v.started).Seconds())
+	say("%s: all tiers passed after %.0f s (%.0f s of processor time)", v.kernel, time.Since(v.started).Seconds(), v.spent.Seconds())
 	return nil
 }

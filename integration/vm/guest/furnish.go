@@ -10,16 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// furnish makes the initramfs a machine like others.
+// furnish makes a kernel with its root a machine like others.
 func furnish() error {
 	for _, step := range []struct {
 		what string
 		do   func() error
 	}{
-		{"switch the root", switchRoot},
 		{"mount the usual file systems", mountAll},
 		{"load the modules", loadModules},
-		{"make a disk for /tmp", makeDisk},
 		{"set the rest", settle},
 	} {
 		if err := step.do(); err != nil {
@@ -27,33 +25,6 @@ func furnish() error {
 		}
 	}
 	return nil
-}
-
-// switchRoot makes a mount over the initramfs the root, as every init does that
-// comes from one: pivot_root(2) refuses the first mount itself, which has no
-// parent. The files are not copied.
-func switchRoot() error {
-	const at = "/newroot"
-	if err := os.MkdirAll(at, 0o755); err != nil {
-		return err
-	}
-	if err := unix.Mount("/", at, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("bind: %w", err)
-	}
-	if err := unix.Chdir(at); err != nil {
-		return err
-	}
-	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
-		return fmt.Errorf("move: %w", err)
-	}
-	if err := unix.Chroot("."); err != nil {
-		return err
-	}
-	if err := unix.Chdir("/"); err != nil {
-		return err
-	}
-	// Others may write to the top of an initramfs, as to any tmpfs.
-	return unix.Chmod("/", 0o755)
 }
 
 func mountAll() error {
@@ -93,7 +64,11 @@ func program(name string, args ...string) error {
 }
 
 func loadModules() error {
-	modules, err := filepath.Glob("/modules/*")
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return err
+	}
+	modules, err := filepath.Glob("/modules/" + unix.ByteSliceToString(u.Release[:]) + "/*")
 	if err != nil {
 		return err
 	}
@@ -105,27 +80,11 @@ func loadModules() error {
 	return nil
 }
 
-// makeDisk puts /tmp on a file system of the kind that hosts have: on tmpfs,
-// kernels before 6.3 cannot map the ids of a mount.
-func makeDisk() error {
-	const image = "/disk"
-	if err := os.WriteFile(image, nil, 0o600); err != nil {
-		return err
-	}
-	if err := os.Truncate(image, 512<<20); err != nil {
-		return err
-	}
-	if err := program("/usr/sbin/mkfs.ext4", "-q", "-E", "lazy_itable_init=1,lazy_journal_init=1", image); err != nil {
-		return err
-	}
-	if err := program("/usr/bin/mount", "-o", "loop,nosuid,nodev", image, "/tmp"); err != nil {
-		return err
-	}
-	return os.Chmod("/tmp", 0o1777|os.ModeSticky)
-}
-
 // settle sets what an init sets.
 func settle() error {
+	if err := os.Chmod("/tmp", 0o777|os.ModeSticky); err != nil {
+		return err
+	}
 	if err := unix.Sethostname([]byte("guest")); err != nil {
 		return err
 	}

@@ -1,5 +1,5 @@
-// Command guest is the first program of a VM run's guest: it makes an initramfs
-// look like a host (a real root, the usual file systems, cgroup v2), runs the
+// Command guest is the first program of a VM run's guest: it makes a
+// kernel with a root look like a host (the usual file systems, cgroup v2), runs the
 // suite's tiers one after the other, says on the second serial port what they
 // say, and ends the machine.
 package main
