@@ -76,6 +76,9 @@ type Host struct {
 	// ExecOnce: the filter lets execve through with a path in page 0 alone, where
 	// only the keeper can have memory.
 	ExecOnce bool
+	// Terse leaves the steps' texts out where they are dear to make; without it
+	// the same view and host give the same steps with them.
+	Terse bool
 }
 
 // securebits: root has no special powers, and none of it can be undone;
@@ -199,6 +202,14 @@ func checkPath(p string) error {
 }
 
 func (c *compiler) add(s Step) { c.steps = append(c.steps, s) }
+
+// say is a step's text. Arguments that take long to tell are Stringers.
+func (c *compiler) say(format string, args ...any) string {
+	if c.h.Terse {
+		return ""
+	}
+	return fmt.Sprintf(format, args...)
+}
 
 func (c *compiler) fail(err error) {
 	if c.err == nil {
@@ -351,10 +362,14 @@ func (c *compiler) attach(i int) {
 		c.tmpfs(m)
 		return
 	}
-	c.mount(Step{Op: OpAttach, File: src.File, S: m.Path, Text: fmt.Sprintf("mount %s at %s %s", m.From, m.Path, m.flags())})
+	c.mount(Step{Op: OpAttach, File: src.File, S: m.Path, Text: c.say("mount %s at %s %s", m.From, m.Path, mountFlags(m))})
 }
 
-func (m Mount) flags() string {
+// mountFlags tells a mount's flags.
+type mountFlags Mount
+
+// String is as in mount(8).
+func (m mountFlags) String() string {
 	words := []string{"read-only", "noexec"}
 	if m.Writable {
 		words[0] = "writable"
@@ -394,7 +409,7 @@ func (c *compiler) tmpfs(m Mount) {
 	if !m.Exec && !c.v.ExecutableScratch {
 		attr |= unix.MOUNT_ATTR_NOEXEC
 	}
-	c.mount(Step{Op: OpTmpfs, File: NoFile, S: m.Path, T: options, A: attr, Text: fmt.Sprintf("mount a tmpfs of %d bytes and %d inodes at %s", m.Size, m.Inodes, m.Path)})
+	c.mount(Step{Op: OpTmpfs, File: NoFile, S: m.Path, T: options, A: attr, Text: c.say("mount a tmpfs of %d bytes and %d inodes at %s", m.Size, m.Inodes, m.Path)})
 }
 
 // unixMode is the mode with the sticky bit where Unix has it.
@@ -424,7 +439,7 @@ func (c *compiler) identity() {
 	}
 	c.add(Step{Op: OpBounding, Wall: WallCaps, File: NoFile, Text: "empty the bounding and ambient capability sets"})
 	c.add(Step{Op: OpSecurebits, Wall: WallCaps, File: NoFile, A: securebits, Text: "lock the securebits"})
-	c.add(Step{Op: OpIds, Wall: WallIdentity, File: NoFile, A: uint64(c.v.UID), B: uint64(c.v.GID), Text: fmt.Sprintf("become uid %d and gid %d without groups", c.v.UID, c.v.GID)})
+	c.add(Step{Op: OpIds, Wall: WallIdentity, File: NoFile, A: uint64(c.v.UID), B: uint64(c.v.GID), Text: c.say("become uid %d and gid %d without groups", c.v.UID, c.v.GID)})
 	c.add(Step{Op: OpCapset, Wall: WallCaps, File: NoFile, Text: "empty the effective, permitted and inheritable capability sets"})
 	c.add(Step{Op: OpVerifyIds, Wall: WallIdentity, File: NoFile, A: uint64(c.v.UID), B: uint64(c.v.GID), Text: "verify uid, gid and groups"})
 	c.add(Step{Op: OpVerifyCaps, Wall: WallCaps, File: NoFile, A: securebits, Text: "verify that no capability is left"})
@@ -437,14 +452,14 @@ func (c *compiler) process() {
 		umask = 0o022
 	}
 	c.add(Step{Op: OpPdeathsig, Wall: WallProcess, File: NoFile, Text: "die with the keeper"})
-	c.add(Step{Op: OpReset, Wall: WallProcess, File: NoFile, A: uint64(umask), Text: fmt.Sprintf("reset signals, personality and timers, umask %03o", umask)})
+	c.add(Step{Op: OpReset, Wall: WallProcess, File: NoFile, A: uint64(umask), Text: c.say("reset signals, personality and timers, umask %03o", umask)})
 	c.add(Step{Op: OpChdir, Wall: WallProcess, File: NoFile, S: c.v.Process.Cwd, Text: "change to " + c.v.Process.Cwd})
 	first := 0
 	for _, d := range c.h.Descriptors {
-		c.add(Step{Op: OpFD, Wall: WallProcess, File: d.File, A: uint64(d.Number), Text: fmt.Sprintf("give descriptor %d", d.Number)})
+		c.add(Step{Op: OpFD, Wall: WallProcess, File: d.File, A: uint64(d.Number), Text: c.say("give descriptor %d", d.Number)})
 		first = max(first, d.Number+1)
 	}
-	c.add(Step{Op: OpClose, Wall: WallProcess, File: NoFile, A: uint64(first), Text: fmt.Sprintf("close every descriptor from %d", first)})
+	c.add(Step{Op: OpClose, Wall: WallProcess, File: NoFile, A: uint64(first), Text: c.say("close every descriptor from %d", first)})
 	c.add(Step{Op: OpNNP, Wall: WallNNP, File: NoFile, Text: "set no_new_privs"})
 }
 
@@ -461,7 +476,7 @@ func (c *compiler) landlock() {
 	if abi >= 6 {
 		scopes = landlockScopes
 	}
-	c.lock(Step{Op: OpLandlock, A: handled, B: net, C: scopes, Text: fmt.Sprintf("make a Landlock ruleset (ABI %d)", abi)})
+	c.lock(Step{Op: OpLandlock, A: handled, B: net, C: scopes, Text: c.say("make a Landlock ruleset (ABI %d)", abi)})
 	for _, rule := range c.v.Landlock.Paths {
 		c.landlockPath(rule, handled)
 	}
@@ -494,10 +509,10 @@ func (c *compiler) landlockPath(rule PathRule, handled uint64) {
 	if bits &= handled; bits == 0 {
 		return
 	}
-	s := Step{Op: OpLandlockPath, S: rule.Path, A: bits, Text: fmt.Sprintf("allow %s beneath %s", accessText(bits), rule.Path)}
+	s := Step{Op: OpLandlockPath, S: rule.Path, A: bits, Text: c.say("allow %s beneath %s", fileRights(bits), rule.Path)}
 	if rule.Optional {
 		s.B = 1
-		s.Text += ", if it is there"
+		s.Text += c.say(", if it is there")
 	}
 	c.lock(s)
 }
@@ -519,7 +534,7 @@ func (c *compiler) kind(p string) (dir, present bool) {
 
 func (c *compiler) landlockPorts(verb string, right uint64, ports []uint16) {
 	for _, port := range ports {
-		c.lock(Step{Op: OpLandlockPort, A: right, B: uint64(port), Text: fmt.Sprintf("allow to %s TCP port %d", verb, port)})
+		c.lock(Step{Op: OpLandlockPort, A: right, B: uint64(port), Text: c.say("allow to %s TCP port %d", verb, port)})
 	}
 }
 
@@ -531,7 +546,7 @@ func (c *compiler) rlimits() {
 			c.fail(fmt.Errorf("cannot limit %q: no such resource limit", r.Name))
 			continue
 		}
-		c.add(Step{Op: OpRlimit, Wall: WallRlimits, File: NoFile, A: n, B: r.Soft, C: r.Hard, Text: fmt.Sprintf("limit %s to %d (hard %d)", r.Name, r.Soft, r.Hard)})
+		c.add(Step{Op: OpRlimit, Wall: WallRlimits, File: NoFile, A: n, B: r.Soft, C: r.Hard, Text: c.say("limit %s to %d (hard %d)", r.Name, r.Soft, r.Hard)})
 	}
 }
 
@@ -539,7 +554,7 @@ func (c *compiler) filter() {
 	if len(c.h.Filter) == 0 {
 		return
 	}
-	c.add(Step{Op: OpSeccomp, Wall: WallSeccomp, File: NoFile, A: c.h.FilterFlags, Bytes: c.h.Filter, Text: fmt.Sprintf("load a seccomp filter of %d instructions", len(c.h.Filter)/8)})
+	c.add(Step{Op: OpSeccomp, Wall: WallSeccomp, File: NoFile, A: c.h.FilterFlags, Bytes: c.h.Filter, Text: c.say("load a seccomp filter of %d instructions", len(c.h.Filter)/8)})
 }
 
 func (c *compiler) exec() {

@@ -59,6 +59,9 @@ type Launch struct {
 	// Staged, if set, is called with the plugin's pid when every wall is up and
 	// before its first instruction; the exec waits for it.
 	Staged func(pid int)
+	// Describe gives the same steps with their texts, where Steps are terse; may
+	// be nil.
+	Describe func() []Step
 }
 
 // Child is a started plugin. PIDFD is closed by Forget, and nil if the plugin
@@ -416,6 +419,9 @@ func (k *Keeper) Launch(ctx context.Context, l Launch) (*Child, error) {
 		return a.child, nil
 	default:
 		closeAll(a.files)
+		if l.Describe != nil {
+			l.Steps = l.Describe()
+		}
 		return nil, stepError(a.reply, l.Steps)
 	}
 }

@@ -90,11 +90,14 @@ func accessBits(names []string) (uint64, error) {
 	return bits, nil
 }
 
-// accessText is the reverse of accessBits, for people.
-func accessText(bits uint64) string {
+// fileRights are access bits; String is the reverse of accessBits, for people.
+type fileRights uint64
+
+// String lists Landlock's own names.
+func (bits fileRights) String() string {
 	var names []string
 	for _, r := range landlockFiles {
-		if bits&r.bit != 0 {
+		if uint64(bits)&r.bit != 0 {
 			names = append(names, r.name)
 		}
 	}

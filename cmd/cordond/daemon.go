@@ -166,6 +166,10 @@ func (d *daemon) bindSocket() (err error) {
 
 func (d *daemon) group() int { return control.LookupGroup("/etc/group", control.Group) }
 
+// readyStarts is how many starts in a row find their network namespace and
+// groups made: enough for a restart, or a rollout of a few, at once.
+const readyStarts = 4
+
 // openLauncher makes the launcher, which ends what an earlier daemon left, and
 // the supervisor over it.
 func (d *daemon) openLauncher() error {
@@ -183,6 +187,7 @@ func (d *daemon) openLauncher() error {
 		CgroupRoot: c.CgroupRoot, UIDBase: c.UIDBase, UIDCount: c.UIDCount, RuntimeDir: c.RuntimeDir,
 		Compile: seccomp.NewCache(cache, compile.Compile, compile.Version()).Program,
 		Refuses: bundles.Refuses,
+		Ready:   readyStarts,
 	})
 	if err != nil {
 		return err

@@ -30,6 +30,28 @@ static int lock_alone(int fd)
 	return 0;
 }
 
+struct entry { u64 inode; i64 offset; u16 length; u8 type; char name[]; };
+
+/* What a daemon had made ahead and nobody took: "ready-*", empty. */
+static void remove_ready(const struct group *g)
+{
+	static u8 buf[4096] __attribute__((aligned(8)));
+	i64 dir = SYS(openat, g->parent, g->name, O_RDONLY_ | O_DIRECTORY_ | O_CLOEXEC_ | O_NOFOLLOW_, 0), n;
+
+	if (dir < 0)
+		return;
+	while ((n = SYS(getdents64, dir, buf, sizeof buf)) > 0)
+		for (i64 at = 0; at < n; at += ((struct entry *)(buf + at))->length) {
+			const char *name = ((struct entry *)(buf + at))->name, *ready = "ready-";
+
+			while (*ready != 0 && *name == *ready)
+				name++, ready++;
+			if (*ready == 0)
+				SYS(unlinkat, dir, ((struct entry *)(buf + at))->name, AT_REMOVEDIR_);
+		}
+	SYS(close, dir);
+}
+
 /*
  * The directories above the groups are shared with others, such as the daemon's
  * successor: whoever uses them holds a lock on the last one. They go only under
@@ -50,7 +72,9 @@ void remove_shared(const struct group *groups, u32 n)
 		return;
 	if (lock_alone((int)fd))
 		for (u32 g = 0; g < n; g++)
-			if (groups[g].shared)
+			if (groups[g].shared) {
+				remove_ready(&groups[g]);
 				SYS(unlinkat, groups[g].parent, groups[g].name, AT_REMOVEDIR_);
+			}
 	SYS(close, fd);
 }

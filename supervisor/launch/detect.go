@@ -177,7 +177,7 @@ func (p *Process) report(v violation.Violation) {
 	p.count++
 	v.Kind, v.Time, v.Plugin = "violation", time.Now(), p.r.Name
 	v.ID = fmt.Sprintf("v-%x-%d", v.Time.UnixMicro(), p.count)
-	v.PolicyDigest, v.PlanDigest = p.policyDigest, p.planDigest
+	v.PolicyDigest, v.PlanDigest = p.digests()
 	violation.Explain(&v, p.r.Plan)
 	if p.r.OnViolation != nil {
 		p.r.OnViolation(v)

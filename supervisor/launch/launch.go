@@ -31,6 +31,9 @@ type Config struct {
 	// links: the words of the grant were judged before. Without it the default
 	// ceiling judges.
 	Refuses func(real string, access []string) string
+	// Ready is how many network namespaces, and groups for each of the last sets
+	// of limits, are made ahead in the background; 0 makes each start its own.
+	Ready int
 }
 
 // Request is one start.

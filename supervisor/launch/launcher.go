@@ -1,7 +1,6 @@
 package launch
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -35,15 +34,16 @@ type Launcher struct {
 	limits   map[string]cgroups.Feature // what this host can enforce, by cgroup v2 name
 	// floodLimit is seccomp.FloodLimit if it is 0; tests set a smaller one.
 	floodLimit int
+	abi        int  // of Landlock
+	memfd      bool // vm.memfd_noexec is there
+	users      userNamespaces
+	ready      *pool // nil without one
+	parents    parentDirs
 
 	mu     sync.Mutex
 	keeper *namespaces.Keeper // nil until the first start, and after it has gone
 	closed bool
-	// programs by policy digest: at most maxPrograms, then begun anew.
-	programs map[string][]byte
 }
-
-const maxPrograms = 256
 
 // New prepares a launcher: it finds the host's cgroups, ends what an earlier
 // one left there, and starts no process yet.
@@ -63,7 +63,7 @@ func New(cfg Config) (_ *Launcher, err error) {
 	if err := refuseSuidDumpable(); err != nil {
 		return nil, err
 	}
-	l := &Launcher{cfg: cfg, programs: map[string][]byte{}}
+	l := &Launcher{cfg: cfg, abi: namespaces.LandlockABI(), memfd: hasMemfdNoexec()}
 	var back undo
 	defer func() {
 		if err != nil {
@@ -85,8 +85,11 @@ func New(cfg Config) (_ *Launcher, err error) {
 		return nil, err
 	}
 	back.add(l.watcher.Close)
-	l.listener, err = seccomp.NewListener()
-	return l, err
+	if l.listener, err = seccomp.NewListener(); err != nil {
+		return nil, err
+	}
+	l.ready = newPool(l.tree, cfg.Ready)
+	return l, nil
 }
 
 // unsupported names those of the limits that this host cannot enforce, with
@@ -100,27 +103,6 @@ func (l *Launcher) unsupported(limits cgroups.Limits) []cgroups.Feature {
 	}
 	slices.SortFunc(missing, func(a, b cgroups.Feature) int { return strings.Compare(a.Name, b.Name) })
 	return missing
-}
-
-// program compiles a plan's filter once for each policy.
-func (l *Launcher) program(digest string, f seccomp.Filter) ([]byte, error) {
-	l.mu.Lock()
-	program := l.programs[digest]
-	l.mu.Unlock()
-	if program != nil {
-		return program, nil
-	}
-	program, err := l.cfg.Compile(f)
-	if err != nil {
-		return nil, fmt.Errorf("cannot compile the filter: %w", err)
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.programs) >= maxPrograms {
-		clear(l.programs)
-	}
-	l.programs[digest] = program
-	return program, nil
 }
 
 // refuseSuidDumpable: between its setresuid and its exec a plugin has what the
@@ -171,18 +153,45 @@ func (l *Launcher) Close() error {
 	if k != nil {
 		errs = append(errs, k.Close())
 	}
-	errs = append(errs, l.listener.Close(), l.watcher.Close())
+	errs = append(errs, l.ready.close(), l.listener.Close(), l.watcher.Close(), l.users.close(), l.parents.close())
 	if _, err := l.tree.Sweep(); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, l.tree.Close())...)
 }
 
-// userNS makes the namespace in which the plugin's ids mean something: uid 0
-// is not mapped.
-func userNS(ctx context.Context, k *namespaces.Keeper, r Request, host uint32) (*os.File, error) {
-	p := r.Plan.Process
-	return k.UserNS(ctx, mapLine(p.UID, host), mapLine(p.GID, host))
+// parentDirs are the directories that groups stand in, opened once.
+type parentDirs struct {
+	mu   sync.Mutex
+	open map[string]*os.File
+}
+
+func (d *parentDirs) get(path string) (*os.File, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if f := d.open[path]; f != nil {
+		return f, nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the group's parent: %w", err)
+	}
+	if d.open == nil {
+		d.open = map[string]*os.File{}
+	}
+	d.open[path] = f
+	return f, nil
+}
+
+func (d *parentDirs) close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var errs []error
+	for path, f := range d.open {
+		errs = append(errs, f.Close())
+		delete(d.open, path)
+	}
+	return errors.Join(errs...)
 }
 
 func mapLine(inside, outside uint32) string { return itoa(inside) + " " + itoa(outside) + " 1\n" }

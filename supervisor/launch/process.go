@@ -16,13 +16,13 @@ import (
 // Process is one started plugin: everything in its group. Methods may be
 // called from any goroutine.
 type Process struct {
-	l                        *Launcher
-	r                        Request
-	lease                    *lease
-	group                    *cgroups.Group
-	view                     namespaces.View
-	host                     namespaces.Host
-	planDigest, policyDigest string
+	l       *Launcher
+	r       Request
+	lease   *lease
+	group   *cgroups.Group
+	view    namespaces.View
+	host    namespaces.Host
+	digests func() (policy, plan string)
 
 	child  *namespaces.Child
 	walls  Enforced // as read at the gate
@@ -113,7 +113,10 @@ func (p *Process) wait() {
 func (p *Process) PID() int { return p.child.PID }
 
 // PlanDigest is the policy digest with what is particular to this host.
-func (p *Process) PlanDigest() string { return p.planDigest }
+func (p *Process) PlanDigest() string {
+	_, digest := p.digests()
+	return digest
+}
 
 // Group is the plugin's control group. It belongs to the process.
 func (p *Process) Group() *cgroups.Group { return p.group }

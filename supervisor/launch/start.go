@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -33,9 +34,9 @@ type start struct {
 	group  *cgroups.Group
 	view   namespaces.View
 	host   namespaces.Host
+	net    *os.File // of the pool; nil has one made
 	files  []*os.File
 	reals  []string // of each mount that is a tree of the host, without links
-	policy string   // digest
 }
 
 // Start raises every wall of the plan and starts the plugin behind them. On
@@ -43,6 +44,8 @@ type start struct {
 // *MissingWallError or says which step failed.
 func (l *Launcher) Start(ctx context.Context, r Request) (_ *Process, err error) {
 	s := &start{l: l, r: r}
+	l.ready.begin()
+	defer l.ready.end()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.fail.run())
@@ -64,7 +67,7 @@ func (s *start) require(context.Context) error {
 	if len(p.Network.Egress) > 0 && s.r.Network == nil {
 		return errors.New("cannot start with network.egress: only the daemon relays (install the plugin and start it, or take egress out of the profile)")
 	}
-	abi := namespaces.LandlockABI()
+	abi := s.l.abi
 	switch need := p.Require["landlock"].MinABI; {
 	case abi == 0 && hard("landlock"):
 		return &MissingWallError{"landlock", "CONFIG_SECURITY_LANDLOCK=y and landlock in the lsm= list", `[require] landlock = "best_effort"`}
@@ -93,6 +96,12 @@ func (s *start) claim(context.Context) (err error) {
 		return err
 	}
 	s.fail.add(s.takeBack)
+	if s.net = s.l.ready.net(); s.net != nil {
+		s.back.add(s.net.Close)
+	}
+	if s.group = s.l.ready.group(s.limits()); s.group != nil {
+		return nil
+	}
 	if s.group, err = s.l.tree.New(s.r.Name, s.limits()); err != nil {
 		return fmt.Errorf("cannot make the group of %s: %w", s.r.Name, err)
 	}
@@ -176,18 +185,19 @@ func (s *start) assemble(ctx context.Context) error {
 		}
 	}
 	s.host = namespaces.Host{
-		LandlockABI: namespaces.LandlockABI(), Kill: namespaces.NoFile, UserNS: namespaces.NoFile,
-		UID: s.lease.uid, GID: s.lease.uid, MemfdNoexec: hasMemfdNoexec(),
+		LandlockABI: s.l.abi, Kill: namespaces.NoFile, UserNS: namespaces.NoFile,
+		UID: s.lease.uid, GID: s.lease.uid, MemfdNoexec: s.l.memfd, Terse: true,
 	}
 	if switchedOff("environment") {
 		s.view.Process.Env = append(s.view.Process.Env, os.Environ()...)
 	}
 	s.clampRlimits()
-	ns, err := userNS(ctx, s.keeper, s.r, s.lease.uid)
+	ids := s.r.Plan.Process
+	ns, err := s.userNS(ctx, mapLine(ids.UID, s.lease.uid), mapLine(ids.GID, s.lease.uid))
 	if err != nil {
 		return err
 	}
-	s.host.UserNS = s.owned(ns)
+	s.host.UserNS = s.file(ns)
 	for i := range s.view.Mounts {
 		if err := s.source(ctx, i); err != nil {
 			return err
@@ -195,6 +205,15 @@ func (s *start) assemble(ctx context.Context) error {
 	}
 	showLinks(&s.view, &s.host, s.reals)
 	return s.groupFiles()
+}
+
+// userNS gives a user namespace for this start.
+func (s *start) userNS(ctx context.Context, uidMap, gidMap string) (*os.File, error) {
+	ns, kept, err := s.l.users.get(ctx, s.keeper, uidMap, gidMap)
+	if err == nil && !kept {
+		s.back.add(ns.Close)
+	}
+	return ns, err
 }
 
 // hasMemfdNoexec: Linux 6.3; before that memfd_create is the filter's to deny.
@@ -320,11 +339,10 @@ func (s *start) idmap(ctx context.Context, m namespaces.Mount) (*namespaces.IDMa
 		// reaper's, of which the plugin is no member.
 		groups = mapLine(65534, s.lease.uid) + mapLine(0, s.lease.uid+1)
 	}
-	ns, err := s.keeper.UserNS(ctx, mapLine(st.Uid, s.lease.uid), groups)
+	ns, err := s.userNS(ctx, mapLine(st.Uid, s.lease.uid), groups)
 	if err != nil {
 		return nil, err
 	}
-	s.back.add(ns.Close)
 	return &namespaces.IDMap{UserNS: ns}, nil
 }
 
@@ -355,24 +373,23 @@ func (s *start) groupFiles() error {
 }
 
 func (s *start) groupDir(dir string, shared bool) error {
-	parent, err := os.Open(filepath.Dir(dir))
+	parent, err := s.l.parents.get(filepath.Dir(dir))
 	if err != nil {
-		return fmt.Errorf("cannot open the group's parent: %w", err)
+		return err
 	}
-	s.host.Groups = append(s.host.Groups, namespaces.GroupDir{Parent: s.owned(parent), Name: filepath.Base(dir), Shared: shared})
+	s.host.Groups = append(s.host.Groups, namespaces.GroupDir{Parent: s.file(parent), Name: filepath.Base(dir), Shared: shared})
 	return nil
 }
 
 // filter compiles the plan's system calls.
 func (s *start) filter(context.Context) error {
-	s.policy = s.r.Plan.PolicyDigest()
 	f := s.r.Plan.Seccomp
 	if !s.host.MemfdNoexec && !switchedOff(namespaces.WallMemfd) {
 		f = withoutMemfd(f)
 	}
-	program, err := s.l.program(s.policy, f)
+	program, err := s.l.cfg.Compile(f)
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot compile the filter: %w", err)
 	}
 	s.host.Filter, s.host.ExecOnce = program, f.ExecOnce
 	s.host.FilterFlags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
@@ -454,11 +471,10 @@ func noDirectory(f *os.File, n int) error {
 
 // launch compiles the steps, runs them and takes the process over.
 func (s *start) launch(ctx context.Context) (*Process, error) {
-	steps, err := namespaces.Compile(s.view, s.host)
+	steps, err := s.steps(true)
 	if err != nil {
 		return nil, err
 	}
-	steps = withoutSwitchedOff(steps)
 	request := namespaces.Launch{
 		Steps: steps, Files: s.files, CgroupFile: namespaces.NoFile, NetNSFile: namespaces.NoFile,
 		ReaperUID: s.lease.uid + 1, ReaperGID: s.lease.uid + 1,
@@ -467,7 +483,12 @@ func (s *start) launch(ctx context.Context) (*Process, error) {
 		request.Files = append(request.Files, dir)
 		request.CgroupFile = len(request.Files) - 1
 	}
-	p, err := s.process(steps)
+	if s.net != nil && !switchedOff(namespaces.WallNet) {
+		request.Files = append(request.Files, s.net)
+		request.NetNSFile = len(request.Files) - 1
+	}
+	request.Describe = s.described
+	p, err := s.process()
 	if err != nil {
 		return nil, err
 	}
@@ -481,15 +502,29 @@ func (s *start) launch(ctx context.Context) (*Process, error) {
 	return p, p.adopt(child)
 }
 
+// steps compiles them; terse ones are for the keeper alone.
+func (s *start) steps(terse bool) ([]namespaces.Step, error) {
+	host := s.host
+	host.Terse = terse
+	steps, err := namespaces.Compile(s.view, host)
+	return withoutSwitchedOff(steps), err
+}
+
+// described are the steps with their texts; they compiled before.
+func (s *start) described() []namespaces.Step {
+	steps, _ := s.steps(false)
+	return steps
+}
+
 // process is what remains of a start; it owns lease and group from here on.
-func (s *start) process(steps []namespaces.Step) (*Process, error) {
+func (s *start) process() (*Process, error) {
 	watched, err := s.r.Plan.Seccomp.Observed()
 	if err != nil {
 		return nil, err
 	}
 	return &Process{
-		l: s.l, r: s.r, lease: s.lease, group: s.group, view: s.view, host: s.host,
-		planDigest: planDigest(s.policy, steps, s.lease.uid), policyDigest: s.policy,
+		digests: sync.OnceValues(s.digests),
+		l:       s.l, r: s.r, lease: s.lease, group: s.group, view: s.view, host: s.host,
 		judge:   violation.NewJudge(s.r.Plan),
 		flood:   seccomp.Flood{Limit: s.l.floodLimit},
 		watched: watched,
@@ -499,6 +534,14 @@ func (s *start) process(steps []namespaces.Step) (*Process, error) {
 		worked:  make(chan struct{}),
 		done:    make(chan struct{}),
 	}, nil
+}
+
+// digests are of the policy and of the plan. They take longer than everything
+// else that a start does before its first instruction, so they are made when
+// somebody asks.
+func (s *start) digests() (policy, whole string) {
+	policy = s.r.Plan.PolicyDigest()
+	return policy, planDigest(policy, s.described(), s.lease.uid)
 }
 
 // planDigest adds to the policy digest what is particular to this host: the

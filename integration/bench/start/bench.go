@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -41,6 +42,7 @@ type bench struct {
 	peerFilter []byte
 	keeper     *namespaces.Keeper
 	cold       *launch.Launcher
+	pooled     *launch.Launcher
 	drivers    []*driver
 	contenders []contender
 	missing    []contender
@@ -128,10 +130,10 @@ func (b *bench) resolve() error {
 // launchers are the daemon's part, in this process as in the daemon.
 func (b *bench) launchers() (err error) {
 	cache := seccomp.NewCache("", compile.Compile)
-	for i, l := range []**launch.Launcher{&b.cold} {
+	for i, l := range []**launch.Launcher{&b.cold, &b.pooled} {
 		cfg := launch.Config{
 			CgroupRoot: fmt.Sprintf("cordon-test-start-%d-%d", os.Getpid(), i), RuntimeDir: b.dir,
-			UIDBase: uidBase, UIDCount: uidCount, Compile: cache.Program,
+			UIDBase: uidBase, UIDCount: uidCount, Compile: cache.Program, Ready: 4 * i,
 		}
 		if *l, err = launch.New(cfg); err != nil {
 			return err
@@ -144,6 +146,7 @@ func (b *bench) launchers() (err error) {
 		})
 	}
 	b.daemon("cold", "cordon in the daemon: profile strict, namespaces, mounts and groups made on the spot", b.cold, 1)
+	b.daemon("pooled", "the same with network namespace and groups made ahead", b.pooled, 3)
 	return nil
 }
 
@@ -172,8 +175,13 @@ func daemonStart(l *launch.Launcher, p *plan.Plan, n uint32) func() (sample, err
 			return s, err
 		}
 		defer out.close()
+		ctx, cancel := context.WithTimeout(background, time.Minute)
+		defer cancel()
+		if err := l.AwaitReady(ctx); err != nil {
+			return s, err
+		}
 		begin := monotonic()
-		proc, err := l.Start(background, launch.Request{Name: fmt.Sprintf("bench-%d", n), Plan: p, UID: uidBase + 2*n, Stdout: out.w})
+		proc, err := l.Start(ctx, launch.Request{Name: fmt.Sprintf("bench-%d", n), Plan: p, UID: uidBase + 2*n, Stdout: out.w})
 		if err != nil {
 			return s, err
 		}
