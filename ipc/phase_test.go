@@ -71,7 +71,7 @@ func playPhases(t *testing.T, script []byte) {
 			defer cancel()
 			_, _ = host.Call(ctx, "m", nil)
 		},
-		func() { time.Sleep(11 * time.Second) }, // the bubble's time, past every short timeout
+		func() { pass(11 * time.Second) }, // past every short timeout
 	}
 	began, returned := 1, make(chan struct{}, len(script)+1)
 	begin := func(act func()) { go func() { act(); returned <- struct{}{} }() }
