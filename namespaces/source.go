@@ -18,6 +18,8 @@ type Tree struct {
 	Dir  bool
 	// Real is the path without links; From itself if there were none.
 	Real string
+	// Mapped is whether the mount has the map that was asked for.
+	Mapped bool
 }
 
 // SourceError is a grant whose source cannot be shown to a plugin.
@@ -38,8 +40,14 @@ func (e *SourceError) Error() string {
 func (e *SourceError) Unwrap() error { return e.Err }
 
 // IDMap shows files of one owner as another's: a user namespace made for it.
+// What is owned by an id that it does not map nobody can write to through the
+// mount, which goes for connecting to a socket, too (inode_permission in the
+// kernel's fs/namei.c): its mode and a read-only mount do not.
 type IDMap struct {
 	UserNS *os.File
+	// OrWithout opens the tree without the map where its file system has none
+	// (Tree.Mapped tells).
+	OrWithout bool
 }
 
 // OpenTree opens m.From for mounting: resolved without following a symbolic
@@ -65,10 +73,15 @@ func OpenTree(m Mount, idmap *IDMap) (*Tree, error) {
 		attr.Attr_set |= unix.MOUNT_ATTR_IDMAP
 		attr.Userns_fd = uint64(idmap.UserNS.Fd())
 	}
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+	err = unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr)
+	if err != nil && idmap != nil && idmap.OrWithout { // EINVAL: no such file system; EPERM: mapped already
+		idmap, attr.Attr_set, attr.Userns_fd = nil, attr.Attr_set&^unix.MOUNT_ATTR_IDMAP, 0
+		err = unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr)
+	}
+	if err != nil {
 		return nil, errors.Join(&SourceError{Path: m.From, Err: fmt.Errorf("cannot restrict it: %w", err)}, f.Close())
 	}
-	return &Tree{File: f, Dir: dir, Real: real}, nil
+	return &Tree{File: f, Dir: dir, Real: real, Mapped: idmap != nil}, nil
 }
 
 // restriction is what a mount of m must not be good for.

@@ -1,8 +1,11 @@
 package launch
 
 import (
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -10,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/seccomp"
 	"github.com/cordonhq/cordon/supervisor/violation"
 )
 
@@ -127,5 +131,41 @@ func TestKeeperOutlivesALaunchOutOfMemory(t *testing.T) {
 	}
 	if now := l.keeper.PID(); now != keeper {
 		t.Errorf("the keeper is process %d, and was %d", now, keeper)
+	}
+}
+
+// TestAGrantedTreeIsNoWayToAService: connecting wants no more than write
+// permission on the socket, which its mode may give to everybody; neither the
+// network namespace nor a read-only mount is asked.
+func TestAGrantedTreeIsNoWayToAService(t *testing.T) {
+	l := testLauncher(t)
+	dir := t.TempDir()
+	for d := dir; d != "/tmp" && d != "/"; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	service, err := net.Listen("unix", filepath.Join(dir, "service"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	if err := os.Chmod(filepath.Join(dir, "service"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("read"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	script := fmt.Sprintf(`
+import socket
+print(open(%q).read())
+try: socket.socket(socket.AF_UNIX).connect(%q); print("connected")
+except OSError as e: print("errno", e.errno)
+`, dir+"/file", dir+"/service")
+	p := testPlan(t, "python", []plan.File{{Path: dir, From: dir, Access: []string{"read_file", "read_dir"}}}, "python3", "-c", script)
+	p.Seccomp.Rules = append(p.Seccomp.Rules, seccomp.Rule{Names: []string{"socket", "connect"}, Action: seccomp.ActAllow})
+	o, err := run(t, l, p)
+	if err != nil || o.out != "read\nerrno 13\n" {
+		t.Errorf("got %q, %v, violations %v; want the file read and the connection refused", o.out, err, o.violations)
 	}
 }

@@ -89,7 +89,11 @@ func (r *reading) namespaces() error {
 		if theirs == ours {
 			actual = "the host's"
 		}
-		r.add(n[1], n[2], "private", actual, theirs)
+		note := theirs
+		if n[0] == "mnt" && len(r.p.doors) > 0 {
+			note += "; sockets can be connected to in " + strings.Join(r.p.doors, ", ") + ": its file system has no id-mapped mounts"
+		}
+		r.add(n[1], n[2], "private", actual, note)
 	}
 	return nil
 }

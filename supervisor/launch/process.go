@@ -23,6 +23,7 @@ type Process struct {
 	view    namespaces.View
 	host    namespaces.Host
 	digests func() (policy, plan string)
+	doors   []string // see start
 
 	child  *namespaces.Child
 	walls  Enforced // as read at the gate

@@ -36,6 +36,7 @@ type start struct {
 	host   namespaces.Host
 	net    *os.File // of the pool; nil has one made
 	files  []*os.File
+	doors  []string // trees whose sockets can be connected to
 	reals  []string // of each mount that is a tree of the host, without links
 }
 
@@ -261,6 +262,9 @@ func (s *start) source(ctx context.Context, i int) error {
 		return err
 	}
 	file := s.owned(tree.File)
+	if !m.Writable && !tree.Mapped {
+		s.doors = append(s.doors, m.From)
+	}
 	if why := s.refuses(m, tree.Real); why != "" && m.Optional {
 		s.host.Sources = append(s.host.Sources, namespaces.Source{File: namespaces.NoFile, Missing: true})
 		return nil
@@ -317,6 +321,9 @@ func followOuter(v *namespaces.View, i int, real string) {
 // idmap lets a plugin write what belongs to a user of the host, as that user.
 // Never what belongs to root: a set-user-id file left there would be root's.
 func (s *start) idmap(ctx context.Context, m namespaces.Mount) (*namespaces.IDMap, error) {
+	if !m.Writable && !switchedOff("sockets") {
+		return s.nobody(ctx)
+	}
 	if !m.Writable || m.Owned {
 		return nil, nil
 	}
@@ -344,6 +351,16 @@ func (s *start) idmap(ctx context.Context, m namespaces.Mount) (*namespaces.IDMa
 		return nil, err
 	}
 	return &namespaces.IDMap{UserNS: ns}, nil
+}
+
+// nobody maps an id that no file has. Through such a mount nothing can be
+// written to whatever its mode says, and so no service of the host be reached
+// by a socket that lies in a granted tree.
+func (s *start) nobody(ctx context.Context) (*namespaces.IDMap, error) {
+	const unused = 1<<32 - 2
+	line := mapLine(unused, s.l.cfg.UIDBase)
+	ns, err := s.userNS(ctx, line, line)
+	return &namespaces.IDMap{UserNS: ns, OrWithout: true}, err
 }
 
 // groupFiles gives the keeper what it needs to end and remove the group when
@@ -524,7 +541,7 @@ func (s *start) process() (*Process, error) {
 	}
 	return &Process{
 		digests: sync.OnceValues(s.digests),
-		l:       s.l, r: s.r, lease: s.lease, group: s.group, view: s.view, host: s.host,
+		l:       s.l, r: s.r, lease: s.lease, group: s.group, view: s.view, host: s.host, doors: s.doors,
 		judge:   violation.NewJudge(s.r.Plan),
 		flood:   seccomp.Flood{Limit: s.l.floodLimit},
 		watched: watched,
