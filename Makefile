@@ -80,8 +80,11 @@ lint: ## Run golangci-lint, pinned; the first time builds it (minutes)
 fmt: ## Format the Go code with gofumpt
 	@.ci/lint $(GOLANGCI_LINT) fmt ./... ./.ci/tier
 
-bench-ipc: need-go ## Measure a call against a bare ping-pong, in turns
-	@go test ./ipc -run '^$$' -bench AgainstBare -benchtime 2s
+bench-ipc: setup need-go ## Measure a call beside a bare ping-pong, ttrpc, gRPC, go-plugin and net/rpc, in turns
+	@.ci/install-example examples/node
+	@mkdir -p .build
+	@cd integration/bench/ipc && go build -o ../../../.build/bench-ipc .
+	@.build/bench-ipc
 
 bench-seccomp: setup need-go ## Measure what the filters cost, in one interleaved run
 	@mkdir -p .build

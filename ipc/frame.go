@@ -281,7 +281,7 @@ func (f *frameReader) cutLine() (frame, int, error) {
 	if i < 0 {
 		f.seen = len(b)
 		if len(b) > limit {
-			return frame{}, 0, overlong(kind, limit)
+			return frame{}, 0, overlong(b, limit)
 		}
 		return frame{}, len(b) + 1, nil
 	}
@@ -294,13 +294,16 @@ func (f *frameReader) cutLine() (frame, int, error) {
 		kind = frameStray
 	}
 	if len(line) > f.max || kind == frameStray && len(line) > maxStray {
-		return frame{}, 0, overlong(kind, limit)
+		return frame{}, 0, overlong(b, limit)
 	}
 	return f.take(kind, 0, len(line), end+1), 0, nil
 }
 
-func overlong(kind frameKind, limit int) error {
-	if kind == frameStray {
+// overlong names what is wrong with a line over limit by its first limit+1
+// bytes, which are there however the line came.
+func overlong(line []byte, limit int) error {
+	start := bytes.TrimLeft(line[:min(len(line), limit+1)], " \t")
+	if len(start) > 0 && start[0] != '{' && start[0] != '[' {
 		return breach(BreachStray, "a line of over %d bytes that is no message", maxStray)
 	}
 	return breach(BreachTooLarge, "a line of more than %d bytes", limit)

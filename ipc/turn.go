@@ -29,6 +29,7 @@ type turn struct {
 	until time.Time // when the caller's patience ends; zero for never
 	cause error     // why the caller was told to stop reading
 	long  bool      // Run waits for the turn to be given back
+	seen  uint64    // round as the last tick saw it
 	back  chan struct{}
 	over  *handover
 }
@@ -172,59 +173,74 @@ func (c *Conn) linger() error {
 		t.mu.Unlock()
 		return nil
 	}
-	seen := t.round
+	t.seen = t.round
 	select {
 	case <-t.back: // of an earlier time
 	default:
 	}
 	t.mu.Unlock()
-	tick := time.NewTimer(lingerTime) // not the connection's clock: it decides nothing that is seen
-	defer tick.Stop()
 	for {
+		if idlers.add(t) != nil { // no descriptor is left: Run reads
+			t.tick(true)
+		}
 		select {
-		case <-tick.C:
 		case <-t.back:
 		case <-c.done:
 			return ErrClosed
 		}
-		h, again, err := c.resume(&seen)
-		if !again || err != nil {
-			if err != nil || h == nil {
-				return err
-			}
+		h, again, err := c.resume()
+		switch {
+		case err != nil:
+			return err
+		case h != nil:
 			return c.takeOver(h)
+		case !again:
+			return nil
 		}
-		tick.Reset(lingerTime)
 	}
 }
 
 // resume makes Run the reader, if it has to be. Where one caller goes on
 // reading, it watches over that caller's patience.
-func (c *Conn) resume(seen *uint64) (h *handover, again bool, err error) {
+func (c *Conn) resume() (h *handover, again bool, err error) {
 	t := &c.turn
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	waited := t.taken && t.round == *seen
-	if waited {
+	for t.long && t.taken && t.over == nil {
 		round, until := t.round, t.until
-		t.long = true
 		t.mu.Unlock()
 		err = c.awaitReader(round, until)
 		t.mu.Lock()
-		t.long = false
+		if err != nil {
+			return nil, false, err
+		}
 	}
 	switch {
-	case err != nil:
-		return nil, false, err
 	case t.over != nil:
 		h, t.over, t.free = t.over, nil, false
 		return h, false, nil
-	case !t.taken && t.round == *seen && !waited:
-		t.free = false
-		return nil, false, nil
+	case t.taken || t.round != t.seen:
+		return nil, true, nil
 	}
-	*seen = t.round
-	return nil, true, nil
+	t.free = false
+	return nil, false, nil
+}
+
+// tick looks once every lingerTime whether callers still come. It says whether
+// to look again, which it will not if this was the last time.
+func (t *turn) tick(last bool) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case !t.free:
+	case t.round != t.seen && !last:
+		t.seen = t.round
+		return true
+	default: // Run reads, or watches over the one that does
+		t.seen, t.long = t.round, t.taken
+		t.wake()
+	}
+	return false
 }
 
 // awaitReader waits until the caller of this round has given its turn back, and

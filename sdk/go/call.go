@@ -58,6 +58,7 @@ func (c *Conn) callError(method string, err error) error {
 var errGone = errors.New("the connection has ended")
 
 func (c *Conn) call(ctx context.Context, method string, params any) (json.RawMessage, error) {
+	c.leaveReading()
 	select {
 	case c.places <- struct{}{}:
 		defer func() { <-c.places }()

@@ -1,6 +1,7 @@
 package cordon
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -44,8 +45,11 @@ const DefaultTimeout = 30 * time.Second
 type Conn struct {
 	plugin *Plugin
 	stream io.ReadWriteCloser
+	in     *bufio.Reader // of stream, the reader's
 	limits limits
 	scan   *scanner
+	turn   turn
+	life   context.Context //nolint:containedctx // of the connection itself
 	// hosting makes it the host's end, in a Harness: it says hello.
 	hosting bool
 
@@ -79,10 +83,11 @@ type answer struct {
 
 func newConn(stream io.ReadWriteCloser, p *Plugin) *Conn {
 	c := &Conn{
-		plugin: p, stream: stream,
+		plugin: p, stream: stream, in: bufio.NewReaderSize(stream, 32<<10),
 		served: map[string]*request{}, calls: map[uint64]chan answer{}, late: map[uint64]bool{},
 		closed: make(chan struct{}),
 	}
+	c.turn.ended, c.turn.quick = make(chan error, 1), map[string]int{}
 	c.obey(limits{})
 	return c
 }
@@ -100,7 +105,9 @@ func (c *Conn) run(ctx context.Context) error {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = c.stream.Close() })
 	defer stop()
-	err := c.read(ctx)
+	c.life = ctx
+	go c.readOn(ctx, 0)
+	err := <-c.turn.ended
 	var broken *ProtocolError
 	if errors.As(err, &broken) {
 		c.lastWord(broken)
@@ -138,21 +145,31 @@ func (c *Conn) leave() {
 	}
 }
 
-func (c *Conn) read(ctx context.Context) error {
+// read reads until the connection has ended, or another goroutine than me is
+// the reader.
+func (c *Conn) read(ctx context.Context, me uint64) (err error, ended bool) { //nolint:revive // the error is that of the connection
 	for {
 		msg, err := c.frame()
 		if errors.Is(err, io.EOF) || err != nil && ctx.Err() != nil {
-			return ctx.Err()
+			return ctx.Err(), true
 		}
 		if err != nil {
-			return err
+			return err, true
 		}
 		env, broken := c.scan.message(msg)
 		if broken != nil {
-			return broken
+			return broken, true
 		}
-		if err := c.dispatch(ctx, env, msg); err != nil {
-			return err
+		inline, err := c.dispatch(ctx, env, msg)
+		if err != nil {
+			return err, true
+		}
+		if inline == nil {
+			continue
+		}
+		c.handleInline(ctx, inline)
+		if !c.stillReads(me) {
+			return nil, false
 		}
 	}
 }
@@ -160,7 +177,7 @@ func (c *Conn) read(ctx context.Context) error {
 // frame reads one message. What a length announces is allocated as it comes.
 func (c *Conn) frame() ([]byte, error) {
 	var head [4]byte
-	switch n, err := io.ReadFull(c.stream, head[:]); {
+	switch n, err := io.ReadFull(c.in, head[:]); {
 	case n > 0 && head[0] != 0:
 		return nil, breach(BreachFraming, "first byte %#02x is not 0x00 of a 4-byte length", head[0])
 	case errors.Is(err, io.ErrUnexpectedEOF):
@@ -176,27 +193,29 @@ func (c *Conn) frame() ([]byte, error) {
 		return nil, breach(BreachTooLarge, "a message of %d bytes, over the limit of %d", size, c.limits.MaxFrame)
 	}
 	msg := make([]byte, size)
-	_, err := io.ReadFull(c.stream, msg)
+	_, err := io.ReadFull(c.in, msg)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, breach(BreachTruncated, "the stream ended inside a message")
 	}
 	return msg, err
 }
 
-func (c *Conn) dispatch(ctx context.Context, env envelope, msg []byte) error {
+// dispatch handles one message. What it returns the reader runs itself.
+func (c *Conn) dispatch(ctx context.Context, env envelope, msg []byte) (inline func(), err error) {
 	switch env.kind {
 	case kindRequest:
 		return c.request(ctx, env, msg)
 	case kindNotification:
-		return c.notified(ctx, env, msg)
+		return nil, c.notified(ctx, env, msg)
 	case kindResult, kindError:
-		return c.answered(env, msg)
+		return nil, c.answered(env, msg)
 	}
-	return nil
+	return nil, nil
 }
 
-// request starts the handler of one request, or says why not.
-func (c *Conn) request(ctx context.Context, env envelope, msg []byte) error {
+// request starts the handler of one request, leaves it to the reader where it
+// came alone, or says why not.
+func (c *Conn) request(ctx context.Context, env envelope, msg []byte) (inline func(), err error) {
 	id, method := env.id.of(msg), text(env.method.of(msg))
 	var params json.RawMessage
 	if env.params.present() {
@@ -204,43 +223,47 @@ func (c *Conn) request(ctx context.Context, env envelope, msg []byte) error {
 	}
 	switch {
 	case method == "cordon.hello" && !c.hosting:
-		return c.hello(id, params)
+		return nil, c.hello(id, params)
 	case !c.greeted:
-		return breach(BreachPhase, "a request before the hello")
+		return nil, breach(BreachPhase, "a request before the hello")
 	}
 	ctx, cancel := withMeta(ctx, params)
 	r := &request{id: id, cancel: cancel}
-	if refusal, err := c.admit(r, method); refusal != nil || err != nil {
+	alone, refusal, err := c.admit(r, method)
+	if refusal != nil || err != nil {
 		cancel()
 		if err == nil {
 			err = c.reply(id, nil, refusal)
 		}
-		return err
+		return nil, err
 	}
 	c.handlers.Add(1)
+	if alone && c.in.Buffered() == 0 && c.turn.isQuick(method) {
+		return func() { c.serve(ctx, r, method, params) }, nil
+	}
 	go c.serve(ctx, r, method, params)
-	return nil
+	return nil, nil
 }
 
-// admit notes a request that may begin.
-func (c *Conn) admit(r *request, method string) (refusal *Error, err error) {
+// admit notes a request that may begin, and says whether it is the only one.
+func (c *Conn) admit(r *request, method string) (alone bool, refusal *Error, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_, inUse := c.served[string(r.id)]
 	switch {
 	case inUse:
-		return nil, breach(BreachID, "an id that is in use by another request")
+		return false, nil, breach(BreachID, "an id that is in use by another request")
 	case c.draining:
-		return Errorf(CodeShuttingDown, "the plugin is shutting down"), nil
+		return false, Errorf(CodeShuttingDown, "the plugin is shutting down"), nil
 	case len(c.served) >= c.limits.MaxInFlight && method != methodShutdown:
-		return Errorf(CodeOverloaded, "too many requests at once"), nil
+		return false, Errorf(CodeOverloaded, "too many requests at once"), nil
 	}
 	c.draining = method == methodShutdown
 	if !c.draining {
 		c.served[string(r.id)] = r
 		c.unfinished++
 	}
-	return nil, nil //nolint:nilnil // neither is the good case
+	return c.unfinished == 1 && !c.draining && !c.hosting, nil, nil
 }
 
 const methodShutdown = "cordon.shutdown"
@@ -254,7 +277,11 @@ func (c *Conn) serve(ctx context.Context, r *request, method string, params json
 	if method == methodShutdown {
 		result, err = struct{}{}, c.drain(ctx)
 	} else {
+		began := time.Now()
 		result, err = c.guarded(ctx, method, params)
+		if _, known := c.plugin.requests[method]; known {
+			c.turn.took(method, time.Since(began))
+		}
 	}
 	var told *Error
 	if err != nil {
@@ -381,7 +408,7 @@ func withMeta(ctx context.Context, params json.RawMessage) (context.Context, con
 func (c *Conn) reply(id []byte, result any, e *Error) error {
 	body := []byte("null")
 	if e == nil && result != nil {
-		raw, err := json.Marshal(result)
+		raw, err := marshal(result)
 		if err != nil {
 			c.plugin.Log.Error("cannot marshal a result", "error", err)
 			e = errInternal
@@ -427,3 +454,28 @@ func (c *Conn) write(parts ...[]byte) error {
 	_, err := c.stream.Write(frame)
 	return err
 }
+
+// marshal is json.Marshal, which takes long to copy what is JSON already.
+func marshal(v any) ([]byte, error) {
+	raw, ok := v.(json.RawMessage)
+	if !ok {
+		return json.Marshal(v)
+	}
+	if len(raw) == 0 {
+		return []byte("null"), nil
+	}
+	s := newScanner(deepest)
+	s.data = raw
+	s.space()
+	if err := s.value(1); err != nil {
+		return nil, err
+	}
+	s.space()
+	if s.pos != len(raw) {
+		return nil, errors.New("more than one value")
+	}
+	return raw, nil
+}
+
+// deepest is how deep a result may nest; the host has a limit of its own.
+const deepest = 1000

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 type countParams struct {
@@ -143,4 +146,68 @@ func TestShutdownRunsOnceAllIsAnswered(t *testing.T) {
 	if strings.Join(order, ", ") != "answered, shut down" {
 		t.Errorf("the order was %v", order)
 	}
+}
+
+// TestReaderInHandler: a request that comes alone is handled by the goroutine
+// that reads, which must not keep what comes meanwhile waiting: a cancellation,
+// further requests, the answers to calls of the handler's own.
+func TestReaderInHandler(t *testing.T) {
+	p := New("reader", "1")
+	var slow atomic.Bool
+	Handle(p, "wait", func(ctx context.Context, _ json.RawMessage) (any, error) {
+		if !slow.Load() {
+			return nil, nil
+		}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	Handle(p, "back", func(ctx context.Context, in json.RawMessage) (out json.RawMessage, err error) {
+		if !slow.Load() {
+			return nil, nil
+		}
+		return out, Host(ctx).Call(ctx, "echo", in, &out)
+	})
+	Handle(p, "echo", func(_ context.Context, in json.RawMessage) (any, error) { return in, nil })
+	Handle(p, "exit", func(context.Context, json.RawMessage) (any, error) {
+		if slow.Load() {
+			runtime.Goexit()
+		}
+		return nil, nil
+	})
+	host := New("host", "1")
+	Handle(host, "echo", func(_ context.Context, in json.RawMessage) (any, error) { return in, nil })
+	h, err := NewHarness(context.Background(), p, host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < 4*4*trusted; i++ { // so that the reader trusts them
+		if err := h.Call(context.Background(), []string{"wait", "back", "echo", "exit"}[i%4], nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	slow.Store(true)
+	for i := 0; i < 50; i++ {
+		ctx, cancel := context.WithCancel(context.Background())
+		waited := make(chan error, 1)
+		go func() { waited <- h.Call(ctx, "wait", nil, nil) }()
+		for _, method := range []string{"echo", "back"} {
+			var got []int
+			if err := h.Call(context.Background(), method, []int{i}, &got); err != nil || len(got) != 1 || got[0] != i {
+				t.Fatalf("%s: %v, %v", method, got, err)
+			}
+		}
+		cancel()
+		var e *Error
+		if err := <-waited; !errors.As(err, &e) || e.Code != CodeCancelled {
+			t.Fatalf("got %v", err)
+		}
+	}
+	lost, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	_ = h.Call(lost, "exit", nil, nil) // has no answer
+	if err := h.Call(context.Background(), "echo", nil, nil); err != nil {
+		t.Errorf("after a handler's exit: %v", err)
+	}
+	_ = h.stream.Close() // Close would wait for the answer to exit
+	<-h.plugin
 }

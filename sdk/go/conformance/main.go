@@ -52,13 +52,15 @@ func many() {
 	var all sync.WaitGroup
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		key, path, _ := strings.Cut(lines.Text(), " ")
-		all.Go(func() {
+		all.Add(1)
+		go func() {
+			defer all.Done()
 			c, err := net.Dial("unix", path)
 			if err == nil {
 				err = plugin().Serve(context.Background(), c)
 			}
 			fmt.Fprintf(os.Stdout, "%s %s\n", key, ended(err))
-		})
+		}()
 	}
 	all.Wait()
 }
