@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -167,6 +168,9 @@ func (c *Conn) others() bool {
 // one hands something over.
 func (c *Conn) linger() error {
 	t := &c.turn
+	if _, ok := c.t.R.(syscall.Conn); !ok { // nothing to gain where there is no system call
+		return nil
+	}
 	t.mu.Lock()
 	if t.free = true; c.others() {
 		t.free = false
