@@ -58,8 +58,20 @@ func (r ran) calls() []string {
 // run runs a workload on a profile, a name or a file.
 func (w workload) run(t *testing.T, profile string) ran {
 	t.Helper()
+	return w.runBy(t, append([]string{"run", "--profile", profile}, w.flags...)...)
+}
+
+// record runs a workload and writes a profile from what it does into a file.
+func (w workload) record(t *testing.T, file string) ran {
+	t.Helper()
+	return w.runBy(t, append([]string{"profile", "record", "-o", file}, w.flags...)...)
+}
+
+// runBy runs a workload by a verb of cordon and its flags.
+func (w workload) runBy(t *testing.T, args ...string) ran {
+	t.Helper()
 	report := filepath.Join(t.TempDir(), "report")
-	args := append([]string{"run", "--profile", profile, "--timeout", "1m", "--report", report}, w.flags...)
+	args = append(args, "--timeout", "1m", "--report", report)
 	cmd := exec.Command(bin+"/cordon", append(append(args, "--"), w.argv...)...)
 	cmd.Env = append(os.Environ(), "CORDON_CGROUP_ROOT=cordon-it-seccomp")
 	var out, complaint bytes.Buffer
@@ -224,6 +236,38 @@ func (w workload) withoutEach(t *testing.T) {
 	t.Logf("%d calls are needed; %d of them taken out were named; not made again: %v", len(needed), named, silent)
 	if len(silent) > 1 && len(silent)*10 > named {
 		t.Errorf("too many calls were taken out and not missed: %v", silent)
+	}
+}
+
+// TestARecordedProfileRunsTheSameProgram: what two recordings of a real program
+// wrote lets it do its work, with nothing granted beside it, and not another's.
+func TestARecordedProfileRunsTheSameProgram(t *testing.T) {
+	for _, w := range workloads(t) {
+		t.Run(w.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "recorded.toml")
+			for range 2 {
+				if r := w.record(t, file); r.err != nil || !strings.Contains(r.out, w.want) || len(r.violations) > 0 {
+					t.Fatalf("recording: %v, %v; want %q in %q\n%s", r.err, r.violations, w.want, r.out, r.complaint)
+				}
+			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			unknown := strings.Contains(string(text), "# Coverage: unknown: ")
+			if told := strings.Contains(string(text), "# Coverage: of "); !strings.Contains(string(text), "# Recorded from 2 runs") || unknown == told {
+				t.Errorf("the profile does not say how much of the program it is from\n%.400s", text)
+			}
+			alone := w
+			alone.flags = nil // the profile grants what the flags did
+			if r := alone.run(t, file); r.err != nil || !strings.Contains(r.out, w.want) || len(r.violations) > 0 {
+				t.Errorf("%v; want %q in %q\n%s\n%s", r.err, w.want, r.out, r.complaint, text)
+			}
+			other := workload{argv: []string{"/usr/bin/env"}}
+			if r := other.run(t, file); r.err == nil && w.name != "python" {
+				t.Errorf("another program ran on the profile: %s", r.out)
+			}
+		})
 	}
 }
 

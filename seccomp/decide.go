@@ -145,15 +145,15 @@ func (f Filter) Observed() (Observed, error) {
 // the plugin cannot change while the call waits.
 func (o Observed) Passes(n Notification) bool {
 	for _, a := range o[n.NR] {
-		if a.holds(n.NR, n.Args) {
+		if a.Holds(n.NR, n.Args) {
 			return a.passes()
 		}
 	}
 	return false
 }
 
-// holds tells whether every condition of an arm of Calls holds.
-func (a Arm) holds(nr int, args [maxArgs]uint64) bool {
+// Holds tells whether every condition of an arm of Calls holds for a call.
+func (a Arm) Holds(nr int, args [maxArgs]uint64) bool {
 	return !slices.ContainsFunc(a.Args, func(c Condition) bool {
 		v := args[c.Index]
 		if bits := ArgBits(nr, c.Index); bits < 64 {

@@ -18,7 +18,8 @@ import (
 func profileVerb(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "profile", Short: "Check, read, try and change profiles",
-		Long: `Check, read, try and change profiles. None of it needs a daemon, and only try needs root.
+		Long: `Check, read, try and change profiles. None of it needs a daemon; only
+try and record need root.
 
 PROFILE is a built-in profile, the name of one in /etc/cordon/profiles, or a file.`,
 		Example: `  cordon profile check ./thumbs.toml
@@ -28,7 +29,7 @@ PROFILE is a built-in profile, the name of one in /etc/cordon/profiles, or a fil
 		GroupID: groupAlone, Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return rootHelp(cmd, args) },
 	}
-	for _, verb := range []func(*app) *cobra.Command{profileCheck, profileShow, profilePlan, profileCan, profileDiff, profileTry, profileFmt, profileApply} {
+	for _, verb := range []func(*app) *cobra.Command{profileCheck, profileShow, profilePlan, profileCan, profileDiff, profileTry, profileRecord, profileFmt, profileApply} {
 		cmd.AddCommand(verb(a))
 	}
 	return cmd

@@ -33,6 +33,13 @@ type call struct {
 // Every refused call counts against the budget. One that contains the plugin
 // has a queue of its own: nothing that the plugin does before fills it.
 func (p *Process) onCall(n seccomp.Notification) seccomp.Verdict {
+	if p.r.Answer != nil {
+		select {
+		case p.work <- call{Notification: n}:
+		case <-p.gone:
+		}
+		return seccomp.Verdict{Pending: true}
+	}
 	if p.watched.Passes(n) {
 		select {
 		case p.work <- call{Notification: n, observed: true}:
@@ -92,6 +99,10 @@ func (p *Process) decode() {
 }
 
 func (p *Process) serve(c call) {
+	if p.r.Answer != nil {
+		_ = c.Answer(p.r.Answer(c.Notification))
+		return
+	}
 	if c.observed {
 		p.onOpen(c.Notification)
 		return

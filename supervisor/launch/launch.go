@@ -66,6 +66,11 @@ type Request struct {
 	// frozen (or killed, where it cannot be frozen) when Action is kill or
 	// quarantine. It must not block.
 	OnViolation func(violation.Violation)
+	// Answer, if set, answers every call that reaches the listener, in the place
+	// of the plan's responses, which then count no call as a violation: for
+	// recording what a program does. It may wait for the program, and holds up
+	// every call that this launcher's listener serves meanwhile.
+	Answer func(seccomp.Notification) seccomp.Verdict
 	// OnWatch is called for every path observed by the file watch, allowed or
 	// not; may be nil.
 	OnWatch func(violation.Violation)

@@ -16,7 +16,13 @@ func resolve(o *Options, h *host) (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if profile, err = profile.With(o.Set); err != nil {
+	return resolveOn(o, h, profile)
+}
+
+// resolveOn is resolve with the profile at hand.
+func resolveOn(o *Options, h *host, profile *profiles.Profile) (*plan.Plan, error) {
+	profile, err := profile.With(o.Set)
+	if err != nil {
 		return nil, err
 	}
 	files, err := grants(o)

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/seccomp"
 	"github.com/cordonhq/cordon/supervisor/launch"
 	"github.com/cordonhq/cordon/supervisor/violation"
 )
@@ -52,6 +53,9 @@ type session struct {
 	stderr io.Writer
 	queue  *queue
 	result Result
+	// answer and limits are of a run that is recorded.
+	answer func(seccomp.Notification) seccomp.Verdict
+	limits []string
 	// shown counts the sentences printed.
 	shown int
 }
@@ -88,6 +92,11 @@ func Run(o *Options) int {
 		return complain(os.Stderr, err, "")
 	}
 	s := newSession(o, p, report, os.Stderr)
+	return s.onHost(h)
+}
+
+// onHost runs with this host's launcher and this process's signals.
+func (s *session) onHost(h *host) int {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(signals)
@@ -162,7 +171,7 @@ func (s *session) start(ctx context.Context, launcher starter, signals <-chan os
 	p, err := launcher.start(ctx, launch.Request{
 		Name: runName(), Plan: s.plan,
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		OnViolation: s.queue.push, KeepWalls: s.opts.Report != "",
+		OnViolation: s.queue.push, KeepWalls: s.opts.Report != "", Answer: s.answer,
 	})
 	close(started)
 	<-watched

@@ -15,6 +15,9 @@ const maxShown = 20
 // tell explains v, writes it to the report and says it on standard error.
 func (s *session) tell(v violation.Violation) {
 	v.Kind = "violation"
+	if s.answer != nil {
+		s.limit(v)
+	}
 	if ends(v.Action) {
 		v.Action = violation.Kill // there is nothing that could be kept in quarantine
 	}
