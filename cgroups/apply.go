@@ -33,10 +33,14 @@ func (l Limits) names() []string {
 		{"memory.max", l.MemoryMax != nil},
 		{"memory.high", l.MemoryHigh != nil},
 		{"memory.swap.max", l.MemorySwapMax != nil},
+		{"memory.oom.group", l.MemoryOOMGroup},
 		{"pids.max", l.PidsMax != nil},
 		{"cpu.max", l.CPUMax != nil},
 		{"cpu.weight", l.CPUWeight != nil},
 		{"cpuset.cpus", l.Cpuset != ""},
+		{"io.max", l.IOMax != IOMax{}},
+		{"hugetlb.2MB.max", l.Hugetlb2M != nil},
+		{"hugetlb.1GB.max", l.Hugetlb1G != nil},
 	} {
 		if f.set {
 			set = append(set, f.name)
@@ -99,7 +103,7 @@ func (g *Group) create(l Limits) error {
 // as one, since every start does it; what has a form of its own (cpuset,
 // devices, io, hugetlb) is the library's.
 func (g *Group) apply(l Limits, fresh bool) error {
-	for _, set := range []func(Limits, bool) error{g.applyMemory, g.applyCPU, g.applyCpuset, g.applyPids} {
+	for _, set := range []func(Limits, bool) error{g.applyMemory, g.applyCPU, g.applyCpuset, g.applyPids, g.applyIO, g.applyHugetlb} {
 		if err := set(l, fresh); err != nil {
 			return fmt.Errorf("cannot set its limits: %w", err)
 		}
@@ -136,6 +140,9 @@ func (g *Group) applyMemory(l Limits, fresh bool) error {
 	settings := []setting{{"memory.max", l.MemoryMax}, {"memory.high", l.MemoryHigh}}
 	if g.tree.offers("memory.swap.max") {
 		settings = append(settings, setting{"memory.swap.max", l.swapMax()})
+	}
+	if l.MemoryOOMGroup {
+		settings = append(settings, setting{"memory.oom.group", new(int64(1))})
 	}
 	return m.set(settings...)
 }
@@ -245,8 +252,9 @@ func sharesOf(weight uint64) uint64 { return (weight*1024 + 50) / 100 }
 // weightOf is the reverse; it gives back what was asked for every weight.
 func weightOf(shares uint64) uint64 { return (shares*100 + 512) / 1024 }
 
-// Update changes the limits that are set in l and leaves the others. A cpuset
-// can only be changed in a group that was made with one (v1).
+// Update changes the limits that are set in l and leaves the others. Limits of
+// cpuset, io and hugetlb can only be changed in a group that was made with one
+// (v1). memory.oom.group can be set, not taken back.
 func (g *Group) Update(l Limits) error {
 	if err := l.Validate(); err != nil {
 		return fmt.Errorf("cannot update group %s: %w", g.name, err)
@@ -254,8 +262,10 @@ func (g *Group) Update(l Limits) error {
 	if err := g.tree.supports(l); err != nil {
 		return fmt.Errorf("cannot update group %s: %w", g.name, err)
 	}
-	if l.Cpuset != "" && g.with("cpuset") == nil {
-		return fmt.Errorf("cannot update group %s: it was made without cpuset.cpus, which v1 cannot add", g.name)
+	for _, h := range g.tree.layout.hierarchies {
+		if h.optional() && !h.unneeded(l) && g.with(h.controllers[0]) == nil {
+			return fmt.Errorf("cannot update group %s: it was made without a limit of %s, which v1 cannot add", g.name, h.name())
+		}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -287,6 +297,14 @@ func (l Limits) Values() map[string]string {
 	if l.CPUWeight != nil {
 		v["cpu.weight"] = strconv.FormatUint(*l.CPUWeight, 10)
 	}
+	if l.MemoryOOMGroup {
+		v["memory.oom.group"] = "1"
+	}
+	if l.IOMax != (IOMax{}) {
+		v["io.max"] = l.IOMax.String()
+	}
+	put("hugetlb.2MB.max", l.Hugetlb2M, 2<<20)
+	put("hugetlb.1GB.max", l.Hugetlb1G, 1<<30)
 	if cpus, err := parseCPUList(l.Cpuset); err == nil && len(cpus) > 0 {
 		v["cpuset.cpus"] = formatCPUList(cpus)
 	}

@@ -68,7 +68,7 @@ func (g *Group) build(l Limits) error {
 		return err
 	}
 	for _, h := range g.tree.layout.hierarchies[1:] {
-		if h.optional() && l.Cpuset == "" {
+		if h.unneeded(l) {
 			continue
 		}
 		if err := g.enter(h); err != nil {

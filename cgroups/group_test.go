@@ -40,6 +40,53 @@ func TestLimitsReadBackAsAsked(t *testing.T) {
 	})
 }
 
+// TestRareLimitsReadBackAsAsked: what few profiles set is enforced, or refused.
+func TestRareLimitsReadBackAsAsked(t *testing.T) {
+	bytes := func(n int64) IOMax { return IOMax{ReadBPS: ptr(n), WriteIOPS: ptr(n / 1000)} }
+	eachMode(t, func(t *testing.T, l *layout) {
+		tree := testTree(t, l)
+		for name, c := range map[string]struct{ asked, changed Limits }{
+			"memory.oom.group": {Limits{MemoryOOMGroup: true}, Limits{MemoryOOMGroup: true}},
+			"io.max":           {Limits{IOMax: bytes(1 << 30)}, Limits{IOMax: bytes(1 << 25)}},
+			"hugetlb.2MB.max":  {Limits{Hugetlb2M: ptr(int64(4 << 20))}, Limits{Hugetlb2M: ptr(int64(0))}},
+			"hugetlb.1GB.max":  {Limits{Hugetlb1G: ptr(int64(1 << 30))}, Limits{Hugetlb1G: ptr(int64(0))}},
+		} {
+			t.Run(name, func(t *testing.T) {
+				if !tree.offers(name) {
+					g, err := tree.New("rare", c.asked)
+					if missing := (*UnsupportedError)(nil); !errors.As(err, &missing) || missing.Limit != name || missing.Need == "" {
+						t.Errorf("New without %s gave %v, %v", name, g, err)
+					}
+					return
+				}
+				g := testGroup(t, tree, c.asked)
+				mustRead(t, g, c.asked)
+				if err := g.Update(c.changed); err != nil {
+					t.Fatal(err)
+				}
+				mustRead(t, g, c.changed)
+			})
+		}
+	})
+}
+
+// TestOOMGroupEndsAll: one that eats memory takes its neighbours along.
+func TestOOMGroupEndsAll(t *testing.T) {
+	eachMode(t, func(t *testing.T, l *layout) {
+		tree := testTree(t, l)
+		if !tree.offers("memory.oom.group") {
+			t.Skip("skipped: needs cgroup v2's memory controller")
+		}
+		script, env := self("eat")
+		g := testGroup(t, tree, Limits{MemoryMax: ptr(int64(64 << 20)), MemoryOOMGroup: true})
+		cmd := start(t, g, "sleep 1000 & ("+script+"); sleep 1000", env)
+		err := cmd.Wait() // the shell itself, which ate nothing
+		if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+			t.Errorf("the neighbour ended with %v", err)
+		}
+	})
+}
+
 // mustRead compares what the kernel has with what was asked.
 func mustRead(t *testing.T, g *Group, asked Limits) {
 	t.Helper()
@@ -130,7 +177,14 @@ func TestNewUndoesInEveryHierarchy(t *testing.T) {
 			if err := os.Mkdir(inTheWay, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			if g, err := tree.New("x", Limits{Cpuset: "0"}); !errors.Is(err, fs.ErrExist) {
+			all := Limits{Cpuset: "0"}
+			if bad.has("io") {
+				all.IOMax.ReadBPS = ptr(int64(1 << 30))
+			}
+			if bad.has("hugetlb") {
+				all.Hugetlb2M = ptr(int64(0))
+			}
+			if g, err := tree.New("x", all); !errors.Is(err, fs.ErrExist) {
 				t.Fatalf("New with %s in the way gave %v, %v", inTheWay, g, err)
 			}
 			mustHold(t, tree, "x", inTheWay)

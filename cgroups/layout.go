@@ -33,11 +33,26 @@ type hierarchy struct {
 
 func (h *hierarchy) has(controller string) bool { return slices.Contains(h.controllers, controller) }
 
-// optional says that a group without a cpuset needs no directory here: in a
-// cpuset hierarchy a group must be filled before anyone can join it, and a join
-// costs.
+// optional says that a group without a limit of this hierarchy's one controller
+// needs no directory here: each further join makes starts slower, and in a
+// cpuset hierarchy a group must be filled before anyone can join it.
 func (h *hierarchy) optional() bool {
-	return !h.v2 && len(h.controllers) == 1 && h.controllers[0] == "cpuset"
+	return !h.v2 && len(h.controllers) == 1 && slices.Contains([]string{"cpuset", "io", "hugetlb"}, h.controllers[0])
+}
+
+// unneeded says that a group of these limits has no directory here.
+func (h *hierarchy) unneeded(l Limits) bool {
+	if !h.optional() {
+		return false
+	}
+	switch h.controllers[0] {
+	case "cpuset":
+		return l.Cpuset == ""
+	case "io":
+		return l.IOMax == IOMax{}
+	default:
+		return l.Hugetlb2M == nil && l.Hugetlb1G == nil
+	}
 }
 
 // name is what errors and features call it.
@@ -102,7 +117,7 @@ func findLayout(mounts []mount, read func(path string) ([]byte, error)) (*layout
 func offered(controllers string) []string {
 	var have []string
 	for _, c := range strings.Fields(controllers) {
-		if slices.Contains([]string{"memory", "pids", "cpu", "cpuset", "io"}, c) {
+		if slices.Contains([]string{"memory", "pids", "cpu", "cpuset", "io", "hugetlb"}, c) {
 			have = append(have, c)
 		}
 	}
@@ -130,7 +145,7 @@ func unifiedMount(mounts []mount) string {
 // addV1 adds the v1 hierarchies of what the unified tree does not have. The
 // order makes pids, then memory, primary where there is no unified tree.
 func (l *layout) addV1(mounts []mount) {
-	wanted := []string{"pids", "memory", "cpu", "cpuset", "devices"}
+	wanted := []string{"pids", "memory", "cpu", "cpuset", "io", "hugetlb", "devices"}
 	if len(l.hierarchies) == 0 {
 		// With a unified tree freezing and cpu time come from there; each
 		// further join would only make starts slower.
@@ -165,6 +180,9 @@ func (l *layout) place(point, controller string) {
 }
 
 func v1Mount(mounts []mount, controller string) string {
+	if controller == "io" {
+		controller = "blkio" // v2's name is used for both
+	}
 	for _, m := range mounts {
 		if m.fstype == "cgroup" && slices.Contains(m.options, controller) {
 			return m.point

@@ -8,15 +8,31 @@ package cgroups
 // Limits is the quota of one plugin in the words of cgroup v2. A zero value
 // (nil pointer) leaves the kernel's default. Sizes are bytes.
 type Limits struct {
-	MemoryMax     *int64  `json:"memory.max,omitempty"`
-	MemoryHigh    *int64  `json:"memory.high,omitempty"`
-	MemorySwapMax *int64  `json:"memory.swap.max,omitempty"`
-	PidsMax       *int64  `json:"pids.max,omitempty"`
-	CPUMax        *CPUMax `json:"cpu.max,omitempty"`
+	MemoryMax     *int64 `json:"memory.max,omitempty"`
+	MemoryHigh    *int64 `json:"memory.high,omitempty"`
+	MemorySwapMax *int64 `json:"memory.swap.max,omitempty"`
+	// MemoryOOMGroup has the kernel kill all of the group where it kills one.
+	MemoryOOMGroup bool    `json:"memory.oom.group,omitempty"`
+	PidsMax        *int64  `json:"pids.max,omitempty"`
+	CPUMax         *CPUMax `json:"cpu.max,omitempty"`
 	// CPUWeight is 1 to 10000; the kernel's default is 100.
 	CPUWeight *uint64 `json:"cpu.weight,omitempty"`
 	// Cpuset is a list such as "0-1,3".
 	Cpuset string `json:"cpuset.cpus,omitempty"`
+	IOMax  IOMax  `json:"io.max,omitzero"`
+	// Hugetlb2M and Hugetlb1G bound huge pages of that size.
+	Hugetlb2M *int64 `json:"hugetlb.2MB.max,omitempty"`
+	Hugetlb1G *int64 `json:"hugetlb.1GB.max,omitempty"`
+}
+
+// IOMax bounds reading and writing, for each block device of the host by
+// itself: bytes and operations a second. On v1 what is written through the page
+// cache is not bounded.
+type IOMax struct {
+	ReadBPS   *int64 `json:"rbps,omitempty"`
+	WriteBPS  *int64 `json:"wbps,omitempty"`
+	ReadIOPS  *int64 `json:"riops,omitempty"`
+	WriteIOPS *int64 `json:"wiops,omitempty"`
 }
 
 // CPUMax allows Quota microseconds of cpu time in every Period microseconds.

@@ -265,6 +265,8 @@ func (l Limits) Validate() error {
 		{"memory.high", l.MemoryHigh},
 		{"memory.swap.max", l.MemorySwapMax},
 		{"pids.max", l.PidsMax},
+		{"hugetlb.2MB.max", l.Hugetlb2M},
+		{"hugetlb.1GB.max", l.Hugetlb1G},
 	} {
 		if f.value != nil && *f.value < 0 {
 			errs = append(errs, fmt.Errorf("cannot set %s to %d: must not be negative", f.name, *f.value))
@@ -272,6 +274,11 @@ func (l Limits) Validate() error {
 	}
 	if l.PidsMax != nil && *l.PidsMax > maxPIDs {
 		errs = append(errs, fmt.Errorf("cannot set pids.max to %d: at most %d", *l.PidsMax, maxPIDs))
+	}
+	for _, b := range l.IOMax.bounds() {
+		if n := *b.value; n != nil && *n < 1 {
+			errs = append(errs, fmt.Errorf("cannot set io.max %s to %d: must be positive", b.name, *n))
+		}
 	}
 	errs = append(errs, l.validateCPU()...)
 	return errors.Join(errs...)

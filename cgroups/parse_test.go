@@ -37,12 +37,12 @@ func TestLayouts(t *testing.T) {
 	}{
 		{
 			"mountinfo-v2", "cpuset cpu io memory hugetlb pids rdma misc\n", ModeV2,
-			[]string{"/sys/fs/cgroup cpuset,cpu,io,memory,pids"},
+			[]string{"/sys/fs/cgroup cpuset,cpu,io,memory,hugetlb,pids"},
 		},
 		{
 			"mountinfo-hybrid", "hugetlb\n", ModeHybrid,
 			[]string{
-				"/sys/fs/cgroup/unified ", "/sys/fs/cgroup/pids pids", "/sys/fs/cgroup/memory memory",
+				"/sys/fs/cgroup/unified hugetlb", "/sys/fs/cgroup/pids pids", "/sys/fs/cgroup/memory memory",
 				"/sys/fs/cgroup/cpu,cpuacct cpu", "/sys/fs/cgroup/cpuset cpuset", "/sys/fs/cgroup/devices devices",
 			},
 		},

@@ -51,6 +51,10 @@ func (m *member) limits(values map[string]string) error {
 			err = m.copyTo(values, "cpuset.cpus")
 		case "devices":
 			err = m.devicesV1(values)
+		case "io":
+			err = m.ioMax(values)
+		case "hugetlb":
+			err = m.hugetlbV1(values)
 		}
 		if err != nil {
 			return err
@@ -78,7 +82,11 @@ func (m *member) copyTo(values map[string]string, names ...string) error {
 }
 
 func (m *member) limitsV2(values map[string]string) error {
-	if err := m.copyTo(values, "memory.max", "memory.high", "memory.swap.max", "pids.max", "cpu.max", "cpu.weight", "cpuset.cpus"); err != nil {
+	if err := m.copyTo(values, "memory.max", "memory.high", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max", "cpu.weight", "cpuset.cpus",
+		"hugetlb.2MB.max", "hugetlb.1GB.max"); err != nil {
+		return err
+	}
+	if err := m.ioMax(values); err != nil {
 		return err
 	}
 	closed, err := devicesClosedV2(m.dir)
@@ -106,6 +114,20 @@ func (m *member) memoryV1(values map[string]string) error {
 		sum -= limit
 	}
 	values["memory.swap.max"] = limitString(sum)
+	return nil
+}
+
+func (m *member) hugetlbV1(values map[string]string) error {
+	for _, size := range []string{"2MB", "1GB"} {
+		n, err := m.limit("hugetlb." + size + ".limit_in_bytes")
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		values["hugetlb."+size+".max"] = limitString(n)
+	}
 	return nil
 }
 
@@ -251,10 +273,14 @@ func (t *Tree) findFeatures() []Feature {
 		{"memory.max", "memory", "memory.max", "memory.limit_in_bytes", "CONFIG_MEMCG (on v1 also CONFIG_MEMCG_V1)"},
 		{"memory.high", "memory", "memory.high", "", "cgroup v2 with CONFIG_MEMCG; v1's soft limit bounds nothing"},
 		{"memory.swap.max", "memory", "memory.swap.max", memswLimit, "CONFIG_SWAP; on v1 also swapaccount=1"},
+		{"memory.oom.group", "memory", "memory.oom.group", "", "cgroup v2 with CONFIG_MEMCG; v1 kills one process at a time"},
 		{"pids.max", "pids", "pids.max", "pids.max", "CONFIG_CGROUP_PIDS"},
 		{"cpu.max", "cpu", "cpu.max", "cpu.cfs_quota_us", "CONFIG_CFS_BANDWIDTH"},
 		{"cpu.weight", "cpu", "cpu.weight", "cpu.shares", "CONFIG_FAIR_GROUP_SCHED"},
 		{"cpuset.cpus", "cpuset", "cpuset.cpus", "cpuset.cpus", "CONFIG_CPUSETS"},
+		{"io.max", "io", "io.max", "blkio.throttle.read_bps_device", "CONFIG_BLK_DEV_THROTTLING; v1 does not bound what is written through the page cache"},
+		{"hugetlb.2MB.max", "hugetlb", "hugetlb.2MB.max", "hugetlb.2MB.limit_in_bytes", "CONFIG_CGROUP_HUGETLB and huge pages of that size"},
+		{"hugetlb.1GB.max", "hugetlb", "hugetlb.1GB.max", "hugetlb.1GB.limit_in_bytes", "CONFIG_CGROUP_HUGETLB and huge pages of that size"},
 	} {
 		list = append(list, t.limitFeature(f.name, f.controller, f.v2, f.v1, f.need))
 	}

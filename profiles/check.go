@@ -375,6 +375,17 @@ func (c *checker) resources(r *resourcesTable) {
 	if r.CPUWeight != nil && (*r.CPUWeight < 1 || *r.CPUWeight > 10000) {
 		c.fail("resources.cpu.weight", "", "expected 1 to 10000, got %d", *r.CPUWeight)
 	}
+	for _, one := range []struct {
+		key  string
+		zero bool
+	}{
+		{"rbps", r.IOReadBPS != nil && *r.IOReadBPS == 0}, {"wbps", r.IOWriteBPS != nil && *r.IOWriteBPS == 0},
+		{"riops", r.IOReadIOPS != nil && *r.IOReadIOPS == 0}, {"wiops", r.IOWriteIOPS != nil && *r.IOWriteIOPS == 0},
+	} {
+		if one.zero {
+			c.fail("resources.io.max."+one.key, "", "expected at least 1")
+		}
+	}
 	if r.Cpuset != nil && !cpuList(*r.Cpuset) {
 		c.fail("resources.cpuset.cpus", "", "expected a list of processors such as \"0-1,3\", got %q", clip(*r.Cpuset))
 	}

@@ -63,6 +63,8 @@ type requireTable struct {
 	Memory     *requirement `toml:"memory"`
 	Pids       *requirement `toml:"pids"`
 	CPU        *requirement `toml:"cpu"`
+	IO         *requirement `toml:"io"`
+	Hugetlb    *requirement `toml:"hugetlb"`
 }
 
 type requirement struct {
@@ -183,6 +185,13 @@ type resourcesTable struct {
 	CPUMax        *strict.Percent  `toml:"cpu.max"`
 	CPUWeight     *uint64          `toml:"cpu.weight"`
 	Cpuset        *string          `toml:"cpuset.cpus"`
+	OOMGroup      *bool            `toml:"memory.oom.group"`
+	IOReadBPS     *strict.Size     `toml:"io.max.rbps"`
+	IOWriteBPS    *strict.Size     `toml:"io.max.wbps"`
+	IOReadIOPS    *strict.Count    `toml:"io.max.riops"`
+	IOWriteIOPS   *strict.Count    `toml:"io.max.wiops"`
+	Hugetlb2M     *strict.Size     `toml:"hugetlb.2MB.max"`
+	Hugetlb1G     *strict.Size     `toml:"hugetlb.1GB.max"`
 	TimeWall      *strict.Duration `toml:"time.wall"`
 	TimeCPU       *strict.Duration `toml:"time.cpu"`
 	rlimits

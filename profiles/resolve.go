@@ -177,6 +177,13 @@ func (b *builder) resources(l *layer) {
 		b.origin(l, "resources.cpu.weight")
 	}
 	scalar(b, l, "resources.cpuset.cpus", &lim.Cpuset, r.Cpuset)
+	scalar(b, l, "resources.memory.oom.group", &lim.MemoryOOMGroup, r.OOMGroup)
+	b.limit(l, "io.max.rbps", &lim.IOMax.ReadBPS, (*int64)(r.IOReadBPS))
+	b.limit(l, "io.max.wbps", &lim.IOMax.WriteBPS, (*int64)(r.IOWriteBPS))
+	b.limit(l, "io.max.riops", &lim.IOMax.ReadIOPS, (*int64)(r.IOReadIOPS))
+	b.limit(l, "io.max.wiops", &lim.IOMax.WriteIOPS, (*int64)(r.IOWriteIOPS))
+	b.limit(l, "hugetlb.2MB.max", &lim.Hugetlb2M, (*int64)(r.Hugetlb2M))
+	b.limit(l, "hugetlb.1GB.max", &lim.Hugetlb1G, (*int64)(r.Hugetlb1G))
 	scalar(b, l, "resources.time.wall", &b.plan.Time.Wall, (*time.Duration)(r.TimeWall))
 	scalar(b, l, "resources.time.cpu", &b.plan.Time.CPU, (*time.Duration)(r.TimeCPU))
 	for _, one := range r.all() {

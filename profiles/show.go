@@ -316,6 +316,15 @@ func (s *shower) resources() {
 	if l.Cpuset != "" {
 		s.scalar("resources.cpuset.cpus", "cpuset.cpus", quote(l.Cpuset))
 	}
+	if l.MemoryOOMGroup {
+		s.scalar("resources.memory.oom.group", "memory.oom.group", "true")
+	}
+	bound("io.max.rbps", l.IOMax.ReadBPS, sizeValue, false)
+	bound("io.max.wbps", l.IOMax.WriteBPS, sizeValue, false)
+	bound("io.max.riops", l.IOMax.ReadIOPS, countValue, false)
+	bound("io.max.wiops", l.IOMax.WriteIOPS, countValue, false)
+	bound("hugetlb.2MB.max", l.Hugetlb2M, sizeValue, false)
+	bound("hugetlb.1GB.max", l.Hugetlb1G, sizeValue, false)
 	s.span("resources.time.wall", "time.wall", s.b.plan.Time.Wall)
 	s.span("resources.time.cpu", "time.cpu", s.b.plan.Time.CPU)
 	for _, name := range sortedKeys(s.b.rlimits) {

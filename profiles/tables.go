@@ -16,7 +16,7 @@ const (
 func (t *requireTable) all() map[string]*requirement {
 	return present(map[string]*requirement{
 		"namespaces": t.Namespaces, "seccomp": t.Seccomp, "landlock": t.Landlock,
-		"memory": t.Memory, "pids": t.Pids, "cpu": t.CPU,
+		"memory": t.Memory, "pids": t.Pids, "cpu": t.CPU, "io": t.IO, "hugetlb": t.Hugetlb,
 	})
 }
 

@@ -89,8 +89,22 @@ func addFile(a *stage, file string, real map[string]string) error {
 	}
 	if !a.have[strings.TrimPrefix(file, "/")] {
 		a.copy(file, file)
+		addCompiled(a, file)
 	}
 	return a.err
+}
+
+// addCompiled adds what Python made of a module when its package was installed:
+// without it each start compiles them anew, which takes seconds in a guest.
+func addCompiled(a *stage, file string) {
+	stem, ok := strings.CutSuffix(path.Base(file), ".py")
+	if !ok {
+		return
+	}
+	compiled, _ := filepath.Glob(path.Join(path.Dir(file), "__pycache__", stem+".cpython-*.pyc"))
+	for _, c := range compiled {
+		a.copy(c, c)
+	}
 }
 
 // closure is the wanted packages and what they depend on, as installed here.

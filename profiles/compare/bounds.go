@@ -106,6 +106,12 @@ func (r *Result) quotas(a, b *plan.Plan) {
 		r.more("cpu", "processors %s, and %s in the other", cpuset(y.Cpuset), cpuset(x.Cpuset))
 		r.less("cpu", "processors %s, and %s in the other", cpuset(x.Cpuset), cpuset(y.Cpuset))
 	}
+	r.bound("io", "io.max.rbps", pointer(x.IOMax.ReadBPS), pointer(y.IOMax.ReadBPS), size)
+	r.bound("io", "io.max.wbps", pointer(x.IOMax.WriteBPS), pointer(y.IOMax.WriteBPS), size)
+	r.bound("io", "io.max.riops", pointer(x.IOMax.ReadIOPS), pointer(y.IOMax.ReadIOPS), number)
+	r.bound("io", "io.max.wiops", pointer(x.IOMax.WriteIOPS), pointer(y.IOMax.WriteIOPS), number)
+	r.bound("hugetlb", "hugetlb.2MB.max", pointer(x.Hugetlb2M), pointer(y.Hugetlb2M), size)
+	r.bound("hugetlb", "hugetlb.1GB.max", pointer(x.Hugetlb1G), pointer(y.Hugetlb1G), size)
 	r.bound("time", "time.wall", orNone(a.Time.Wall), orNone(b.Time.Wall), span)
 	r.bound("time", "time.cpu", orNone(a.Time.CPU), orNone(b.Time.CPU), span)
 	soft, hard := map[string][2]int64{}, map[string][2]int64{}

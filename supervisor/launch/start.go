@@ -156,6 +156,14 @@ func drop(l *cgroups.Limits, name string) {
 		l.CPUWeight = nil
 	case "cpuset.cpus":
 		l.Cpuset = ""
+	case "memory.oom.group":
+		l.MemoryOOMGroup = false
+	case "io.max":
+		l.IOMax = cgroups.IOMax{}
+	case "hugetlb.2MB.max":
+		l.Hugetlb2M = nil
+	case "hugetlb.1GB.max":
+		l.Hugetlb1G = nil
 	}
 }
 
