@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -160,6 +161,7 @@ type daemon struct {
 	root string
 	cmd  *exec.Cmd
 	log  *bytes.Buffer
+	wrap []string // a command that runs the daemon
 }
 
 func startDaemon(t *testing.T) *daemon {
@@ -178,7 +180,8 @@ func startDaemon(t *testing.T) *daemon {
 func (d *daemon) start() {
 	d.t.Helper()
 	d.log = &bytes.Buffer{}
-	d.cmd = exec.Command(bin+"/cordond", "--config", d.dir+"/cordond.toml")
+	argv := append(slices.Clone(d.wrap), bin+"/cordond", "--config", d.dir+"/cordond.toml")
+	d.cmd = exec.Command(argv[0], argv[1:]...)
 	d.cmd.Stderr = d.log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := d.cmd.Start(); err != nil {

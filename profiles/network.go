@@ -45,8 +45,10 @@ func (c *checker) network(doc *document) {
 			c.fail(key, "", "%v", err)
 		case t.Port == 0:
 			c.fail(key, "", "expected one port: a listener is opened for each, got %q", clip(target))
-		case t.UDP && t.Wildcard:
-			c.fail(key, "", "a wildcard is for TCP only, got %q", clip(target))
+		case t.UDP:
+			c.fail(key, "", "UDP is not relayed yet, got %q", clip(target))
+		case t.Wildcard:
+			c.fail(key, "", "wildcards are not served yet: name each host, got %q", clip(target))
 		}
 	}
 	for i, network := range doc.Network.Addresses {

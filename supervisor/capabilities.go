@@ -12,27 +12,54 @@ import (
 	"github.com/cordonhq/cordon/supervisor/broker"
 	"github.com/cordonhq/cordon/supervisor/broker/capability"
 	"github.com/cordonhq/cordon/supervisor/control"
+	"github.com/cordonhq/cordon/supervisor/egress"
 	"github.com/cordonhq/cordon/supervisor/launch"
 	"github.com/cordonhq/cordon/supervisor/violation"
 )
 
 // capabilities makes the session of a run that is about to begin. What a plugin
 // asks before the actor has taken it over waits.
-func (p *plugin) capabilities(number uint64, bundle *Bundle, req launch.Request) *broker.Session {
+func (p *plugin) capabilities(number uint64, bundle *Bundle, req *launch.Request) *broker.Session {
 	if p.broker == nil {
 		return nil
 	}
 	judge := violation.NewJudge(req.Plan)
 	size := req.Plan.Data.Size
-	return p.broker.Session(broker.Options{
-		Plugin: p.name, Plan: req.Plan, Policy: func() (broker.Policy, error) { return p.policyNow(bundle) },
+	pl := req.Plan
+	s := p.broker.Session(broker.Options{
+		Plugin: p.name, Plan: pl, Policy: func() (broker.Policy, error) { return p.policyNow(bundle) },
 		Env: capability.Env{
 			Data: req.Data, DataSize: size, Redact: p.log.hide,
 			Log: func(text string) { p.log.add("log", []byte(text), false) },
 		},
 		Log:    func(text string) { p.logger.Warn(text, "plugin", p.name) },
-		Denied: func(d broker.Denial) { p.deniedGrant(number, req.Plan, judge, d) },
+		Denied: func(d broker.Denial) { p.deniedGrant(number, pl, judge, d) },
 	})
+	if len(pl.Network.Egress) > 0 {
+		relay := egress.New(egress.Options{
+			Network: pl.Network, Grants: connections{s}, Log: func(text string) { p.logger.Warn(text, "plugin", p.name) },
+		})
+		req.Network = relay.Open
+		s.AtEnd(relay.Close)
+	}
+	return s
+}
+
+// connections is a session as the relay sees it.
+type connections struct{ *broker.Session }
+
+// Lease implements egress.Grants.
+func (c connections) Lease(target string) (egress.Lease, error) {
+	l, err := c.Session.Lease(grant.Egress, target)
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// Denied implements egress.Grants.
+func (c connections) Denied(target, rule string, standing bool) {
+	c.Deny(broker.Denial{Capability: grant.Egress, Target: target, Rule: rule, Standing: standing})
 }
 
 func handlerOf(s *broker.Session) ipc.Handler {

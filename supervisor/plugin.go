@@ -91,16 +91,16 @@ type snapshot struct {
 
 // running is one process with its connection.
 type running struct {
-	number  uint64
-	proc    Process
-	conn    Conn
-	plan    *plan.Plan
-	judge   *violation.Judge
-	hello   atomic.Pointer[json.RawMessage]
-	told    atomic.Bool // that it broke the protocol
-	calls   callBook
+	number uint64
+	proc   Process
+	conn   Conn
+	plan   *plan.Plan
+	judge  *violation.Judge
+	hello  atomic.Pointer[json.RawMessage]
+	told   atomic.Bool // that it broke the protocol
+	calls  callBook
 	// caps are what it may use of the host; nil without a broker.
-	caps *broker.Session
+	caps    *broker.Session
 	breaker *circuits
 	// contract is what its methods take and answer.
 	contract *contract.Contract

@@ -122,7 +122,7 @@ func (p *plugin) spawn(ctx context.Context, number uint64, bundle *Bundle, req l
 		return nil, &stepError{"connect", err}
 	}
 	defer w.closePlugins()
-	caps := p.capabilities(number, bundle, req)
+	caps := p.capabilities(number, bundle, &req)
 	conn, err := p.connector.Connect(w.transport, req.Name, req.Plan, handlerOf(caps))
 	if err != nil {
 		closeSession(caps)

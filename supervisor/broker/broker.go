@@ -125,6 +125,7 @@ type Session struct {
 	stop   func()
 	summed map[string]uint64
 	ended  bool
+	atEnd  []func()
 }
 
 // Session makes one for a run that is about to begin. Close it.
@@ -201,6 +202,9 @@ func (s *Session) Close() {
 	s.mu.Unlock()
 	s.open.Do(func() { close(s.opened) })
 	s.g.close()
+	for _, end := range s.atEnd {
+		end()
+	}
 	for _, name := range sortedKeys(summed) {
 		s.record(name, "", "", "served", map[string]any{"calls": summed[name]})
 	}
@@ -398,10 +402,47 @@ func (s *Session) noted(m *method, a *admitted, err error, took time.Duration) {
 	s.record(m.Name, a.target, a.entry.Origin, outcomeOf(err), map[string]any{"took_us": took.Microseconds()})
 }
 
-// Note records the use of a grant by something that is no call, such as a
+// AtEnd has end called by Close, after everything was cut. Call it before the
+// session is used.
+func (s *Session) AtEnd(end func()) { s.atEnd = append(s.atEnd, end) }
+
+// Lease is one use of a grant by something that is no call, such as a
 // connection.
-func (s *Session) Note(what, target, by, outcome string, data map[string]any) {
-	s.record(what, target, by, outcome, data)
+type Lease struct {
+	s *Session
+	a *admitted
+}
+
+// Lease lets something be used, or reports why not; it waits until the session
+// is open. End it.
+func (s *Session) Lease(name, target string) (*Lease, error) {
+	<-s.opened
+	a, err := s.g.admit(name, target)
+	var denied *DeniedError
+	switch {
+	case errors.As(err, &denied):
+		s.Deny(Denial{Capability: name, Target: target, Rule: denied.Rule, Standing: strings.HasPrefix(denied.Rule, "revoked")})
+	case err != nil:
+		s.record(name, target, "", "refused", map[string]any{"why": err.Error()})
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Lease{s, a}, nil
+}
+
+// Spend takes bytes of the grant's budget.
+func (l *Lease) Spend(n int64) error { return l.a.spend(n) }
+
+// Hold has cut called when the grant goes; see capability.Call.
+func (l *Lease) Hold(cut func()) (done func(), err error) { return l.a.hold(cut) }
+
+// End gives the place back.
+func (l *Lease) End() { l.a.end() }
+
+// Note records what became of it.
+func (l *Lease) Note(outcome string, data map[string]any) {
+	l.s.record(l.a.name, l.a.target, l.a.entry.Origin, outcome, data)
 }
 
 func (s *Session) record(what, target, by, outcome string, data map[string]any) {

@@ -517,10 +517,14 @@ func (s *start) launch(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.r.KeepWalls {
-		request.Staged = p.staged
+	var network error
+	if s.r.KeepWalls || s.r.Network != nil {
+		request.Staged = func(pid int) { network = s.gate(p, pid) }
 	}
 	child, err := s.keeper.Launch(ctx, request)
+	if network != nil {
+		return nil, errors.Join(network, endUnwanted(child, err))
+	}
 	if err != nil {
 		return nil, startError(err, s.r.Plan.Process.Argv[0])
 	}
@@ -539,6 +543,35 @@ func (s *start) steps(terse bool) ([]namespaces.Step, error) {
 func (s *start) described() []namespaces.Step {
 	steps, _ := s.steps(false)
 	return steps
+}
+
+// gate is what is done while the plugin waits behind its walls. One whose
+// network cannot be made never gets through it.
+func (s *start) gate(p *Process, pid int) error {
+	if s.r.KeepWalls {
+		p.staged(pid)
+	}
+	if s.r.Network == nil {
+		return nil
+	}
+	err := s.r.Network(pid)
+	if err != nil {
+		_ = unix.Kill(pid, unix.SIGKILL) // it is ours, waits, and nobody has reaped it
+	}
+	return err
+}
+
+// endUnwanted ends a child that the keeper let through all the same.
+func endUnwanted(child *namespaces.Child, err error) error {
+	if err != nil { // it was killed at the gate
+		return nil
+	}
+	_ = child.Signal(syscall.SIGKILL)
+	<-child.Done()
+	if child.Listener != nil {
+		err = child.Listener.Close()
+	}
+	return errors.Join(err, child.Forget())
 }
 
 // process is what remains of a start; it owns lease and group from here on.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cordonhq/cordon/namespaces"
 	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/supervisor/egress/layout"
 )
 
 // The rights that go with what every plugin has.
@@ -63,6 +64,7 @@ func buildView(r Request) namespaces.View {
 		v.Proc.Masked = masked
 	}
 	v.Landlock.MinABI = p.Require["landlock"].MinABI
+	v.Landlock.ConnectTCP = layout.Of(p.Network.Egress).Ports()
 	grants(&v, p.Files)
 	standard(&v, r)
 	return v
@@ -194,9 +196,18 @@ func etcFiles(p *plan.Plan) []namespaces.File {
 	return []namespaces.File{
 		text("/etc/passwd", "plugin:x:"+uid+":"+gid+":plugin:/data:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
 		text("/etc/group", "plugin:x:"+gid+":\nnogroup:x:65534:\n"),
-		text("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+		text("/etc/hosts", hosts(p)),
 		text("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
 	}
+}
+
+// hosts names what the plugin reaches by name.
+func hosts(p *plan.Plan) string {
+	text := "127.0.0.1 localhost\n::1 localhost\n"
+	for _, n := range layout.Of(p.Network.Egress).Names {
+		text += n.Addr.String() + " " + n.Host + "\n"
+	}
+	return text
 }
 
 // rootLinks are those of a merged /usr, unless a grant stands there.
