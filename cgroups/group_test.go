@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -475,6 +476,36 @@ func TestKillEndsAForkingTree(t *testing.T) {
 			}
 			if err := g.Remove(); err != nil {
 				t.Error(err)
+			}
+		}
+	})
+}
+
+// TestKillEndsTheStoppedAndTheTraced: neither hears of anything but SIGKILL,
+// and the tracer, which is this process, does nothing for it.
+func TestKillEndsTheStoppedAndTheTraced(t *testing.T) {
+	eachMode(t, func(t *testing.T, l *layout) {
+		runtime.LockOSThread() // the tracer is a thread
+		defer runtime.UnlockOSThread()
+		g := testGroup(t, testTree(t, l), Limits{})
+		traced, stopped := start(t, g, "exec sleep 1000"), start(t, g, "exec sleep 1000")
+		if err := unix.PtraceAttach(traced.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+		var status unix.WaitStatus
+		if _, err := unix.Wait4(traced.Process.Pid, &status, 0, nil); err != nil || !status.Stopped() {
+			t.Fatalf("the traced process is in status %#x, %v", status, err)
+		}
+		if err := stopped.Process.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for what, cmd := range map[string]*exec.Cmd{"traced": traced, "stopped": stopped} {
+			_ = cmd.Wait()
+			if s := cmd.ProcessState.Sys().(syscall.WaitStatus); !s.Signaled() || s.Signal() != syscall.SIGKILL {
+				t.Errorf("the %s process ended with %#x", what, s)
 			}
 		}
 	})

@@ -379,8 +379,10 @@ func (c *checker) resources(r *resourcesTable) {
 		key  string
 		zero bool
 	}{
-		{"rbps", r.IOReadBPS != nil && *r.IOReadBPS == 0}, {"wbps", r.IOWriteBPS != nil && *r.IOWriteBPS == 0},
-		{"riops", r.IOReadIOPS != nil && *r.IOReadIOPS == 0}, {"wiops", r.IOWriteIOPS != nil && *r.IOWriteIOPS == 0},
+		{"rbps", r.IOReadBPS != nil && *r.IOReadBPS == 0},
+		{"wbps", r.IOWriteBPS != nil && *r.IOWriteBPS == 0},
+		{"riops", r.IOReadIOPS != nil && *r.IOReadIOPS == 0},
+		{"wiops", r.IOWriteIOPS != nil && *r.IOWriteIOPS == 0},
 	} {
 		if one.zero {
 			c.fail("resources.io.max."+one.key, "", "expected at least 1")

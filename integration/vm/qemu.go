@@ -24,7 +24,7 @@ const (
 	// guestMemory is in MiB.
 	guestMemory = 3072
 	// suiteDeadline ends a guest that hangs.
-	suiteDeadline = 20 * time.Minute
+	suiteDeadline = 40 * time.Minute
 )
 
 // machine is one guest: two processors, no network, one disk.

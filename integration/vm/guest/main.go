@@ -26,6 +26,9 @@ const (
 )
 
 func main() {
+	if filepath.Base(os.Args[0]) == "gcc" {
+		os.Exit(gcc(os.Args[1:]))
+	}
 	if os.Getpid() == 1 {
 		first()
 		return
