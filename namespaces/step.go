@@ -17,6 +17,10 @@ func (o Op) String() string {
 	return fmt.Sprintf("op %d", uint32(o))
 }
 
+// Phase is the part of a launch in which steps of this kind run: keep, join,
+// mount, identity, lock, exec, in this order.
+func Phase(o Op) string { return phaseNames[opPhases[o]] }
+
 // NoFile marks a step that takes no descriptor.
 const NoFile = -1
 

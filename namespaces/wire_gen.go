@@ -264,3 +264,5 @@ var opPhases = map[Op]int{
 	OpExec:         5, // exec
 	OpOnce:         1, // join
 }
+
+var phaseNames = []string{"keep", "join", "mount", "identity", "lock", "exec"}

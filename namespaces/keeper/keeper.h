@@ -72,6 +72,14 @@ void become_reaper(struct launch *l, int exe, int ready);
 void reaper_main(void);
 int drop_privilege(u32 uid, u32 gid, u32 *detail);
 
+/*
+ * clone.c: a pid, 0 in the child, or minus an errno. remember_home comes first;
+ * nonzero if it fails.
+ */
+int remember_home(void);
+i64 clone_for_reaper(const struct launch *l, int *pidfd);
+i64 clone_for_plugin(const struct launch *l, int *pidfd);
+
 /* userns.c: its descriptor, or minus an errno. The maps as in /proc/PID/uid_map. */
 int make_userns(const char *uid_map, const char *gid_map);
 

@@ -47,7 +47,7 @@ struct slot {
 static struct launch *arenas[ARENAS];
 static struct slot slots[CK_MAX_SLOTS];
 static u32 nslots; /* slots[nslots..] were never used */
-static int control, epoll, exe, self, own_pids, own_net, writing, ending;
+static int control, epoll, exe, self, writing, ending;
 int proc;
 
 static void close_fd(int *fd)
@@ -262,91 +262,16 @@ static void settle(struct slot *s)
 
 /* ---- launching ---- */
 
-static u64 reaper_namespaces(const struct launch *l)
-{
-	u64 flags = CLONE_NEWPID; /* always: its end is the plugin's end */
-
-	for (u32 i = 0; i < l->request->nsteps; i++)
-		if (l->steps[i].op == CK_OP_NAMESPACE)
-			flags |= l->steps[i].a & (CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS);
-	return flags;
-}
-
-static int plugin_shares_pids(const struct launch *l)
-{
-	for (u32 i = 0; i < l->request->nsteps; i++)
-		if (l->steps[i].op == CK_OP_NAMESPACE && l->steps[i].a == CLONE_NEWPID)
-			return 0;
-	return 1;
-}
-
-static void into_group(struct clone_args *args, const struct launch *l)
-{
-	if (l->request->cgroup_fd == CK_NO_STRING)
-		return;
-	args->flags |= CLONE_INTO_CGROUP;
-	args->cgroup = (u64)l->fds[l->request->cgroup_fd];
-}
-
-/*
- * Children are made in the namespaces that we are in for them. Coming back can
- * fail (the kernel wants memory); then the next launch comes back first.
- */
-static u64 away; /* CLONE_NEW* flags */
-
-static i64 come_home(void)
-{
-	i64 ret = 0;
-
-	if (away & CLONE_NEWPID)
-		ret = SYS(setns, own_pids, CLONE_NEWPID);
-	if (ret == 0 && (away & CLONE_NEWNET))
-		ret = SYS(setns, own_net, CLONE_NEWNET);
-	if (ret == 0)
-		away = 0;
-	return ret;
-}
-
-static i64 go_to(int fd, u64 flag)
-{
-	away |= flag;
-	return SYS(setns, fd, flag);
-}
-
-/* No child has the memory of another launch: environments hold secrets. */
-static i64 clone_with(const struct launch *l, struct clone_args *args)
-{
-	i64 ret;
-
-	args->flags |= CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
-	args->exit_signal = SIGCHLD_;
-	into_group(args, l);
-	SYS(madvise, l, sizeof *l, 11 /* MADV_DOFORK */);
-	ret = SYS(clone3, args, sizeof *args);
-	if (ret != 0)
-		SYS(madvise, l, sizeof *l, 10 /* MADV_DONTFORK */);
-	return ret;
-}
-
 static u32 clone_reaper(struct slot *s, struct launch *l, u32 index)
 {
 	int ends[2];
-	struct clone_args args = {.flags = reaper_namespaces(l), .pidfd = (u64)&s->reaper};
-	i64 ret = come_home();
+	i64 ret = SYS(pipe2, ends, O_CLOEXEC_ | O_NONBLOCK_);
 
-	if (ret == 0)
-		ret = SYS(pipe2, ends, O_CLOEXEC_ | O_NONBLOCK_);
 	if (ret < 0)
 		return (u32)-ret;
-	if (l->request->netns_fd != CK_NO_STRING) {
-		args.flags &= ~(u64)CLONE_NEWNET;
-		ret = go_to(l->fds[l->request->netns_fd], CLONE_NEWNET);
-	}
-	if (ret == 0)
-		ret = clone_with(l, &args);
+	ret = clone_for_reaper(l, &s->reaper);
 	if (ret == 0)
 		become_reaper(l, exe, ends[1]);
-	come_home();
 	SYS(close, ends[1]);
 	if (ret < 0) {
 		SYS(close, ends[0]);
@@ -363,25 +288,17 @@ static u32 clone_reaper(struct slot *s, struct launch *l, u32 index)
 static u32 clone_plugin(struct slot *s, struct launch *l, u32 index)
 {
 	int ends[2];
-	struct clone_args args = {.pidfd = (u64)&s->plugin};
-	i64 ret = come_home();
+	i64 ret = SYS(socketpair, 1 /* AF_UNIX */, 5 /* SOCK_SEQPACKET */ | O_CLOEXEC_, 0, ends);
 
-	if (ret == 0)
-		ret = SYS(socketpair, 1 /* AF_UNIX */, 5 /* SOCK_SEQPACKET */ | O_CLOEXEC_, 0, ends);
 	if (ret < 0)
 		return (u32)-ret;
 	l->gate = ends[1];
 	l->reaper = s->reaper;
 	l->ruleset = -1;
 	*l->out = (struct outcome){.listener = -1, .failed = CK_STEP_DIED};
-	l->once = 0;
-	if (!plugin_shares_pids(l))
-		ret = go_to(s->reaper, CLONE_NEWPID);
-	if (ret == 0)
-		ret = clone_with(l, &args);
+	ret = clone_for_plugin(l, &s->plugin);
 	if (ret == 0)
 		run_steps(l);
-	come_home();
 	SYS(close, ends[1]);
 	s->gate = ends[0];
 	if (ret < 0) {
@@ -735,12 +652,10 @@ static int prepare(void)
 	SYS(umask, 0);
 	raise_descriptors();
 	exe = (int)SYS(openat, AT_FDCWD_, "/proc/self/exe", O_PATH_ | O_CLOEXEC_, 0);
-	own_pids = (int)SYS(openat, AT_FDCWD_, "/proc/self/ns/pid", O_RDONLY_ | O_CLOEXEC_, 0);
-	own_net = (int)SYS(openat, AT_FDCWD_, "/proc/self/ns/net", O_RDONLY_ | O_CLOEXEC_, 0);
 	proc = (int)SYS(openat, AT_FDCWD_, "/proc", O_PATH_ | O_DIRECTORY_ | O_CLOEXEC_, 0);
 	self = (int)SYS(pidfd_open, SYS(getpid, 0), 0);
 	epoll = (int)SYS(epoll_create1, O_CLOEXEC_);
-	if (fd < 0 || control < 0 || exe < 0 || own_pids < 0 || proc < 0 || self < 0 || own_net < 0 || epoll < 0 || make_arenas())
+	if (fd < 0 || control < 0 || exe < 0 || proc < 0 || self < 0 || epoll < 0 || remember_home() || make_arenas())
 		return 1;
 	watch(control, IN, 0, FROM_DAEMON, 1);
 	return 0;

@@ -34,11 +34,13 @@ type Launcher struct {
 	limits   map[string]cgroups.Feature // what this host can enforce, by cgroup v2 name
 	// floodLimit is seccomp.FloodLimit if it is 0; tests set a smaller one.
 	floodLimit int
-	abi        int  // of Landlock
-	memfd      bool // vm.memfd_noexec is there
-	users      userNamespaces
-	ready      *pool // nil without one
-	parents    parentDirs
+	// tamper, if set, changes the steps of a start; tests have each fail.
+	tamper  func([]namespaces.Step) []namespaces.Step
+	abi     int  // of Landlock
+	memfd   bool // vm.memfd_noexec is there
+	users   userNamespaces
+	ready   *pool // nil without one
+	parents parentDirs
 
 	mu     sync.Mutex
 	keeper *namespaces.Keeper // nil until the first start, and after it has gone

@@ -536,6 +536,9 @@ func (s *start) steps(terse bool) ([]namespaces.Step, error) {
 	host := s.host
 	host.Terse = terse
 	steps, err := namespaces.Compile(s.view, host)
+	if s.l.tamper != nil {
+		steps = s.l.tamper(steps)
+	}
 	return withoutSwitchedOff(steps), err
 }
 

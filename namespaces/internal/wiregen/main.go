@@ -257,6 +257,10 @@ func source() ([]byte, error) {
 	for _, o := range ops {
 		fmt.Fprintf(&b, "\tOp%s: %d, // %s\n", camel(o.name), phaseIndex(o.phase), o.phase)
 	}
+	b.WriteString("}\n\nvar phaseNames = []string{")
+	for _, p := range phases {
+		fmt.Fprintf(&b, "%q, ", p)
+	}
 	b.WriteString("}\n")
 	return format.Source(b.Bytes())
 }

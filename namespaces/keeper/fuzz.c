@@ -1,0 +1,339 @@
+/*
+ * The keeper under sanitizers, fed with malformed plans. Hosted build only; no
+ * system call is made: each is answered here, at random, after what it would
+ * read was read and what it would write was written, so that the sanitizers see
+ * it. Arguments: a seed, a number of rounds, files with well-formed requests.
+ *
+ * A round changes a request in a few places, lets the launcher obey it, has the
+ * events of a launch happen in any order, and runs the steps of what was
+ * accepted as the plugin's process would.
+ */
+#include <sanitizer/asan_interface.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "launcher.c"
+
+static u64 state;
+static jmp_buf ended;
+static u64 eaten; /* what was read, so that reading is not optimised away */
+static u32 accepted, refused, executed;
+/* In every second round the kernel refuses things; in the others all goes well, so that the last steps are reached. */
+static int moody;
+/* What was set is what is read back. */
+static u32 uid, gid;
+static u64 bits;
+
+static u64 any(u64 n)
+{
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return n ? state % n : 0;
+}
+
+static int well(void)
+{
+	return !moody || any(16);
+}
+
+static void eat(const void *p, u64 n)
+{
+	for (u64 i = 0; i < n; i++)
+		eaten += ((const u8 *)p)[i];
+}
+
+static void eat_string(i64 s)
+{
+	eaten += strlen((const char *)s);
+}
+
+static void eat_strings(i64 list)
+{
+	for (const char **s = (const char **)list; *s; s++)
+		eat_string((i64)*s);
+}
+
+static i64 a_descriptor(void)
+{
+	return well() ? 20 + (i64)any(1000) : -24;
+}
+
+static i64 two_descriptors(int *ends)
+{
+	if (!well())
+		return -24;
+	ends[0] = 20 + (int)any(1000);
+	ends[1] = 20 + (int)any(1000);
+	return 0;
+}
+
+static i64 wait_for(struct siginfo_ *how, struct rusage_ *usage)
+{
+	if (!any(8))
+		return -10;
+	if (how) {
+		memset(how, 0, sizeof *how);
+		how->pid = any(3) ? 100 : 0;
+		how->status = (int)any(256);
+	}
+	if (usage) {
+		memset(usage, 0, sizeof *usage);
+		usage->utime_s = (i64)any(1000);
+	}
+	return 0;
+}
+
+static i64 clone_answer(struct clone_args *args)
+{
+	if (!well())
+		return -12;
+	*(int *)args->pidfd = 20 + (int)any(1000);
+	return 100;
+}
+
+static i64 receive_into(i64 buf, i64 n)
+{
+	i64 got = moody ? (i64)any(4) - 1 : 1;
+
+	if (got < 0)
+		return -11;
+	got = got > n ? n : got;
+	memset((void *)buf, 'G', (u64)got);
+	return got;
+}
+
+i64 raw_call(i64 n, i64 a, i64 b, i64 c, i64 d, i64 e, i64 f)
+{
+	switch (n) {
+	case __NR_exit_group:
+		longjmp(ended, 1);
+	case __NR_mmap: {
+		void *p = aligned_alloc(4096, ((u64)b + 4095) & ~4095ul);
+
+		memset(p, 0, (u64)b);
+		return (i64)p;
+	}
+	case __NR_clone3:
+		return clone_answer((struct clone_args *)a);
+	case __NR_pipe2:
+		return two_descriptors((int *)a);
+	case __NR_socketpair:
+		return two_descriptors((int *)d);
+	case __NR_waitid:
+		return wait_for((struct siginfo_ *)c, (struct rusage_ *)e);
+	case __NR_recvfrom:
+	case __NR_read:
+		return receive_into(b, c);
+	case __NR_write:
+		eat((void *)b, (u64)c);
+		return well() ? c : -1;
+	case __NR_sendmsg: {
+		const struct msghdr_ *m = (struct msghdr_ *)b;
+
+		eat(m->iov->base, m->iov->len);
+		eat(m->control, m->controllen);
+		return any(4) ? (i64)m->iov->len : -11;
+	}
+	case __NR_openat:
+	case __NR_openat2:
+	case __NR_unlinkat:
+	case __NR_mkdirat:
+	case __NR_mknodat:
+	case __NR_fchmodat:
+	case __NR_open_tree:
+		eat_string(b);
+		if (n == __NR_openat && !strcmp((char *)b, "/") && !moody)
+			return -EACCES_; /* what Landlock's read-back wants */
+		return well() ? a_descriptor() : -2;
+	case __NR_symlinkat:
+		eat_string(a);
+		eat_string(c);
+		return 0;
+	case __NR_fsopen:
+	case __NR_chdir:
+	case __NR_pivot_root:
+	case __NR_umount2:
+		eat_string(a);
+		return n == __NR_fsopen ? a_descriptor() : 0;
+	case __NR_fsconfig:
+		if (c)
+			eat_string(c);
+		if (d)
+			eat_string(d);
+		return well() ? 0 : -22;
+	case __NR_sethostname:
+		eat((void *)a, (u64)b);
+		return 0;
+	case __NR_getcwd:
+		strcpy((char *)a, well() ? "/" : "(unreachable)/");
+		return 2;
+	case __NR_seccomp: {
+		const struct sock_fprog *p = (struct sock_fprog *)c;
+
+		eat(p->filter, p->len * sizeof *p->filter);
+		return well() ? 30 : -22;
+	}
+	case __NR_execve:
+		eat_string(a);
+		eat_strings(b);
+		eat_strings(c);
+		executed++;
+		return -2;
+	case __NR_setresuid:
+		uid = (u32)a;
+		return 0;
+	case __NR_setresgid:
+		gid = (u32)a;
+		return 0;
+	case __NR_getresuid:
+		*(u32 *)a = *(u32 *)b = *(u32 *)c = uid;
+		return 0;
+	case __NR_getresgid:
+		*(u32 *)a = *(u32 *)b = *(u32 *)c = gid;
+		return 0;
+	case __NR_capget:
+		memset((void *)b, moody && !any(8), 2 * sizeof(struct { u32 sets[3]; }));
+		return 0;
+	case __NR_prctl:
+		if (a == PR_CAPBSET_READ) /* 41 capabilities, or the loops over them would not end */
+			return (u64)b < 41 ? (moody ? (i64)any(2) : 0) : -22;
+		if (a == PR_SET_SECUREBITS)
+			bits = (u64)b;
+		return a == PR_GET_SECUREBITS ? (i64)bits : a == PR_GET_NO_NEW_PRIVS ? 1 : well() ? 0 : -1;
+	case __NR_fcntl:
+	case __NR_pidfd_getfd:
+		return a_descriptor();
+	case __NR_flock:
+	case __NR_nanosleep:
+	case __NR_madvise:
+		return 0;
+	case __NR_getdents64:
+		return 0;
+	default:
+		return well() ? 0 : -(i64)any(40) - 1;
+	}
+}
+
+/* A few bytes, words of the header or of a step, or the length are changed. */
+static u64 change(u8 *m, u64 n)
+{
+	static const u32 words[] = {0, 1, 8, 64, 300, 2000, 0x7fffffff, 0x80000000, 0xfffffffe, 0xffffffff, CK_MAX_MESSAGE, CK_MAX_STEPS, 4096};
+
+	for (u64 times = any(6); times > 0; times--) {
+		u64 at = any(8) ? any(n < 4096 ? n : 4096) : any(n);
+
+		if (any(2) && at + 4 <= n)
+			memcpy(m + (at & ~3ul), &words[any(sizeof words / sizeof *words)], 4);
+		else
+			m[at] = (u8)any(256);
+	}
+	return any(16) ? n : any(n + 1);
+}
+
+static void happen(struct slot *s)
+{
+	switch (any(6)) {
+	case 0:
+		if (s->gate >= 0)
+			on_gate(s);
+		break;
+	case 1:
+		if (s->ready >= 0)
+			on_ready(s);
+		break;
+	case 2:
+		if (s->plugin >= 0)
+			on_plugin_end(s);
+		break;
+	case 3:
+		if (s->reaper >= 0)
+			on_reaper_end(s);
+		break;
+	case 4:
+		if (s->say)
+			speak(s);
+		break;
+	default:
+		on_word(s, any(2) ? CK_KIND_GO : CK_KIND_FORGET);
+	}
+}
+
+static void give_descriptors(struct launch *l, u32 n)
+{
+	l->nfds = n > CK_MAX_FDS ? CK_MAX_FDS : n;
+	for (u32 i = 0; i < l->nfds; i++)
+		l->fds[i] = 20 + (int)i;
+}
+
+/* What was accepted must be safe to run, whatever the kernel answers. */
+static void run_accepted(const u8 *data, u64 n)
+{
+	static struct outcome out;
+	static struct launch one, *l = &one;
+
+	memcpy(l->message, data, n);
+	ASAN_POISON_MEMORY_REGION(l->message + n, sizeof l->message - n); /* nothing is behind a message */
+	l->out = &out;
+	give_descriptors(l, n >= sizeof(struct ck_request) ? ((struct ck_request *)l->message)->nfds : 0);
+	if (check_request(l, n) == 0) {
+		accepted++;
+		if (l->request->kind == CK_KIND_LAUNCH && setjmp(ended) == 0)
+			run_steps(l);
+	} else
+		refused++;
+	ASAN_UNPOISON_MEMORY_REGION(l->message, sizeof l->message);
+}
+
+static void round_of(const u8 *data, u64 n)
+{
+	static u8 changed[CK_MAX_MESSAGE];
+	struct launch *l = free_arena();
+
+	memcpy(changed, data, n);
+	n = change(changed, n);
+	run_accepted(changed, n);
+	if (l != 0) {
+		memcpy(l->message, changed, n);
+		l->length = n;
+		give_descriptors(l, n >= sizeof(struct ck_request) ? ((struct ck_request *)changed)->nfds : 0);
+		if (setjmp(ended) == 0)
+			obey(l, n);
+	}
+	for (u64 i = any(24); i > 0 && nslots > 0; i--) {
+		struct slot *s = &slots[any(nslots)];
+
+		if (s->state != FREE)
+			happen(s);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	static u8 seeds[16][CK_MAX_MESSAGE];
+	u64 lengths[16], n = 0;
+
+	if (argc < 4)
+		return 2;
+	state = strtoul(argv[1], 0, 0) * 2 + 1;
+	for (int i = 3; i < argc && n < 16; i++) {
+		FILE *f = fopen(argv[i], "r");
+
+		if (!f)
+			return 2;
+		lengths[n] = fread(seeds[n], 1, sizeof seeds[n], f);
+		fclose(f);
+		n++;
+	}
+	if (make_arenas())
+		return 3;
+	for (u64 i = strtoul(argv[2], 0, 0); i > 0; i--) {
+		u64 which = any(n);
+
+		moody = (int)any(2);
+		round_of(seeds[which], lengths[which]);
+	}
+	printf("%u accepted and %u of them executed, %u refused\n", accepted, executed, refused);
+	return executed > 0 && refused > 0 ? 0 : 4;
+}
