@@ -2,10 +2,11 @@
 SHELL := /bin/sh
 MAKEFLAGS += -j2
 .DEFAULT_GOAL := help
-.PHONY: help setup build examples run test escape test-vm chaos lint fmt fuzz bench-seccomp bench-start bench-ipc bench-profiles bench-quotas clean need-go cordon cordond digest installed
+.PHONY: help setup build examples run test escape test-vm chaos lint fmt fuzz bench-seccomp bench-start bench-ipc flat bench-profiles bench-quotas clean need-go cordon cordond digest installed
 
 FUZZTIME ?= 10s
 CHAOS_POINTS ?= 200
+STARTS ?= 10000
 MODEL_STEPS ?= 1000000
 GOLANGCI_LINT := v2.15.0
 
@@ -90,6 +91,9 @@ bench-seccomp: setup need-go ## Measure what the filters cost, in one interleave
 	@mkdir -p .build
 	@CGO_ENABLED=1 go build -trimpath -o .build/bench-seccomp ./integration/bench/seccomp
 	@.build/bench-seccomp
+
+flat: setup ## Start and stop STARTS (10000) plugins and see that nothing grows (root)
+	CORDON_TEST_STARTS=$(STARTS) go test -count=1 -timeout 60m -v -run 'TestStartsAndStopsAreFlat|TestManyStartsAtOnce' ./supervisor/launch
 
 bench-start: build ## Measure a start against other launchers and a bare C program (root)
 	@.ci/setup bench

@@ -41,11 +41,16 @@ type Launcher struct {
 	users   userNamespaces
 	ready   *pool // nil without one
 	parents parentDirs
+	turns   chan struct{} // one for each start under way
 
 	mu     sync.Mutex
 	keeper *namespaces.Keeper // nil until the first start, and after it has gone
 	closed bool
 }
+
+// maxStarts is how many starts are under way at a time, as many as the keeper
+// takes; more wait in the order in which they came.
+const maxStarts = 8
 
 // New prepares a launcher: it finds the host's cgroups, ends what an earlier
 // one left there, and starts no process yet.
@@ -65,7 +70,7 @@ func New(cfg Config) (_ *Launcher, err error) {
 	if err := refuseSuidDumpable(); err != nil {
 		return nil, err
 	}
-	l := &Launcher{cfg: cfg, abi: namespaces.LandlockABI(), memfd: hasMemfdNoexec()}
+	l := &Launcher{cfg: cfg, abi: namespaces.LandlockABI(), memfd: hasMemfdNoexec(), turns: make(chan struct{}, maxStarts)}
 	var back undo
 	defer func() {
 		if err != nil {

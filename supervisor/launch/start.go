@@ -45,6 +45,12 @@ type start struct {
 // *MissingWallError or says which step failed.
 func (l *Launcher) Start(ctx context.Context, r Request) (_ *Process, err error) {
 	s := &start{l: l, r: r}
+	select {
+	case l.turns <- struct{}{}:
+		defer func() { <-l.turns }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("cannot start: %d others were before it: %w", maxStarts, context.Cause(ctx))
+	}
 	l.ready.begin()
 	defer l.ready.end()
 	defer func() {
