@@ -86,8 +86,8 @@ func seccompCases() []escape {
 	})
 }
 
-// foreign is what the first wall says of other ABIs.
-const foreign = ""
+// foreign is what is told of other ABIs.
+const foreign = "seccomp " + launch.KillingCall
 
 // privilegedOff is only to make the attack work at all.
 const privilegedOff = "capabilities"

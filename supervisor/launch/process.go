@@ -105,6 +105,9 @@ func (p *Process) wait() {
 	if cpu := p.r.Plan.Time.CPU; cpu > 0 && end.Status.Signaled() && end.User+end.System >= cpu-100*time.Millisecond {
 		p.onTime("time.cpu", cpu)
 	}
+	if end.Status.Signaled() && end.Status.Signal() == syscall.SIGSYS {
+		p.onKilled()
+	}
 	p.exit = Exit{Status: end.Status, Duration: end.Time.Sub(p.child.Started)}
 	p.exit.Usage, _ = p.group.Usage()
 	close(p.done)

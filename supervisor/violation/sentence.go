@@ -54,6 +54,9 @@ func callInWords(v Violation) string {
 	if call == "" {
 		call = v.What
 	}
+	if !isCallName(call) && len(v.Args) == 0 {
+		return Escape(call, maxText)
+	}
 	args := make([]string, 0, maxArgs)
 	for i, a := range v.Args {
 		if i == maxArgs {
