@@ -79,6 +79,36 @@ func TestSetCannotSayMoreThanOneKey(t *testing.T) {
 	}
 }
 
+func TestWarningsOfOverlappingRules(t *testing.T) {
+	rule := func(call, action string, args ...string) string {
+		text := "[[seccomp.rule]]\nnames = [\"" + call + "\"]\naction = \"" + action + "\"\n"
+		if len(args) > 0 {
+			text += "args = [" + strings.Join(args, ", ") + "]\n"
+		}
+		return text
+	}
+	eq := func(index, value string) string {
+		return "{ index = " + index + ", op = \"SCMP_CMP_EQ\", value = " + value + " }"
+	}
+	const allow, kill = "SCMP_ACT_ALLOW", "SCMP_ACT_KILL_PROCESS"
+	for text, want := range map[string]string{
+		rule("kill", allow, eq("1", "0")) + rule("kill", kill, eq("1", "0")):                         "test.toml:1:1: seccomp.rule[0]: never decides on kill: the rule at testdata/test.toml:5 holds whenever it does",
+		rule("kill", allow, eq("1", "0")) + rule("kill", allow, eq("1", "0")):                        "the rule at testdata/test.toml:",
+		rule("kill", allow, eq("1", "0")) + rule("kill", kill, eq("0", "1")):                         "can hold for kill at once with the rule at testdata/test.toml:5, which has as many conditions",
+		rule("kill", allow, eq("1", "0")) + rule("kill", allow):                                      "says nothing of kill: the rule at testdata/test.toml:5, which has no conditions, replaces it",
+		rule("kill", kill, eq("1", "9")) + rule("kill", allow, eq("1", "0")) + rule("tgkill", allow): "",
+		rule("kill", allow, eq("1", "0")) + rule("kill", allow, eq("1", "0"), eq("0", "7")):          "changes nothing for kill: the rule at testdata/test.toml:1 says the same",
+	} {
+		var got []string
+		for _, w := range parse(t, text).Warnings() {
+			got = append(got, w.Error())
+		}
+		if all := strings.Join(got, "\n"); want == "" && all != "" || !strings.Contains(all, want) {
+			t.Errorf("got %q, want %q of\n%s", all, want, text)
+		}
+	}
+}
+
 func TestWarnings(t *testing.T) {
 	p := parse(t, `extends = ["builtin:static"]
 [seccomp]

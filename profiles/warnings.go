@@ -16,6 +16,7 @@ func (p *Profile) Warnings() []*strict.Error {
 	w := &warner{pos: l.pos, before: p.applied(last), after: p.applied(last + 1)}
 	w.removals(&l.doc)
 	w.calls(&l.doc.Seccomp)
+	w.overlaps(l.doc.Seccomp.Rule)
 	w.files(l.doc.Files)
 	w.values(&l.doc)
 	return sortedErrors(w.found)

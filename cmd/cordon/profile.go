@@ -29,7 +29,7 @@ PROFILE is a built-in profile, the name of one in /etc/cordon/profiles, or a fil
 		GroupID: groupAlone, Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return rootHelp(cmd, args) },
 	}
-	for _, verb := range []func(*app) *cobra.Command{profileCheck, profileShow, profilePlan, profileCan, profileDiff, profileTry, profileRecord, profileFmt, profileApply} {
+	for _, verb := range []func(*app) *cobra.Command{profileCheck, profileShow, profilePlan, profileCan, profileDiff, profileScore, profileTry, profileRecord, profileFmt, profileApply} {
 		cmd.AddCommand(verb(a))
 	}
 	return cmd

@@ -41,10 +41,7 @@ func advise(v *Violation, p *plan.Plan) advice {
 	case Grant:
 		return adviseGrant(v)
 	case Watchdog:
-		return advice{
-			rule: "a plugin that misses its heartbeat is taken for hung",
-			also: "No line of a profile lifts this: a plugin must stay responsive.",
-		}
+		return adviseWatchdog(p)
 	}
 	return advice{}
 }
@@ -72,6 +69,19 @@ func adviseGrant(v *Violation) advice {
 	default:
 		a.change = fmt.Sprintf("[[capability]]\nname = %q\n", v.Call)
 		a.also = "The plugin's manifest must ask for it too."
+	}
+	return a
+}
+
+// adviseWatchdog explains a plugin that did not answer, or said that it is not
+// well.
+func adviseWatchdog(p *plan.Plan) advice {
+	a := advice{
+		rule: ruled(p, []string{"lifecycle.watchdog_sec"}, "watchdog_sec is %s: a plugin that does not answer in it is taken for hung", Span(p.Lifecycle.Watchdog)),
+		also: "A plugin that hangs stays so for longer before it is restarted. One that says itself that it is not well is restarted whatever the time.",
+	}
+	if next := nextSpan(p.Lifecycle.Watchdog); next > 0 {
+		a.change = fmt.Sprintf("[lifecycle]\nwatchdog_sec = %q\n", Span(next))
 	}
 	return a
 }

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/cordonhq/cordon/profiles"
 	"github.com/cordonhq/cordon/profiles/plan"
 	"github.com/cordonhq/cordon/seccomp"
 )
@@ -32,6 +33,9 @@ func adviseCall(v *Violation, p *plan.Plan) advice {
 	}
 	r := refusalOf(call, v.RawArgs, p)
 	a := advice{rule: ruled(p, callKeys(call), "%s", r.rule()), also: callDanger(call, v)}
+	if r.guarded() {
+		a.also = "It comes with a guard: " + call + " passes with the arguments that programs need, and with others it stays refused."
+	}
 	if why, never := neverCall(call); never {
 		a.also = why
 		return a
@@ -41,7 +45,7 @@ func adviseCall(v *Violation, p *plan.Plan) advice {
 		a.change = "[seccomp]\nexecve = \"any\"\n"
 	}
 	if at := p.Origins["seccomp.deny."+call]; inProfile(at, p) {
-		a.also = "First take it off the list at " + at + ": what a file denies wins over what it allows. " + a.also
+		a.also = "First take it off the list at " + at + ", as cordon profile apply does: what a file denies wins over what it allows. " + a.also
 	}
 	return a
 }
@@ -85,12 +89,35 @@ func refusalOf(call string, raw []uint64, p *plan.Plan) refusal {
 		calls = nil
 	}
 	r := refusal{call: call, nr: nr, raw: raw}
+	r.arms = armsOf(call, calls)
+	return r
+}
+
+func armsOf(call string, calls []seccomp.Call) []seccomp.Arm {
 	for _, c := range calls {
 		if c.Name == call {
-			r.arms = c.Arms
+			return c.Arms
 		}
 	}
-	return r
+	return nil
+}
+
+// guarded says whether this use passes the guard that comes with allowing the
+// call by its name, where nothing is said of the call so far.
+func (r refusal) guarded() bool {
+	if len(r.arms) > 0 || len(r.raw) == 0 || !profiles.HasGuard(r.call) {
+		return false
+	}
+	calls, err := profiles.Allowing(r.call).Calls()
+	if err != nil {
+		return false
+	}
+	for _, arm := range armsOf(r.call, calls) {
+		if r.holds(arm.Args) {
+			return arm.Action == seccomp.ActAllow
+		}
+	}
+	return false
 }
 
 // holds says whether every condition of an arm holds for the use.
@@ -188,12 +215,13 @@ func conditionInWords(c seccomp.Condition) string {
 }
 
 // change is the smallest TOML that allows this use: a rule on its arguments
-// where they tell one use of the call from another, the whole call otherwise.
+// where they tell one use of the call from another, the whole call otherwise,
+// with its guard if it has one that lets this use pass.
 // A list does where nothing was said about the call; a rule without conditions
 // is what lifts the conditions that a profile puts on it.
 func (r refusal) change(args []string) string {
 	_, manyInOne := scalars[r.call]
-	if len(r.arms) == 0 && !manyInOne {
+	if len(r.arms) == 0 && !manyInOne || r.guarded() {
 		return fmt.Sprintf("[seccomp]\nallow = [%q]\n", r.call)
 	}
 	var b strings.Builder
@@ -237,19 +265,13 @@ var scalars = map[string][]uint{
 	"socket":        {0, 1, 2},
 	"socketpair":    {0, 1, 2},
 	"ioctl":         {1},
-	"fcntl":         {1},
 	"prctl":         {0},
-	"arch_prctl":    {0},
 	"personality":   {0},
 	"clone":         {0},
 	"unshare":       {0},
 	"mmap":          {2, 3},
 	"mprotect":      {2},
 	"pkey_mprotect": {2},
-	"setsockopt":    {1, 2},
-	"getsockopt":    {1, 2},
-	"madvise":       {2},
-	"prlimit64":     {1},
 	"memfd_create":  {1},
 }
 

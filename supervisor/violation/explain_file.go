@@ -22,10 +22,28 @@ func adviseFile(v *Violation, p *plan.Plan) advice {
 	case !plain(v.Path) || !path.IsAbs(v.Path) || path.Clean(v.Path) != v.Path:
 		a.also = "The path as reported is relative, cut or holds characters that do not print; write the grant by hand if you know which file it is."
 	default:
-		a.change = fmt.Sprintf("[[files]]\npath = %s\naccess = %q\n", quoteTOML(v.Path), accessWord(v, grant))
+		a.change = fmt.Sprintf("[[files]]\npath = %s\naccess = %q\n", quoteTOML(merged(v.Path, p.Files)), accessWord(v, grant))
 		a.also = fileDanger(v)
 	}
 	return a
+}
+
+// merged is where a path leads through the links of a merged /usr, which every
+// plugin has at its root unless something is granted there.
+func merged(name string, files []plan.File) string {
+	for _, link := range []string{"/bin", "/sbin", "/lib", "/lib64"} {
+		taken := slices.ContainsFunc(files, func(f plan.File) bool { return beneath(f.Path, link) })
+		if beneath(name, link) && !taken {
+			return "/usr" + name
+		}
+	}
+	return name
+}
+
+// isLibrary says whether a file is one that programs map to execute it.
+func isLibrary(name string) bool {
+	base := path.Base(name)
+	return strings.HasSuffix(base, ".so") || strings.Contains(base, ".so.") || strings.HasSuffix(base, ".node")
 }
 
 // covering is the deepest grant at or above name, nil if there is none.
@@ -78,6 +96,9 @@ func accessWord(v *Violation, grant *plan.File) string {
 		return "rw"
 	case "execute":
 		return "rx"
+	}
+	if isLibrary(v.Path) {
+		return "rx" // to be mapped, it must be executable
 	}
 	if grant != nil && grant.Path == v.Path && slices.Contains(grant.Access, "write_file") {
 		return "rw"

@@ -31,9 +31,10 @@ func thumbs() *plan.Plan {
 			{Names: []string{"mprotect"}, Action: seccomp.ActNotify, Args: []seccomp.Condition{{Index: 2, Op: seccomp.OpMaskedEqual, Value: 4, ValueTwo: 4}}},
 			{Names: []string{"kcmp"}, Action: seccomp.ActAllow, Args: []seccomp.Condition{{Index: 2, Op: seccomp.OpLess, Value: 4}}},
 		}},
-		Limits:  cgroups.Limits{MemoryMax: ptr(int64(64 << 20)), PidsMax: ptr(int64(32))},
-		Time:    plan.Time{Wall: time.Minute, CPU: 30 * time.Second},
-		Origins: map[string]string{"seccomp.allow": "builtin:strict:12", "resources.memory.max": "thumbs.toml:20", "seccomp.deny.swapon": "/etc/cordon/profiles/thumbs.toml:9"},
+		Limits:    cgroups.Limits{MemoryMax: ptr(int64(64 << 20)), PidsMax: ptr(int64(32))},
+		Lifecycle: plan.Lifecycle{Watchdog: 4 * time.Second},
+		Time:      plan.Time{Wall: time.Minute, CPU: 30 * time.Second},
+		Origins:   map[string]string{"seccomp.allow": "builtin:strict:12", "resources.memory.max": "thumbs.toml:20", "seccomp.deny.swapon": "/etc/cordon/profiles/thumbs.toml:9"},
 	}
 }
 
@@ -84,7 +85,7 @@ func TestExplain(t *testing.T) {
 		},
 		{
 			"larger than TOML can say",
-			Violation{Wall: Seccomp, Call: "mmap", RawArgs: []uint64{0, 4096, 1 << 63, 0}},
+			Violation{Wall: Seccomp, Call: "mmap", RawArgs: []uint64{0, 4096, 1<<63 | 6, 0}},
 			"mmap is on no list of calls that are allowed (builtin:strict:12)",
 			"[[seccomp.rule]]\nnames = [\"mmap\"]\naction = \"SCMP_ACT_ALLOW\"\n", "writable and executable",
 		},
@@ -174,7 +175,18 @@ func TestExplain(t *testing.T) {
 		{"cpu time", Violation{Wall: Time, What: "time.cpu"}, "time.cpu is 30s (thumbs)", "[resources]\ntime.cpu = \"1m\"\n", "whole life"},
 		{"protocol", Violation{Wall: IPC, What: "bad frame"}, "the protocol is not to be broken (thumbs)", "", "author's to mend"},
 		{"grant", Violation{Wall: Grant, What: "net.dial"}, "a capability that was not granted is refused at every call", "", "manifest"},
-		{"watchdog", Violation{Wall: Watchdog}, "a plugin that misses its heartbeat is taken for hung", "", "responsive"},
+		{"watchdog", Violation{Wall: Watchdog}, "watchdog_sec is 4s: a plugin that does not answer in it is taken for hung (thumbs)", "[lifecycle]\nwatchdog_sec = \"8s\"\n", "hangs"},
+		{
+			"a guarded call of which nothing was said",
+			Violation{Wall: Seccomp, Call: "prctl", RawArgs: []uint64{15, 1, 0, 0, 0, 0}},
+			"prctl is on no list of calls that are allowed (builtin:strict:12)", "[seccomp]\nallow = [\"prctl\"]\n", "comes with a guard",
+		},
+		{
+			"a library",
+			Violation{Wall: Files, Path: "/lib/x86_64-linux-gnu/libz.so.1", Access: "read"},
+			"no [[files]] grant covers /lib/x86_64-linux-gnu/libz.so.1 (thumbs)",
+			"[[files]]\npath = \"/usr/lib/x86_64-linux-gnu/libz.so.1\"\naccess = \"rx\"\n", "must exist",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

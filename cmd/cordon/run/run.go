@@ -260,6 +260,7 @@ func (s *session) finish(err error) {
 	}
 	switch {
 	case err != nil:
+		s.tellMissing(err)
 		complain(s.stderr, fmt.Errorf("cannot run %s: %w", name(s.opts), err), hint(err))
 		s.result.Error, s.result.Status = err.Error(), failureStatus(err)
 		s.result.TimedOut = errors.Is(err, context.DeadlineExceeded)
@@ -268,6 +269,19 @@ func (s *session) finish(err error) {
 		fmt.Fprintf(s.stderr, "cordon: killed %s after %s (--timeout)\n", name(s.opts), s.opts.Timeout)
 	case ended && s.result.Signal == "":
 		s.result.Status = StatusSignal + int(syscall.SIGKILL)
+	}
+}
+
+// tellMissing says which file a command that was not found lacks, as what it
+// is: a refusal of the files wall.
+func (s *session) tellMissing(err error) {
+	var exec *launch.ExecError
+	if !errors.As(err, &exec) || exec.Errno != syscall.ENOENT && exec.Errno != syscall.EACCES {
+		return
+	}
+	if v, ok := notShown(s.plan, exec.Path); ok {
+		s.result.Violations++
+		s.tell(v)
 	}
 }
 
