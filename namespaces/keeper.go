@@ -33,6 +33,7 @@ type StepError struct {
 	Op     Op // 0 if no step
 	Errno  syscall.Errno
 	Detail uint32
+	Died   bool // its process was ended before its exec
 }
 
 func (e *StepError) Error() string {
@@ -470,7 +471,7 @@ func stepError(r wireReply, steps []Step) error {
 	case r.Step == wireStepFull:
 		e.Text = fmt.Sprintf("keep another plugin (at most %d)", wireMaxSlots)
 	default:
-		e.Text = "start: the plugin's process was ended before its exec"
+		e.Text, e.Died = "start: the plugin's process was ended before its exec", true
 	}
 	return e
 }

@@ -49,8 +49,31 @@ func (e *MissingWallError) Error() string {
 // startError turns the keeper's failure into the caller's words.
 func startError(err error, argv0 string) error {
 	var step *namespaces.StepError
-	if errors.As(err, &step) && step.Op == namespaces.OpExec {
+	switch {
+	case !errors.As(err, &step):
+		return err
+	case step.Op == namespaces.OpExec:
 		return &ExecError{Path: argv0, Errno: step.Errno}
 	}
+	if why := exhausted(step); why != "" {
+		return fmt.Errorf("%w: %s", err, why)
+	}
 	return err
+}
+
+// exhausted says what there was too little of, and who sets how much there is.
+func exhausted(step *namespaces.StepError) string {
+	switch {
+	case step.Died || step.Errno == syscall.EOWNERDEAD:
+		return "it was killed from outside, or memory.max of the plan is too small to start in"
+	case step.Errno == syscall.ENOMEM:
+		return "there is no memory left, of the host or of the plan's memory.max"
+	case step.Errno == syscall.EAGAIN && step.Step < 0:
+		return "there is no process left, of the host (kernel.pid_max, kernel.threads-max) or of the plan's pids.max"
+	case step.Errno == syscall.EMFILE || step.Errno == syscall.ENFILE:
+		return "there is no descriptor left, of the keeper (LimitNOFILE= of its unit) or of the host (fs.file-max)"
+	case step.Errno == syscall.ENOSPC:
+		return "there is no namespace left (user.max_*_namespaces), or a tmpfs of the plan is too small for what is made in it"
+	}
+	return ""
 }
