@@ -40,13 +40,13 @@ func fileCases() []escape {
 			prepare: secret, args: func(t *trial) []string { return []string{"read", t.fileIn("secret")} }, escaped: leaked,
 		},
 		{
-			name: "write what is granted for reading", walls: []string{"read-only", "landlock"}, watch: true, reports: "files write $dir/open",
+			name: "write what is granted for reading", walls: []string{"read-only", "landlock", unowned}, watch: true, reports: "files write $dir/open",
 			prepare: open, grants: one("open", reading),
 			args:    func(t *trial) []string { return []string{"write", t.fileIn("open"), t.token} },
 			escaped: written("open"),
 		},
 		{
-			name: "truncate what is granted for reading", walls: []string{"read-only", "landlock"}, lacks: landlockFrom(3),
+			name: "truncate what is granted for reading", walls: []string{"read-only", "landlock", unowned}, lacks: landlockFrom(3),
 			prepare: open, grants: one("open", reading), watch: true, reports: "files write $dir/open",
 			args: func(t *trial) []string { return []string{"truncate", t.fileIn("open")} },
 			escaped: func(t *trial) string {
@@ -72,7 +72,7 @@ func fileCases() []escape {
 			escaped: func(t *trial) string { return written("in/open")(t) + written("out/open")(t) },
 		},
 		{
-			name: "write through a fifo that is granted for reading", walls: []string{"landlock"}, watch: true, reports: "files write $dir/in/fifo",
+			name: "write through a fifo that is granted for reading", walls: []string{"landlock", unowned}, watch: true, reports: "files write $dir/in/fifo",
 			prepare: func(t *trial) {
 				t.folder("in")
 				t.must(unix.Mkfifo(t.fileIn("in/fifo"), 0o600))
@@ -110,7 +110,7 @@ func fileCases() []escape {
 			escaped: leaked,
 		},
 		{
-			name: "overwrite the program that runs it", after: "CVE-2019-5736", walls: []string{"read-only", "landlock"},
+			name: "overwrite the program that runs it", after: "CVE-2019-5736", walls: []string{"read-only", "landlock", unowned},
 			prepare: func(t *trial) {
 				data, err := os.ReadFile(program)
 				t.must(err)

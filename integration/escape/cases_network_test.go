@@ -142,6 +142,26 @@ func networkCases() []escape {
 			args: func(t *trial) []string { return []string{"unix", t.fileIn("s"), t.token} }, escaped: heard,
 		},
 		{
+			name: "a socket of the host in a granted directory", walls: []string{unowned},
+			prepare: func(t *trial) {
+				t.folder("in")
+				t.serve("unix", t.fileIn("in/s"))
+				t.must(os.Chmod(t.fileIn("in/s"), 0o777))
+			},
+			grants: one("in", reading),
+			args:   func(t *trial) []string { return []string{"unix", t.fileIn("in/s"), t.token} }, escaped: heard,
+		},
+		{
+			name: "a datagram socket of the host in a granted directory", after: "/dev/log", walls: []string{unowned},
+			prepare: func(t *trial) {
+				t.folder("in")
+				t.receive("unixgram", t.fileIn("in/log"))
+				t.must(os.Chmod(t.fileIn("in/log"), 0o777))
+			},
+			grants: one("in", reading),
+			args:   func(t *trial) []string { return []string{"unix-datagram", t.fileIn("in/log"), t.token} }, escaped: heard,
+		},
+		{
 			name: "a service of its own on the host", walls: []string{"seccomp", "net namespace", "landlock"}, lacks: landlockFrom(4), reports: "seccomp socket",
 			prepare: func(t *trial) {
 				l, err := net.Listen("tcp", "127.0.0.1:0")

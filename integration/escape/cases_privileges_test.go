@@ -40,7 +40,7 @@ func privilegeCases() []escape {
 	bare := []string{"landlock", "seccomp"}
 	return inCategory("privileges", []escape{
 		{
-			name: "a set-user-id program", walls: []string{"nosuid", "no_new_privs", "user namespace"}, with: bare,
+			name: "a set-user-id program", walls: []string{"nosuid", "no_new_privs", "user namespace", unowned}, with: bare,
 			prepare: func(t *trial) {
 				t.put("secret", t.token, 0o600)
 				t.copyProgram("suid", 0o4755)
@@ -51,7 +51,7 @@ func privilegeCases() []escape {
 			args: func(t *trial) []string { return []string{"by-program", t.fileIn("suid"), t.fileIn("secret")} }, escaped: leaked,
 		},
 		{
-			name: "a program with capabilities of its own", walls: []string{"nosuid", "no_new_privs", "user namespace", "capabilities"}, with: bare,
+			name: "a program with capabilities of its own", walls: []string{"nosuid", "no_new_privs", "user namespace", "capabilities", unowned}, with: bare,
 			prepare: func(t *trial) {
 				t.put("secret", t.token, 0o600)
 				t.must(os.Chown(t.fileIn("secret"), owner+7, owner+7))

@@ -14,6 +14,11 @@ import (
 // of them leaves some of root's powers to take.
 const privileged = "capabilities+identity+user namespace"
 
+// unowned is the wall of what is mounted for reading: nobody inside owns any of
+// it, so nobody can write to it, be it a file or a socket, nor run it as its
+// owner.
+const unowned = "sockets"
+
 // outsideCommand is an attack without walls.
 func outsideCommand(args ...string) *exec.Cmd {
 	cmd := exec.Command(program, args...)
