@@ -123,3 +123,9 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s) each
 clean: ## Remove what the other targets made here
 	rm -rf bin .build examples/go/bin
 	@for plugin in $(PLUGINS); do rm -rf examples/$$plugin/node_modules; done
+
+.PHONY: bench-capability
+bench-capability: need-go ## Measure broker, relay and revocation beside what the kernel gives bare (root)
+	@mkdir -p .build
+	@$(PURE) -o .build/bench-capability ./integration/bench/capability
+	@.build/bench-capability

@@ -1,0 +1,421 @@
+// Command capability measures what the broker and the relay cost, each beside
+// what the kernel gives bare, in turns. make bench-capability runs it, as root.
+// A line for each figure says
+//
+//	figure NAME VALUE TARGET ok|short
+//
+// with "-" for a figure that has no target. It ends with 1 if one is short.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cordonhq/cordon/ipc"
+	"github.com/cordonhq/cordon/profiles/grant"
+	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/supervisor"
+	"github.com/cordonhq/cordon/supervisor/audit"
+	"github.com/cordonhq/cordon/supervisor/broker"
+	"github.com/cordonhq/cordon/supervisor/broker/kv"
+	"github.com/cordonhq/cordon/supervisor/broker/metric"
+	"github.com/cordonhq/cordon/supervisor/broker/secret"
+	"github.com/cordonhq/cordon/supervisor/egress"
+)
+
+// The targets: of ratios, and of milliseconds.
+const (
+	mostOpen   = 3.0
+	leastRelay = 0.7
+	mostRevoke = 5.0
+)
+
+const openConnections = 1000
+
+func main() {
+	rounds := flag.Int("rounds", 7, "transfers each way")
+	size := flag.Int64("bytes", 256<<20, "of one transfer")
+	calls := flag.Int("calls", 3000, "calls each way")
+	flag.Parse()
+	b := &bench{rounds: *rounds, size: *size, calls: *calls}
+	err := b.run()
+	if err == nil && b.short {
+		os.Exit(1)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cannot measure:", err)
+		os.Exit(1)
+	}
+}
+
+type bench struct {
+	rounds int
+	size   int64
+	calls  int
+	short  bool
+
+	dir     string
+	server  *net.TCPListener
+	pid     int
+	session *broker.Session
+}
+
+// figure prints one; good says whether it meets its target.
+func (b *bench) figure(name string, value float64, target string, good bool) {
+	word := "ok"
+	if !good {
+		word, b.short = "short", true
+	}
+	fmt.Printf("figure %s %.3g %s %s\n", name, value, target, word)
+}
+
+func median(of []float64) float64 {
+	slices.Sort(of)
+	return of[len(of)/2]
+}
+
+// connections is the session as the relay sees it.
+type connections struct{ *broker.Session }
+
+func (c connections) Lease(target string) (egress.Lease, error) {
+	l, err := c.Session.Lease(grant.Egress, target)
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+func (c connections) Denied(string, string, bool) {}
+
+func (b *bench) run() (err error) {
+	if b.dir, err = os.MkdirTemp("", "cordon-bench-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
+	if b.server, err = net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 8)}); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.server.Close()) }()
+	child := exec.Command("sleep", "86400")
+	child.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread() // whose end would be the child's
+	if err := child.Start(); err != nil {
+		return err
+	}
+	defer func() {
+		_ = child.Process.Kill()
+		_ = child.Wait()
+	}()
+	b.pid = child.Process.Pid
+	log, err := audit.Open(filepath.Join(b.dir, "audit.jsonl"), time.Now)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	if err := b.open(log); err != nil {
+		return err
+	}
+	defer b.session.Close()
+	var uts unix.Utsname
+	_ = unix.Uname(&uts) // only for the heading
+	fmt.Printf("%d processors, kernel %s, %s; %d transfers of %d MiB, %d calls, each way, in turns; medians\n",
+		runtime.NumCPU(), unix.ByteSliceToString(uts.Release[:]), runtime.Version(), b.rounds, b.size>>20, b.calls)
+	return errors.Join(b.files(), b.transfers(), b.revocations(), b.many())
+}
+
+func (b *bench) open(log *audit.Log) error {
+	stores, err := kv.Open(filepath.Join(b.dir, "kv"))
+	if err != nil {
+		return err
+	}
+	br, err := broker.New(supervisor.SystemClock{}, log, broker.Catalogue(broker.Host{
+		Stores: stores, Metrics: metric.NewStore(), Secrets: func(string) (secret.Source, bool) { return secret.Source{}, false },
+	}))
+	if err != nil {
+		return err
+	}
+	p := &plan.Plan{
+		Network:      plan.Network{Egress: []string{b.server.Addr().String()}},
+		Capabilities: []plan.Capability{{Name: "fs.open", Target: []string{"r:" + b.dir}, Budget: plan.Budget{Rate: 1 << 30, Window: time.Second, Concurrent: 64}}},
+		Origins:      map[string]string{},
+	}
+	b.session = br.Session(broker.Options{Plugin: "bench", Plan: p, Policy: func() (broker.Policy, error) { return broker.Policy{Grants: broker.Granted(p)}, nil }})
+	relay := egress.New(egress.Options{Network: p.Network, Grants: connections{b.session}})
+	if err := relay.Open(b.pid); err != nil {
+		return err
+	}
+	b.session.AtEnd(relay.Close)
+	b.session.Open("sha256:bench", nil)
+	return nil
+}
+
+// inside dials from the namespace of the child.
+func (b *bench) inside() (*net.TCPConn, error) {
+	type result struct {
+		c   *net.TCPConn
+		err error
+	}
+	done := make(chan result)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread is not used again
+		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", b.pid))
+		if err == nil {
+			err = errors.Join(unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET), ns.Close())
+		}
+		if err != nil {
+			done <- result{nil, err}
+			return
+		}
+		c, err := net.DialTCP("tcp", nil, b.place())
+		done <- result{c, err}
+	}()
+	r := <-done
+	return r.c, r.err
+}
+
+func (b *bench) place() *net.TCPAddr {
+	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(b.server.Addr().String()))
+}
+
+func (b *bench) direct() (*net.TCPConn, error) { return net.DialTCP("tcp", nil, b.place()) }
+
+// transfer takes a transfer through a connection and gives MiB a second.
+func (b *bench) transfer(dial func() (*net.TCPConn, error)) (float64, error) {
+	served := make(chan error, 1)
+	go func() {
+		c, err := b.server.AcceptTCP()
+		if err != nil {
+			served <- err
+			return
+		}
+		buf := make([]byte, 256<<10)
+		for left := b.size; left > 0 && err == nil; left -= int64(len(buf)) {
+			_, err = c.Write(buf)
+		}
+		served <- errors.Join(err, c.Close())
+	}()
+	c, err := dial()
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, make([]byte, 256<<10))
+	took := time.Since(began)
+	if err = errors.Join(err, c.Close(), <-served); err == nil && n != b.size {
+		err = fmt.Errorf("%d bytes of %d came", n, b.size)
+	}
+	return float64(n>>20) / took.Seconds(), err
+}
+
+func (b *bench) transfers() error {
+	var ratios, relayed, straight []float64
+	for range b.rounds {
+		d, err := b.transfer(b.direct)
+		if err != nil {
+			return err
+		}
+		r, err := b.transfer(b.inside)
+		if err != nil {
+			return err
+		}
+		ratios, relayed, straight = append(ratios, r/d), append(relayed, r), append(straight, d)
+	}
+	fmt.Printf("relay %.0f MiB/s, direct loopback %.0f MiB/s\n", median(relayed), median(straight))
+	ratio := median(ratios)
+	b.figure("relay-to-direct-throughput", ratio, fmt.Sprint(">=", leastRelay), ratio >= leastRelay)
+	return nil
+}
+
+// revocations measures from the operator's word to the end that the plugin's
+// side of a running connection sees.
+func (b *bench) revocations() error {
+	var took []float64
+	for range 51 {
+		c, err := b.inside()
+		if err != nil {
+			return err
+		}
+		server, err := b.server.AcceptTCP()
+		if err != nil {
+			return err
+		}
+		if _, err := server.Write([]byte{1}); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+			return err
+		}
+		began := time.Now()
+		cut := b.session.Decide([]broker.Decision{{Capability: grant.Egress, Revoked: true, By: "bench"}})
+		_, err = c.Read(make([]byte, 1))
+		took = append(took, float64(time.Since(began).Microseconds())/1000)
+		if err == nil || cut != 1 {
+			return fmt.Errorf("a revocation cut %d connections, and reading gave %w", cut, err)
+		}
+		if next, err := b.inside(); err == nil { // taken by the listener, and then refused
+			if _, err := next.Read(make([]byte, 1)); err == nil {
+				return errors.New("a connection was served after the revocation")
+			}
+			_ = next.Close()
+		}
+		b.session.Decide(nil)
+		_, _ = c.Close(), server.Close()
+	}
+	ms := median(took)
+	b.figure("revoke-to-effect-ms", ms, fmt.Sprint("<=", mostRevoke), ms <= mostRevoke)
+	return nil
+}
+
+// many opens connections that do nothing, and says what one costs this process:
+// both ends of both sides are in it, so it is an upper bound.
+func (b *bench) many() error {
+	memory := func() float64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return float64(m.HeapInuse + m.StackInuse)
+	}
+	before := memory()
+	var open []io.Closer
+	defer func() {
+		for _, c := range open {
+			_ = c.Close()
+		}
+	}()
+	for range openConnections {
+		c, err := b.inside()
+		if err != nil {
+			return err
+		}
+		open = append(open, c)
+		s, err := b.server.AcceptTCP()
+		if err != nil {
+			return err
+		}
+		open = append(open, s)
+	}
+	b.figure("connections-open", openConnections, fmt.Sprint(">=", openConnections), true)
+	b.figure("memory-of-a-connection-kib", (memory()-before)/openConnections/1024, "-", true)
+	return nil
+}
+
+// files compares a file through the broker, as bytes over the real connection
+// with contracts and audit, with openat2 and a descriptor passed over a bare
+// socket.
+func (b *bench) files() error {
+	if err := os.WriteFile(filepath.Join(b.dir, "f"), make([]byte, 64), 0o600); err != nil {
+		return err
+	}
+	host, file, err := ipc.Socketpair()
+	if err != nil {
+		return err
+	}
+	plugin, err := ipc.FileTransport(file)
+	if err != nil {
+		return err
+	}
+	hc := ipc.NewConn(host, ipc.Options{Handler: b.session.Handle, Limits: ipc.Limits{Rate: 1 << 20}})
+	pc := ipc.NewConn(plugin, ipc.Options{Limits: ipc.Limits{Rate: 1 << 20}})
+	go func() { _ = hc.Run(context.Background()) }()
+	go func() { _ = pc.Run(context.Background()) }()
+	defer func() { _ = errors.Join(hc.Close(), pc.Close()) }()
+	params := map[string]string{"path": filepath.Join(b.dir, "f")}
+	// A plugin is serving once the host has called it.
+	if _, err := hc.Call(context.Background(), "none", nil); err == nil {
+		return errors.New("the bench's plugin answers")
+	}
+	bare, stop, err := b.bareOpener()
+	if err != nil {
+		return err
+	}
+	defer stop()
+	var ours, theirs []float64
+	for range b.calls {
+		began := time.Now()
+		if _, err := pc.Call(context.Background(), "fs.read", params); err != nil {
+			return err
+		}
+		ours = append(ours, float64(time.Since(began).Nanoseconds())/1000)
+		began = time.Now()
+		if err := bare(); err != nil {
+			return err
+		}
+		theirs = append(theirs, float64(time.Since(began).Nanoseconds())/1000)
+	}
+	fmt.Printf("fs.read through the broker %.1f us, bare openat2 and descriptor passing %.1f us\n", median(ours), median(theirs))
+	ratio := median(ours) / median(theirs)
+	b.figure("fs-read-to-bare-open-and-pass", ratio, fmt.Sprint("<=", mostOpen), ratio <= mostOpen)
+	return nil
+}
+
+// bareOpener is a goroutine that opens a file for each byte that it gets, and
+// passes the descriptor back.
+func (b *bench) bareOpener() (call func() error, stop func(), err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	ends := [2]*net.UnixConn{}
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "bare")
+		c, err := net.FileConn(f)
+		if err = errors.Join(err, f.Close()); err != nil {
+			return nil, nil, err
+		}
+		ends[i] = c.(*net.UnixConn) //nolint:forcetypeassert // a unix socket
+	}
+	dir, err := unix.Open(b.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	go func() {
+		buf := make([]byte, 1)
+		for {
+			if _, err := ends[1].Read(buf); err != nil {
+				return
+			}
+			fd, err := unix.Openat2(dir, "f", &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS})
+			if err != nil {
+				return
+			}
+			_, _, err = ends[1].WriteMsgUnix(buf, unix.UnixRights(fd), nil)
+			if errors.Join(err, unix.Close(fd)) != nil {
+				return
+			}
+		}
+	}()
+	buf, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
+	call = func() error {
+		if _, err := ends[0].Write(buf); err != nil {
+			return err
+		}
+		_, n, _, _, err := ends[0].ReadMsgUnix(buf, oob)
+		if err != nil {
+			return err
+		}
+		messages, err := unix.ParseSocketControlMessage(oob[:n])
+		if err != nil {
+			return err
+		}
+		got, err := unix.ParseUnixRights(&messages[0])
+		if err != nil {
+			return err
+		}
+		return unix.Close(got[0])
+	}
+	return call, func() { _, _, _ = ends[0].Close(), ends[1].Close(), unix.Close(dir) }, nil
+}
