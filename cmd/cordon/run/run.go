@@ -107,10 +107,14 @@ func (s *session) onHost(h *host) int {
 }
 
 func newSession(o *Options, p *plan.Plan, report *Report, stderr io.Writer) *session {
-	return &session{
+	s := &session{
 		opts: o, plan: p, report: report, stderr: stderr, queue: newQueue(),
-		result: Result{Kind: "result", Command: o.Argv, Profile: p.Profile, PolicyDigest: p.PolicyDigest()},
+		result: Result{Kind: "result", Command: o.Argv, Profile: p.Profile},
 	}
+	if report != nil {
+		s.result.PolicyDigest = p.PolicyDigest()
+	}
+	return s
 }
 
 // run starts the command, follows it to its end and reports.
@@ -142,15 +146,22 @@ func (s *session) launch(open func() (starter, error), signals <-chan os.Signal)
 	if err != nil {
 		return err
 	}
+	if s.report != nil { // it takes as long as the start itself, and nobody else asks
+		s.readBack(p)
+	}
+	s.follow(ctx, p, signals, asked)
+	s.ended(p.Exit())
+	return p.Release()
+}
+
+// readBack puts into the report what was enforced.
+func (s *session) readBack(p process) {
 	s.result.PlanDigest = p.PlanDigest()
 	if enforced, err := p.Enforced(); err == nil {
 		s.result.Walls = enforced.Walls
 	} else {
 		s.result.Error = "the walls could not be read back: " + err.Error()
 	}
-	s.follow(ctx, p, signals, asked)
-	s.ended(p.Exit())
-	return p.Release()
 }
 
 // start starts the command. A signal meanwhile gives the start up; asked is
