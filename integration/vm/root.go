@@ -46,7 +46,8 @@ var tiers = []tier{
 	{pkg: "integration/escape", tags: "walltest"},
 	// Of the random profiles one is enough: what the model says of a kernel
 	// hangs on its Landlock, not on the profile.
-	{pkg: "integration", skip: "^TestModelAgreesWithKernel$/^[1-9]"},
+	// The client of TestOfficialMCPClient is built where it runs, with Go.
+	{pkg: "integration", skip: "^TestModelAgreesWithKernel$/^[1-9]|^TestOfficialMCPClient$"},
 }
 
 // static is how test binaries are built: they bring no library.
