@@ -49,13 +49,14 @@ run: build examples ## Show the main job: real plugins, hostile plugins, real wa
 	@.build/demo
 
 test: build examples ## Run every test that this machine can run (root for the walls)
+	@.ci/setup test
 	@mkdir -p .build
 	@$(PURE) -o .build/tier ./.ci/tier
 	go vet ./... ./.ci/tier
 	@.build/tier pure -timeout 15m -count=1 -race -shuffle=on $$(go list ./... ./.ci/tier | grep -v /integration)
 	@.build/tier walls -timeout 10m -count=1 -tags walltest -run TestEachWallAlone ./supervisor/launch
 	@.build/tier escape -timeout 15m -count=1 -tags walltest ./integration/escape
-	@.build/tier namespaces -timeout 15m -count=1 -shuffle=on ./integration/...
+	@CORDON_TEST_RUNTIMES=all .build/tier namespaces -timeout 15m -count=1 -shuffle=on ./integration/...
 
 escape: need-go ## Try to get out: the escape corpus, with its table (root)
 	@mkdir -p .build

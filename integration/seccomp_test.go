@@ -22,6 +22,19 @@ import (
 // sample.
 const everyCallEnv = "CORDON_TEST_EVERY_CALL"
 
+// runtimesEnv, set to "all", makes a runtime that is not installed a failure: a
+// machine that was set up has them.
+const runtimesEnv = "CORDON_TEST_RUNTIMES"
+
+// notRun says which workload this machine cannot run.
+func notRun(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv(runtimesEnv) == "all" {
+		t.Fatalf("not run: %s", why)
+	}
+	t.Logf("not run: %s", why)
+}
+
 // sampled is how many of a program's needed calls are taken out.
 const sampled = 4
 
@@ -277,7 +290,7 @@ func workloads(t *testing.T) []workload {
 	dir := t.TempDir()
 	tool := func(name string, args ...string) bool {
 		if _, err := exec.LookPath(name); err != nil {
-			t.Logf("not run: %s is not installed", name)
+			notRun(t, name+" is not installed")
 			return false
 		}
 		cmd := exec.Command(name, args...)
@@ -306,7 +319,7 @@ func workloads(t *testing.T) []workload {
 	// By its link: the launcher looks for its libraries beside where it really is.
 	const java = "/usr/bin/java"
 	if _, err := os.Stat(java); err != nil {
-		t.Log("not run: no JVM is installed")
+		notRun(t, "no JVM is installed")
 	} else if tool("javac", "-d", dir, source+"Work.java") {
 		list = append(list, workload{name: "jvm", profile: "jvm", flags: []string{"--ro", dir + "/Work.class:/job/Work.class"}, argv: []string{java, "-cp", "/job", "Work"}, want: "done"})
 	}
@@ -322,7 +335,7 @@ func nodeWorkloads(t *testing.T) []workload {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(node); err != nil {
-		t.Log("not run: Node.js and the plugins are not installed (make examples)")
+		notRun(t, "Node.js and the plugins are not installed (make examples)")
 		return nil
 	}
 	const initialize = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"test","version":"1"}}}`
