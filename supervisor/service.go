@@ -128,6 +128,9 @@ func (p *plugin) status() control.Status {
 		Name: r.Name, Version: r.Version, Profile: r.Profile, State: r.State, Enabled: r.Enabled,
 		Since: r.Since, Restarts: r.Restarts, Reason: r.Reason,
 	}
+	if snap.plan != nil && snap.plan.Violation["seccomp"].Action == string(violation.Log) {
+		st.NotEnforced = []string{"seccomp"}
+	}
 	if snap.run == nil || r.State == control.Quarantined {
 		return st
 	}

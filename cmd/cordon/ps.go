@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,7 +15,8 @@ func psVerb(a *app) *cobra.Command {
 		Use: "ps", Aliases: []string{"list"}, Short: "List plugins with state, uptime, restarts and memory",
 		Long: `List every installed plugin: its state and why it is in it, its process as the
 host sees it, for how long it has run, how often it was restarted, and the memory
-of all its processes.`,
+of all its processes. A wall that only complains ([violation] seccomp = "log") is
+named beside the state: it is not enforced.`,
 		Example: `  cordon ps
   cordon ps --json | jq '.[] | select(.state == "quarantined")'`,
 		GroupID: groupLook, Args: takes(),
@@ -49,8 +51,17 @@ func psRows(plugins []control.Status) [][]string {
 			pid, memory = fmt.Sprint(p.PID), bytesText(p.Memory)
 		}
 		rows = append(rows, []string{
-			p.Name, p.Version, p.Profile, string(p.State), pid, spanText(p.Uptime), fmt.Sprint(p.Restarts), memory, p.Reason,
+			p.Name, p.Version, p.Profile, stateText(p), pid, spanText(p.Uptime), fmt.Sprint(p.Restarts), memory, p.Reason,
 		})
 	}
 	return rows
+}
+
+// stateText is the state, and which walls are none at the operator's word.
+func stateText(p control.Status) string {
+	text := string(p.State)
+	if len(p.NotEnforced) > 0 {
+		text += " (not enforced: " + strings.Join(p.NotEnforced, ", ") + ")"
+	}
+	return text
 }

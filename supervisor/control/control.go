@@ -99,6 +99,8 @@ type Status struct {
 	Memory   int64         `json:"memory_bytes"`
 	// Reason is why it is in this state, in a sentence.
 	Reason string `json:"reason,omitempty"`
+	// NotEnforced are the walls that only complain, as the operator asked.
+	NotEnforced []string `json:"not_enforced,omitempty"`
 }
 
 // Inspection is everything about one plugin.

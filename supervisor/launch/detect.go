@@ -202,6 +202,7 @@ func (p *Process) report(v violation.Violation) {
 	p.count++
 	v.Kind, v.Time, v.Plugin = "violation", time.Now(), p.r.Name
 	v.ID = fmt.Sprintf("v-%x-%d", v.Time.UnixMicro(), p.count)
+	v.NotEnforced = v.Wall == violation.Seccomp && v.Action == violation.Log
 	v.PolicyDigest, v.PlanDigest = p.digests()
 	violation.Explain(&v, p.r.Plan)
 	if p.r.OnViolation != nil {

@@ -102,8 +102,8 @@ func TestComplainModeLetsAFloodGoOn(t *testing.T) {
 		t.Errorf("a call of complain mode failed: %v", o.exit.Status)
 	}
 	for _, v := range o.violations {
-		if v.Action != violation.Log {
-			t.Fatalf("action %s", v.Action)
+		if v.Action != violation.Log || !v.NotEnforced || !strings.Contains(violation.Sentence(v), "not enforced") {
+			t.Fatalf("a record of complain mode does not say so: %+v, %s", v, violation.Sentence(v))
 		}
 	}
 	if n := len(o.violations); n < 1 || n > 2000 {

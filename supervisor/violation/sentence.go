@@ -10,6 +10,9 @@ import (
 // ends without a full stop and holds nothing that could move a terminal's
 // cursor or begin a line.
 func Sentence(v Violation) string {
+	if v.NotEnforced {
+		return "seccomp is not enforced (complain mode): " + callInWords(v) + crowd(v) + ", which no rule allows, was recorded and then made"
+	}
 	return fact(v) + outcome(v.Action)
 }
 

@@ -14,6 +14,10 @@ func TestSentence(t *testing.T) {
 			Violation{Wall: Seccomp, Call: "mount", Args: []string{`"none"`, `"/mnt"`, `"tmpfs"`}, Action: Quarantine},
 			`seccomp refused mount("none", "/mnt", "tmpfs"); the plugin was killed and is in quarantine`,
 		},
+		{
+			Violation{Wall: Seccomp, What: "ptrace", Action: Log, NotEnforced: true},
+			"seccomp is not enforced (complain mode): ptrace(), which no rule allows, was recorded and then made",
+		},
 		{Violation{Wall: Seccomp, What: "ptrace", Action: Deny}, "seccomp refused ptrace(); the plugin went on without it"},
 		{
 			Violation{Wall: Files, Path: "/etc/shadow", Access: "read", Call: "openat", Action: Kill},

@@ -63,8 +63,11 @@ type Violation struct {
 	Suppressed int  `json:"suppressed,omitempty"`
 	Flood      bool `json:"flood,omitempty"`
 	// Action is what was done.
-	Action     Action `json:"action"`
-	Unverified bool   `json:"unverified,omitempty"`
+	Action Action `json:"action"`
+	// NotEnforced says that the wall only complains: the call was recorded and
+	// then made.
+	NotEnforced bool `json:"not_enforced,omitempty"`
+	Unverified  bool `json:"unverified,omitempty"`
 	// Unliftable says that the grant exists and something else refused it: a
 	// revocation, or an address that a name must not lead to.
 	Unliftable bool `json:"unliftable,omitempty"`
