@@ -70,7 +70,7 @@ var changes = []string{
 	"resources.memory.max=32M", "resources.memory.max=8G", "resources.pids.max=1", "resources.cpu.max=max", "resources.time.wall=1s",
 	"proc.mode=none", "proc.mode=full", "data.persistent=true", "violation.seccomp=quarantine", "violation.seccomp=log", "violation.files=kill",
 	"require.landlock=best_effort", "require.landlock=hard", "devices.remove=full", "tmp.size=1M", "violation.watch=files", "resources.rlimit.nofile=9",
-	"network.egress=a.example.com:443", "network.egress=*.example.com:443", "network.egress=a.example.com:443,b.example.com:443",
+	"network.egress=a.example.com:443", "network.egress=c.example.com:8443", "network.egress=a.example.com:443,b.example.com:443",
 	`files=[{ path = "/srv", access = "r" }]`, `files=[{ path = "/srv/a", access = "r" }]`, `files=[{ path = "/srv/a", remove = true }]`, `files=[{ path = "/srv", access = "rw" }]`,
 }
 
