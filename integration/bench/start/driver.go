@@ -184,7 +184,7 @@ func (b *bench) floor(n int) error {
 // describe says how the driver makes the groups and files of a start, and
 // writes the plan for them.
 func (b *bench) describe(s *settings, model *cgroups.Group, message string, uid uint32) error {
-	host := namespaces.Host{LandlockABI: namespaces.LandlockABI(), Kill: namespaces.NoFile, UID: uid, GID: uid, Filter: b.filter, MemfdNoexec: true}
+	host := namespaces.Host{LandlockABI: namespaces.LandlockABI(), Kill: namespaces.NoFile, UID: uid, GID: uid, Filter: b.filter, MemfdNoexec: true, ExecOnce: b.plan.Seccomp.ExecOnce}
 	host.FilterFlags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 	l := namespaces.Launch{CgroupFile: namespaces.NoFile, NetNSFile: namespaces.NoFile, ReaperUID: uid + 1, ReaperGID: uid + 1}
 	files := 0

@@ -200,6 +200,18 @@ static int start_plugin(int *pidfd, int *gate)
 	return (int)ret;
 }
 
+/* A plan that is not for this host could make the program wait for ever. */
+static void await(int fd, const char *what)
+{
+	struct { int fd; short events, revents; } poll = {fd, 1 /* POLLIN */, 0};
+	i64 minute[2] = {60, 0};
+
+	if (SYS(ppoll, &poll, 1, minute, (void *)0, 8) != 1) {
+		SYS(pidfd_send_signal, l->reaper, SIGKILL_, (void *)0, 0);
+		die(what, -ECANCELED_);
+	}
+}
+
 /* Waits for both at the gate, takes the listener, lets the plugin go. */
 static int let_go(int pidfd, int gate, int ready)
 {
@@ -216,6 +228,7 @@ static int let_go(int pidfd, int gate, int ready)
 		die("start the reaper", -EOWNERDEAD_);
 	SYS(close, ready);
 	must("open the gate", SYS(write, gate, "G", 1));
+	await(gate, "execute within a minute");
 	if (SYS(read, gate, &byte, 1) != 0 || !l->out->executing)
 		die("execute", -(i64)l->out->error);
 	SYS(close, gate);
