@@ -231,9 +231,9 @@ func figures(found map[string]time.Duration, rates, allocs map[string]float64) {
 		{"ipc-64B-allocations", allocs["cordon"], 24},
 		{"ipc-64B-contracts-allocations", allocs["cordon+c"], 160},
 	} {
-		verdict := "ok"
-		if f.value > f.most {
-			verdict = "short"
+		verdict := "short"
+		if f.value > 0 && f.value <= f.most { // neither holds where a subject was left out
+			verdict = "ok"
 		}
 		fmt.Printf("figure %s %.2f <=%g %s\n", f.name, f.value, f.most, verdict)
 	}
