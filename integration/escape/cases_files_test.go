@@ -237,7 +237,7 @@ func swappedLink(t *trial) string {
 	c := *t.c
 	c.grants = one("w/sub", reading)
 	refused, started := 0, 0
-	for i := 0; i < 300 && (i < 40 || refused < 3 || started < 3); i++ {
+	for i := 0; i < 300 && (i < 20 || refused < 3 || started < 3); i++ {
 		life := t.again(&c)
 		life.start([]string{"read", t.fileIn("w/sub/secret")})
 		got := leaked(life)

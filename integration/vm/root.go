@@ -43,7 +43,6 @@ var tiers = []tier{
 	{pkg: "seccomp/compile", skip: "^(TestProgramMeansWhatTheFilterSays|TestRandomFilters|TestBytesAreDeterministic)$"},
 	{pkg: "supervisor/launch"},
 	{pkg: "supervisor/launch", tags: "walltest", run: "TestEachWall"},
-	{pkg: "integration/escape", tags: "walltest"},
 	// Of the random profiles one is enough: what the model says of a kernel
 	// hangs on its Landlock, not on the profile.
 	// The client of TestOfficialMCPClient is built where it runs, with Go.
