@@ -5,7 +5,7 @@ MAKEFLAGS += -j2
 .PHONY: help setup build examples run test escape test-vm chaos lint fmt fuzz bench-seccomp bench-start bench-ipc flat bench-profiles bench-quotas clean need-go cordon cordond digest installed
 
 FUZZTIME ?= 10s
-CHAOS_POINTS ?= 200
+CHAOS_POINTS ?= 2000
 STARTS ?= 10000
 MODEL_STEPS ?= 1000000
 GOLANGCI_LINT := v2.15.0
@@ -69,7 +69,7 @@ test-vm: build examples ## Run the suite on Debian's 6.1 and 6.12 kernels, cgrou
 	@$(PURE) -o .build/vmrun ./integration/vm
 	@.build/tier vm -- .build/vmrun
 
-chaos: build ## Kill a loaded daemon's processes at CHAOS_POINTS (200) random points (root)
+chaos: build ## Kill, tear, fill up and starve a loaded daemon at CHAOS_POINTS (2000) points (root)
 	CORDON_CHAOS_POINTS=$(CHAOS_POINTS) go test -count=1 -timeout 60m -v -run TestChaos ./integration
 
 .PHONY: model
@@ -117,6 +117,12 @@ bench-violation: build ## Measure a violation until contained, persisted and dea
 	@mkdir -p .build
 	@$(PURE) -o .build/bench-violation ./integration/bench/violation
 	@.build/bench-violation
+
+.PHONY: bench-fleet
+bench-fleet: build ## Measure a daemon with 1000 plugins of which 100 crash in loops (root)
+	@mkdir -p .build
+	@$(PURE) -o .build/bench-fleet ./integration/bench/fleet
+	@.build/bench-fleet
 
 fuzz: ## Run every fuzz target for FUZZTIME (10s) each
 	@.ci/fuzz $(FUZZTIME)

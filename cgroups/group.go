@@ -58,7 +58,11 @@ func (t *Tree) New(name string, l Limits) (*Group, error) {
 	}
 	g := &Group{tree: t, name: name}
 	if err := g.build(l); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot make group %s: %w", name, err), g.Remove())
+		err = fmt.Errorf("cannot make group %s: %w", name, err)
+		if left := g.Remove(); left != nil {
+			err = errors.Join(err, left, g.Abandon())
+		}
+		return nil, err
 	}
 	return g, nil
 }
@@ -228,6 +232,19 @@ func (g *Group) Paths() []string {
 		paths = append(paths, m.path)
 	}
 	return paths
+}
+
+// Abandon gives the claim up and closes every descriptor without removing
+// anything: for a group that could not be ended (the process may be out of
+// descriptors), so that a Sweep can. Nothing can be done with the Group after.
+func (g *Group) Abandon() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.removed {
+		return nil
+	}
+	g.removed = true
+	return g.closeFiles()
 }
 
 // closeFiles closes every descriptor, the claim's last.

@@ -681,3 +681,28 @@ func TestFeaturesOfThisHost(t *testing.T) {
 		}
 	})
 }
+
+// TestAbandonedGroupIsSwept: what could not be ended is nobody's, and a sweep of
+// the same tree ends it.
+func TestAbandonedGroupIsSwept(t *testing.T) {
+	eachMode(t, func(t *testing.T, l *layout) {
+		tree := testTree(t, l)
+		g, err := tree.New("left", Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start(t, g, "sleep 1000")
+		if ended, err := tree.Sweep(); err != nil || len(ended) > 0 {
+			t.Fatalf("a claimed group was swept: %v, %v", ended, err)
+		}
+		if err := g.Abandon(); err != nil {
+			t.Fatal(err)
+		}
+		if ended, err := tree.Sweep(); err != nil || !slices.Equal(ended, []string{"left"}) {
+			t.Fatalf("swept %v, %v", ended, err)
+		}
+		if err := errors.Join(g.Kill(t.Context()), g.Remove(), g.Abandon()); err != nil {
+			t.Errorf("an abandoned group: %v", err)
+		}
+	})
+}

@@ -1,9 +1,12 @@
 package integration
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -18,54 +21,78 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/supervisor/audit"
 	"github.com/cordonhq/cordon/supervisor/control"
 )
 
-// chaosPoints is how many kills are a part of every test run; make chaos has
-// more.
-const chaosPoints = 10
+// chaosPoints is how many points are a part of every test run; make chaos has
+// ten times as many.
+const chaosPoints = 200
 
 // The plugins of the chaos; only the last one is ever told to attack.
 var chaosPlugins = []string{"calm-0", "calm-1", "wild"}
 
-// chaosProgram answers every line with a result, and attacks when the line
-// says so.
+// chaosProgram answers every line with a result; it attacks at once or soon after
+// its answer, answers in two halves, or dozes before it reads on, as the line says.
 const chaosProgram = `#include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <unistd.h>
 static char line[65536];
 int main(void) {
 	while (fgets(line, sizeof line, stdin)) {
 		char *id = strstr(line, "\"id\":");
-		if (strstr(line, "attack")) mount("none", "/tmp", "tmpfs", 0, 0);
+		int soon = strstr(line, "\"soon\"") != 0, half = strstr(line, "\"half\"") != 0;
+		if (strstr(line, "\"attack\"")) mount("none", "/tmp", "tmpfs", 0, 0);
+		if (strstr(line, "\"doze\"")) usleep(20000);
 		if (!id || strstr(line, "$/cancelRequest")) continue;
 		id += 5;
 		id[strcspn(id, ",}\n")] = 0;
-		printf("{\"jsonrpc\":\"2.0\",\"id\":%s,\"result\":1}\n", id);
+		printf("{\"jsonrpc\":\"2.0\",\"id\":");
+		if (half) {
+			fflush(stdout);
+			usleep(5000);
+		}
+		printf("%s,\"result\":1}\n", id);
 		fflush(stdout);
+		if (soon) {
+			usleep(3000);
+			mount("none", "/tmp", "tmpfs", 0, 0);
+		}
 	}
 	return 0;
 }
 `
 
-// chaos is one run: a daemon under load whose processes are killed one by one.
+// chaos is one run: a daemon under load to which one thing after another happens.
 type chaos struct {
 	*daemon
 	rand  *rand.Rand
 	point int
+	disk  string // the state directory, as seen from here
+	held  map[string]bool
+	read  int64 // how much of the audit log was read
+	seen  map[string]int
 }
 
-// TestChaos kills a process of a loaded daemon at a random point, again and
-// again, and holds after each that every quarantine was kept, nothing runs
-// unwatched or twice, the audit log verifies, nothing is left, and a fresh
-// start succeeds. CORDON_CHAOS_SEED and CORDON_CHAOS_POINTS replay a run: the
+// chaosPointKinds are what can happen, as often as they stand here. A name of a
+// process is that it is killed; the others are in chaos_faults_test.go.
+var chaosPointKinds = []string{
+	"cordond", "cordond", "cordond", "cordond", "cordon-keeper", "cordon-keeper", "cordon-reaper", "cordon-reaper", "main", "main",
+	"torn write", "torn write", "full disk", "no descriptors", "taken call", "taken call", "half a frame in", "half a frame out",
+}
+
+// TestChaos kills a process of a loaded daemon at a random point, or takes its
+// disk or its descriptors away, again and again, and holds after each that every
+// quarantine was kept, nothing runs unwatched or twice, the audit log verifies,
+// nothing is left, and a fresh start succeeds. CORDON_CHAOS_SEED and CORDON_CHAOS_POINTS replay a run: the
 // same kills after the same deeds, though the kernel schedules as it likes.
 func TestChaos(t *testing.T) {
 	seed := chaosNumber(t, "CORDON_CHAOS_SEED", uint64(time.Now().UnixNano()))
 	points := chaosNumber(t, "CORDON_CHAOS_POINTS", chaosPoints)
 	t.Logf("replay with CORDON_CHAOS_SEED=%d CORDON_CHAOS_POINTS=%d", seed, points)
-	c := &chaos{daemon: startDaemon(t), rand: rand.New(rand.NewPCG(seed, 0))}
+	c := newChaos(t, rand.New(rand.NewPCG(seed, 0)), points)
 	dir := bundle(t, "chaos", "jsonrpc", map[string]string{"main.c": chaosProgram}, "./main")
 	if out, err := exec.Command("gcc", "-O1", "-static", "-o", dir+"/main", dir+"/main.c").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -75,10 +102,14 @@ func TestChaos(t *testing.T) {
 	}
 	for c.point = range int(points) {
 		c.once()
+		if c.point%100 == 99 {
+			t.Logf("%d points", c.point+1)
+		}
 		if t.Failed() {
 			t.Fatalf("at point %d of CORDON_CHAOS_SEED=%d", c.point, seed)
 		}
 	}
+	t.Logf("what happened: %v", c.seen)
 	// What the clients asked for last may still be under way; the clean stop that
 	// ends the test is of a daemon at rest.
 	for _, name := range chaosPlugins {
@@ -104,25 +135,41 @@ func chaosNumber(t *testing.T, name string, otherwise uint64) uint64 {
 	return n
 }
 
-// once is one point: bring all up, load, kill, look.
+// once is one point: bring all up, load, let it happen, look.
 func (c *chaos) once() {
 	c.t.Helper()
 	c.wake()
-	victim := []string{"cordond", "cordond", "cordon-keeper", "cordon-reaper", "main"}[c.rand.IntN(5)]
+	kind := chaosPointKinds[c.rand.IntN(len(chaosPointKinds))]
+	c.seen[kind]++
 	deeds, spin := int64(c.rand.IntN(60)), time.Duration(c.rand.IntN(2000))*time.Microsecond
-	load := c.load()
-	load.after(deeds, spin)
-	if victim == "cordond" {
-		c.kill()
-		load.end()
-		eventually(c.t, "nothing of the killed daemon runs", func() bool { return len(c.running()) == 0 })
-		c.verifyAudit()
-		c.start()
-	} else {
-		c.killOne(victim)
-		load.end()
+	switch kind {
+	case "full disk":
+		c.fullDisk(deeds)
+	case "no descriptors":
+		c.noDescriptors(deeds)
+	case "taken call", "half a frame in", "half a frame out":
+		c.inTheMiddle(kind, spin)
+	default:
+		load := c.load()
+		load.after(deeds, spin)
+		if kind == "cordond" || kind == "torn write" {
+			c.kill()
+			load.end()
+		} else {
+			c.killOne(kind)
+			load.end()
+		}
 	}
-	c.eventually("after the death of "+victim+", what runs is what is watched", c.settled)
+	if c.cmd == nil {
+		eventually(c.t, "nothing of the killed daemon runs", func() bool { return len(c.running()) == 0 })
+		if kind == "torn write" {
+			c.tear()
+		} else {
+			c.verifyAudit()
+		}
+		c.start()
+	}
+	c.eventually("after "+kind+", what runs is what is watched", c.settled)
 	c.verifyAudit()
 	c.keptQuarantines()
 	c.noStrayFiles()
@@ -162,23 +209,47 @@ func (c *chaos) programs() (pids []int) {
 // wake starts every plugin; a quarantined one is released every other time.
 func (c *chaos) wake() {
 	c.t.Helper()
+	client := c.client()
+	defer func() { _ = client.Close() }()
 	for _, s := range c.list() {
 		if s.State == control.Quarantined {
 			if c.rand.IntN(2) == 0 {
 				continue
 			}
 			c.eventually("the quarantined plugin has ended", func() bool {
-				_, err := c.cordon("release", s.Name, "--reason", "chaos")
+				_, err := client.Release(c.t.Context(), control.ReleaseParams{Name: s.Name, Reason: "chaos"})
 				return err == nil
 			})
+			c.held[s.Name] = false
 		}
-		c.must("start", s.Name)
+		_, err := client.Start(c.t.Context(), s.Name)
+		var refused *control.Error
+		if errors.As(err, &refused) && refused.Code == ipc.CodeQuarantined {
+			continue // it attacked late, for a client that has left
+		}
+		if err != nil {
+			c.t.Fatalf("a fresh start: %v\n%s", err, c.log)
+		}
 	}
 }
 
-func (c *chaos) list() (list []control.Status) {
+func (c *chaos) client() *control.Client {
 	c.t.Helper()
-	c.json(&list, "ps")
+	client, err := control.Dial(c.t.Context(), c.dir+"/run/cordon.sock")
+	if err != nil {
+		c.t.Fatalf("%v\n%s", err, c.log)
+	}
+	return client
+}
+
+func (c *chaos) list() []control.Status {
+	c.t.Helper()
+	client := c.client()
+	defer func() { _ = client.Close() }()
+	list, err := client.List(c.t.Context())
+	if err != nil {
+		c.t.Fatalf("%v\n%s", err, c.log)
+	}
 	return list
 }
 
@@ -233,7 +304,7 @@ func (c *chaos) settled() bool {
 	return len(programs) == len(pids)
 }
 
-func (c *chaos) auditLog() string { return c.dir + "/state/audit.jsonl" }
+func (c *chaos) auditLog() string { return c.disk + "/audit.jsonl" }
 
 func (c *chaos) verifyAudit() {
 	c.t.Helper()
@@ -242,25 +313,45 @@ func (c *chaos) verifyAudit() {
 	}
 }
 
-// keptQuarantines compares the states with what the log last said of each.
+// keptQuarantines compares the states with what the log last said of each, and
+// with what was ever shown.
 func (c *chaos) keptQuarantines() {
 	c.t.Helper()
-	held := map[string]bool{}
-	for line := range strings.Lines(c.must("events", "--json")) {
+	c.readAudit()
+	for _, s := range c.list() {
+		if c.held[s.Name] && s.State != control.Quarantined {
+			c.t.Errorf("the quarantine of %s was lost: it is %s", s.Name, s.State)
+		}
+		c.held[s.Name] = s.State == control.Quarantined
+	}
+}
+
+// readAudit notes what has been added to the log of quarantines and releases.
+func (c *chaos) readAudit() {
+	c.t.Helper()
+	f, err := os.Open(c.auditLog())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if st, err := f.Stat(); err == nil && st.Size() < c.read {
+		c.read = 0 // it was put aside, and a new one begun
+	}
+	text, err := io.ReadAll(io.NewSectionReader(f, c.read, 1<<40))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for line := range bytes.Lines(text[:bytes.LastIndexByte(text, '\n')+1]) {
+		c.read += int64(len(line))
 		var e control.Event
-		if err := json.Unmarshal([]byte(line), &e); err != nil {
+		if err := json.Unmarshal(line, &e); err != nil {
 			c.t.Fatal(err)
 		}
 		switch e.Kind {
 		case "quarantined":
-			held[e.Plugin] = true
+			c.held[e.Plugin] = true
 		case "released":
-			held[e.Plugin] = false
-		}
-	}
-	for _, s := range c.list() {
-		if held[s.Name] && s.State != control.Quarantined {
-			c.t.Errorf("the quarantine of %s was lost: it is %s", s.Name, s.State)
+			c.held[e.Plugin] = false
 		}
 	}
 }
@@ -268,8 +359,8 @@ func (c *chaos) keptQuarantines() {
 // noStrayFiles looks for what a killed daemon was in the middle of writing.
 func (c *chaos) noStrayFiles() {
 	c.t.Helper()
-	for _, pattern := range []string{"/state/*.new", "/state/bundles/.tmp-*", "/state/filters/*tmp*"} {
-		if left, err := filepath.Glob(c.dir + pattern); err != nil || len(left) > 0 {
+	for _, pattern := range []string{"/*.new", "/bundles/.tmp-*", "/filters/*tmp*"} {
+		if left, err := filepath.Glob(c.disk + pattern); err != nil || len(left) > 0 {
 			c.t.Errorf("left behind: %v (%v)", left, err)
 		}
 	}

@@ -166,14 +166,21 @@ type daemon struct {
 
 func startDaemon(t *testing.T) *daemon {
 	t.Helper()
+	d := newDaemon(t)
+	d.start()
+	t.Cleanup(func() { d.stop() })
+	return d
+}
+
+// newDaemon writes the configuration of a daemon and starts none.
+func newDaemon(t *testing.T) *daemon {
+	t.Helper()
 	d := &daemon{t: t, dir: t.TempDir(), root: fmt.Sprintf("cordon-it-%d", time.Now().UnixNano())}
 	config := fmt.Sprintf("[daemon]\nstate_dir = %q\nruntime_dir = %q\nprofiles_dir = %q\ncgroup_root = %q\nuid_base = %d\nuid_count = %d\n",
 		d.dir+"/state", d.dir+"/run", d.dir+"/profiles", d.root, uidBase, uidCount)
 	if err := errors.Join(os.WriteFile(d.dir+"/cordond.toml", []byte(config), 0o600), os.Mkdir(d.dir+"/profiles", 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	d.start()
-	t.Cleanup(func() { d.stop() })
 	return d
 }
 

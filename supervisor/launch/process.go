@@ -185,5 +185,8 @@ func (p *Process) Usage() (cgroups.Usage, error) { return p.group.Usage() }
 func (p *Process) Release() error {
 	<-p.done
 	err := p.group.Remove()
+	if err != nil {
+		err = errors.Join(err, p.group.Abandon())
+	}
 	return errors.Join(err, p.child.Forget(), p.lease.release())
 }

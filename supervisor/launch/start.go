@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -94,12 +95,12 @@ func (s *start) require(context.Context) error {
 }
 
 // claim takes what no other start may have: a uid and a group.
-func (s *start) claim(context.Context) (err error) {
+func (s *start) claim(ctx context.Context) (err error) {
 	cfg := s.l.cfg
 	if s.keeper, err = s.l.kept(); err != nil {
 		return err
 	}
-	if s.lease, err = leaseUID(cfg.RuntimeDir, cfg.UIDBase, cfg.UIDCount, s.r.UID); err != nil {
+	if s.lease, err = awaitUID(ctx, cfg, s.r.UID); err != nil {
 		return err
 	}
 	s.fail.add(s.takeBack)
@@ -109,7 +110,13 @@ func (s *start) claim(context.Context) (err error) {
 	if s.group = s.l.ready.group(s.limits()); s.group != nil {
 		return nil
 	}
-	if s.group, err = s.l.tree.New(s.r.Name, s.limits()); err != nil {
+	s.group, err = s.l.tree.New(s.r.Name, s.limits())
+	if errors.Is(err, fs.ErrExist) { // what an earlier run could not remove is nobody's
+		if _, err = s.l.tree.Sweep(); err == nil {
+			s.group, err = s.l.tree.New(s.r.Name, s.limits())
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("cannot make the group of %s: %w", s.r.Name, err)
 	}
 	return nil
@@ -117,7 +124,8 @@ func (s *start) claim(context.Context) (err error) {
 
 // takeBack ends what a start that failed, or that nobody waited for, may still
 // have in its group, removes the group and frees the uid. If something stays,
-// so does the uid: the keeper holds its lock as long as anything runs as it.
+// so does the uid: the keeper holds its lock as long as anything runs as it. The
+// group is nobody's then, and the next start of that name sweeps it.
 func (s *start) takeBack() error {
 	if s.group == nil {
 		return s.lease.release()
@@ -127,7 +135,7 @@ func (s *start) takeBack() error {
 		err = s.group.Remove()
 	}
 	if err != nil {
-		return errors.Join(err, s.lease.file.Close())
+		return errors.Join(err, s.group.Abandon(), s.lease.file.Close())
 	}
 	return s.lease.release()
 }

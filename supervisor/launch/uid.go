@@ -1,10 +1,12 @@
 package launch
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +19,30 @@ type lease struct {
 	uid  uint32
 	file *os.File
 }
+
+// uidPatience is how long a uid is waited for that somebody else has: the keeper
+// of a daemon that was killed a moment ago still ends its plugins.
+const uidPatience = 3 * time.Second
+
+// awaitUID is leaseUID with that patience.
+func awaitUID(ctx context.Context, cfg Config, uid uint32) (*lease, error) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(uidPatience); ; {
+		l, err := leaseUID(cfg.RuntimeDir, cfg.UIDBase, cfg.UIDCount, uid)
+		if !errors.Is(err, errUIDTaken) || time.Now().After(end) {
+			return l, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, errors.Join(err, context.Cause(ctx))
+		}
+	}
+}
+
+// errUIDTaken says that the uid that was asked for is in use.
+var errUIDTaken = errors.New("another process tree still runs as it")
 
 // leaseUID takes uid, or a free pair of the upper half of the range if uid is
 // 0; the lower half is the daemon's, who keeps a pair for each plugin.
@@ -40,7 +66,7 @@ func leaseUID(dir string, base, count, uid uint32) (*lease, error) {
 		}
 	}
 	if uid != 0 {
-		err = fmt.Errorf("cannot run as uid %d: another process tree still runs as it", uid)
+		err = fmt.Errorf("cannot run as uid %d: %w", uid, errUIDTaken)
 	} else {
 		err = fmt.Errorf("cannot find a free uid from %d to %d: every pair is in use", first, last+1)
 	}

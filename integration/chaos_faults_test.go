@@ -1,0 +1,254 @@
+package integration
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cordonhq/cordon/supervisor/control"
+)
+
+// newChaos starts a daemon whose state lies on a small disk of its own: a tmpfs
+// in a mount namespace that ends with the process that holds it, so that nothing
+// is left of it however the test ends.
+func newChaos(t *testing.T, r *rand.Rand, points uint64) *chaos {
+	t.Helper()
+	c := &chaos{daemon: newDaemon(t), rand: r, held: map[string]bool{}, seen: map[string]int{}}
+	state := c.dir + "/state"
+	if err := os.Mkdir(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	script := fmt.Sprintf("mount -t tmpfs -o size=%dk,mode=0700 chaos %s && echo up && exec sleep 1000000", (64<<10)+256*points, state)
+	holder := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", script)
+	holder.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := holder.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatalf("cannot make a disk to fill: %v", err)
+	}
+	t.Cleanup(func() { _, _ = holder.Process.Kill(), holder.Wait() })
+	if _, err := io.ReadFull(out, make([]byte, 3)); err != nil {
+		t.Fatalf("cannot make a disk to fill: %v", err)
+	}
+	c.wrap = []string{"nsenter", "--mount", "--target", fmt.Sprint(holder.Process.Pid), "--"}
+	c.disk = fmt.Sprintf("/proc/%d/root%s", holder.Process.Pid, state)
+	c.start()
+	t.Cleanup(func() {
+		c.stop()
+		if t.Failed() {
+			t.Logf("the daemon's last words:\n%s", c.log)
+		}
+	})
+	return c
+}
+
+// tear does to the files of a killed daemon what a power cut in the middle of
+// its next writes would have done: half a meta page, half a record.
+func (c *chaos) tear() {
+	c.t.Helper()
+	f, err := os.OpenFile(c.disk+"/state.db", os.O_RDWR, 0)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	// A meta page, bbolt's: page header 16 bytes; magic, version, page size,
+	// flags, 4 bytes each; root 16, free list 8, high water 8; transaction at 64.
+	var head [16]byte
+	var size [4]byte
+	if _, err := f.ReadAt(size[:], 24); err != nil {
+		c.t.Fatal(err)
+	}
+	page := int64(binary.LittleEndian.Uint32(size[:]))
+	next, newest := int64(0), uint64(0)
+	for i := range int64(2) {
+		if _, err := f.ReadAt(head[:8], i*page+64); err != nil {
+			c.t.Fatal(err)
+		}
+		if tx := binary.LittleEndian.Uint64(head[:8]); tx > newest {
+			next, newest = 1-i, tx // the transaction after the newest writes the other one
+		}
+	}
+	junk := make([]byte, 1+c.rand.IntN(72))
+	for i := range junk {
+		junk[i] = byte(c.rand.IntN(256))
+	}
+	if _, err := f.WriteAt(junk, next*page+int64(c.rand.IntN(16))); err != nil {
+		c.t.Fatal(err)
+	}
+	record := `{"seq":18446744073709551615,"time":"2030-01-01T00:00:00Z","plugin":"wild","kind":"released"`
+	log, err := os.OpenFile(c.auditLog(), os.O_WRONLY|os.O_APPEND, 0)
+	if err == nil {
+		_, err = log.WriteString(record[:c.rand.IntN(len(record))])
+		err = errors.Join(err, log.Close())
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// fullDisk lets plugins work and attack while nothing can be written. What was
+// shown as quarantined must be so when the daemon is killed and comes back.
+func (c *chaos) fullDisk(deeds int64) {
+	c.t.Helper()
+	ballast := c.disk + "/ballast"
+	f, err := os.Create(ballast)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	size := int64(0)
+	for piece := int64(64 << 20); piece >= 4096; {
+		if err := unix.Fallocate(int(f.Fd()), 0, size, piece); err == nil {
+			size += piece
+		} else {
+			piece /= 2
+		}
+	}
+	_ = f.Close()
+	load := c.load()
+	load.after(deeds, 0)
+	c.attack("attack")
+	load.end()
+	for _, s := range c.list() {
+		c.held[s.Name] = s.State == control.Quarantined
+	}
+	if c.rand.IntN(2) == 0 {
+		c.kill()
+	}
+	if err := os.Remove(ballast); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// attack tells the wild plugin to do something and waits for no answer.
+func (c *chaos) attack(method string) {
+	c.t.Helper()
+	client := c.client()
+	defer func() { _ = client.Close() }()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Second)
+	defer cancel()
+	_, _ = client.CallPlugin(ctx, control.CallParams{Name: "wild", Method: method, Timeout: 5 * time.Second})
+}
+
+// noDescriptors leaves the daemon hardly any for a while.
+func (c *chaos) noDescriptors(deeds int64) {
+	c.t.Helper()
+	pid := c.cmd.Process.Pid
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var before unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &before); err != nil {
+		c.t.Fatal(err)
+	}
+	load := c.load()
+	few := unix.Rlimit{Cur: uint64(len(open) + c.rand.IntN(12)), Max: before.Max}
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &few, nil); err != nil {
+		c.t.Fatal(err)
+	}
+	load.after(deeds, 0)
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &before, nil); err != nil {
+		c.t.Fatal(err)
+	}
+	load.end()
+}
+
+// inTheMiddle kills the daemon in the middle of something: of a call that the
+// listener gave it and that it has not answered, of a frame that it reads, of
+// one that it writes.
+func (c *chaos) inTheMiddle(what string, spin time.Duration) {
+	c.t.Helper()
+	ended := make(chan struct{})
+	call := func(method string, params string) {
+		defer close(ended)
+		client, err := control.Dial(c.t.Context(), c.dir+"/run/cordon.sock")
+		if err != nil {
+			return
+		}
+		defer func() { _ = client.Close() }()
+		_, _ = client.CallPlugin(c.t.Context(), control.CallParams{Name: "wild", Method: method, Params: []byte(params), Timeout: 5 * time.Second})
+	}
+	switch what {
+	case "taken call":
+		c.takenCall()
+		close(ended)
+	case "half a frame in":
+		go call("half", "[]")
+		spin *= 3
+	case "half a frame out":
+		dozing := make(chan struct{})
+		go func() {
+			defer close(dozing)
+			c.attackQuietly("doze")
+		}()
+		go call("ping", `["`+strings.Repeat("x", 200<<10)+`"]`) // more than a pipe holds
+		defer func() { <-dozing }()
+		spin *= 10
+	}
+	for began := time.Now(); time.Since(began) < spin; {
+	}
+	c.kill()
+	<-ended
+}
+
+// attackQuietly is attack for a daemon that may have gone.
+func (c *chaos) attackQuietly(method string) {
+	client, err := control.Dial(c.t.Context(), c.dir+"/run/cordon.sock")
+	if err != nil {
+		return
+	}
+	defer func() { _ = client.Close() }()
+	_, _ = client.CallPlugin(c.t.Context(), control.CallParams{Name: "wild", Method: method, Timeout: 5 * time.Second})
+}
+
+// takenCall stops the daemon, lets the wild plugin come to its wall, and lets
+// the daemon go on to take the call.
+func (c *chaos) takenCall() {
+	c.t.Helper()
+	pid := 0
+	for _, s := range c.list() {
+		if s.Name == "wild" && s.State == control.Running {
+			pid = s.PID
+		}
+	}
+	if pid == 0 { // it is quarantined: a kill like any other
+		return
+	}
+	c.attack("soon")
+	_ = syscall.Kill(c.cmd.Process.Pid, syscall.SIGSTOP)
+	c.eventually("the plugin stands at its wall, or was stopped there", func() bool {
+		call, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", pid))
+		frozen := err == nil && strings.HasPrefix(string(call), fmt.Sprint(unix.SYS_MOUNT)+" ")
+		return err != nil || frozen || c.frozen(pid)
+	})
+	_ = syscall.Kill(c.cmd.Process.Pid, syscall.SIGCONT)
+}
+
+// frozen says whether the daemon was fast enough to freeze it.
+func (c *chaos) frozen(pid int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return true
+	}
+	_, group, _ := strings.Cut("\n"+string(text), "\n0::")
+	group, _, _ = strings.Cut(group, "\n")
+	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		if events, err := os.ReadFile(root + group + "/cgroup.events"); err == nil {
+			return strings.Contains(string(events), "frozen 1")
+		}
+	}
+	return false
+}
