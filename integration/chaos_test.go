@@ -74,6 +74,7 @@ type chaos struct {
 	held  map[string]bool
 	read  int64 // how much of the audit log was read
 	seen  map[string]int
+	last  string // kind of point
 }
 
 // chaosPointKinds are what can happen, as often as they stand here. A name of a
@@ -141,6 +142,7 @@ func (c *chaos) once() {
 	c.wake()
 	kind := chaosPointKinds[c.rand.IntN(len(chaosPointKinds))]
 	c.seen[kind]++
+	c.last = kind
 	deeds, spin := int64(c.rand.IntN(60)), time.Duration(c.rand.IntN(2000))*time.Microsecond
 	switch kind {
 	case "full disk":
@@ -228,9 +230,19 @@ func (c *chaos) wake() {
 			continue // it attacked late, for a client that has left
 		}
 		if err != nil {
-			c.t.Fatalf("a fresh start: %v\n%s", err, c.log)
+			c.t.Fatalf("a fresh start after %s: %v\n%s\n%s", c.last, err, c.keepers(), c.log)
 		}
 	}
+}
+
+// keepers are the processes that may hold what a start needs.
+func (c *chaos) keepers() (lines []string) {
+	for _, p := range processes() {
+		if p.name == "cordon-keeper" || p.uid >= uidBase && p.uid < uidBase+uidCount {
+			lines = append(lines, fmt.Sprintf("%s: process %d below %d, uid %d", p.name, p.pid, p.parent, p.uid))
+		}
+	}
+	return lines
 }
 
 func (c *chaos) client() *control.Client {

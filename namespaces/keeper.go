@@ -123,6 +123,7 @@ type answer struct {
 	reply wireReply
 	files []*os.File
 	child *Child // of a launch that started; it has taken the files
+	lost  bool   // descriptors did not arrive: this process may have no more
 }
 
 // Keeper is the daemon's side of one keeper process. Safe for concurrent use.
@@ -372,7 +373,9 @@ func (k *Keeper) abandon(id uint64, ch chan answer, answered func()) {
 // discard ends what an answer brought.
 func (a answer) discard() {
 	closeAll(a.files)
-	if c := a.child; c != nil {
+	if c := a.child; c != nil && a.lost {
+		_ = c.keeper.endLost(c)
+	} else if c != nil {
 		_ = c.Signal(unix.SIGKILL)
 		if c.Listener != nil {
 			_ = c.Listener.Close()
@@ -416,6 +419,8 @@ func (k *Keeper) Launch(ctx context.Context, l Launch) (*Child, error) {
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("cannot start: %w", err)
+	case a.child != nil && a.lost:
+		return nil, errors.Join(fmt.Errorf("cannot start: the plugin's descriptors did not arrive: %w", unix.EMFILE), k.endLost(a.child))
 	case a.child != nil:
 		return a.child, nil
 	default:
@@ -456,6 +461,17 @@ func (l Launch) Message(files int) ([]byte, error) {
 // KeeperProgram is the keeper as it was built in.
 func KeeperProgram() []byte { return bytes.Clone(keeperProgram) }
 
+// endLost ends a plugin whose descriptors did not arrive: nobody could watch or
+// signal it but the keeper.
+func (k *Keeper) endLost(c *Child) error {
+	err := k.say(wireKindForget, c.id)
+	if c.Listener != nil {
+		err = errors.Join(err, c.Listener.Close())
+	}
+	<-c.done // the keeper ends it, or has ended itself
+	return errors.Join(err, c.Forget())
+}
+
 func stepError(r wireReply, steps []Step) error {
 	e := &StepError{Step: -1, Errno: syscall.Errno(r.Error), Detail: r.Detail}
 	switch {
@@ -481,7 +497,7 @@ func (k *Keeper) read() {
 	defer close(k.gone)
 	buf, oob := make([]byte, wireReplySize+1), make([]byte, unix.CmsgSpace(4*4))
 	for {
-		n, oobn, _, _, err := k.conn.ReadMsgUnix(buf, oob)
+		n, oobn, flags, _, err := k.conn.ReadMsgUnix(buf, oob)
 		if err != nil || n == 0 {
 			break
 		}
@@ -491,7 +507,7 @@ func (k *Keeper) read() {
 			closeAll(files)
 			continue
 		}
-		k.deliver(answer{reply: r, files: files})
+		k.deliver(answer{reply: r, files: files, lost: flags&unix.MSG_CTRUNC != 0})
 	}
 	_ = k.conn.CloseWrite()                 // whyever reading ended, it shall end now
 	if k.end = k.cmd.Wait(); k.end != nil { // else it has ended and reaped everything itself

@@ -340,3 +340,34 @@ func TestKeeperKeepsItsOOMScore(t *testing.T) {
 		t.Errorf("with the plugin at its gate: it has %s, want 500; the keeper has %s and had %s", plugin, keeper, before)
 	}
 }
+
+// TestLostDescriptorsEndTheLaunch: a plugin whose pidfd does not arrive could be
+// neither watched nor signalled; it must not run on.
+func TestLostDescriptorsEndTheLaunch(t *testing.T) {
+	k := testKeeper(t)
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	started := 0
+	l := bareLaunch("/bin/sleep", "1000")
+	l.Steps = append([]Step{{Op: OpNamespace, File: NoFile, A: unix.CLONE_NEWPID, Text: "enter"}}, l.Steps...)
+	l.Staged = func(pid int) {
+		started = pid
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: before.Max}); err != nil {
+			t.Error(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c, err := k.Launch(ctx, l)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(err, unix.EMFILE) {
+		t.Errorf("got %v, %v", c, err)
+	}
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d", started)); started == 0 || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the plugin %d is still there: %v", started, err)
+	}
+}

@@ -496,6 +496,10 @@ static void on_word(struct slot *s, u32 kind)
 		forget(s);
 	else if (kind == CK_KIND_FORGET && s->state == LAUNCHING) /* nobody waits for it any more */
 		fail(s, CK_STEP_DIED, ECANCELED_, 0);
+	else if (kind == CK_KIND_FORGET && s->state == RUNNING) { /* its descriptors did not arrive */
+		s->state = ENDING;
+		end_all(s);
+	}
 	if (kind == CK_KIND_GO && s->state == LAUNCHING && s->stage) {
 		s->stage = 0;
 		open_gate(s);

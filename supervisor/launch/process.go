@@ -152,6 +152,7 @@ func (p *Process) Kill() error {
 	// The first process ends the namespace even where the group cannot be
 	// killed at once; an error here is one of the group's.
 	_ = p.child.Signal(syscall.SIGKILL)
+	_ = p.killNow() // needs no new descriptor
 	err := p.group.Kill(ctx)
 	select {
 	case <-p.done: // it ended meanwhile, and the group may be gone with it

@@ -22,7 +22,7 @@ type lease struct {
 
 // uidPatience is how long a uid is waited for that somebody else has: the keeper
 // of a daemon that was killed a moment ago still ends its plugins.
-const uidPatience = 3 * time.Second
+const uidPatience = 15 * time.Second
 
 // awaitUID is leaseUID with that patience.
 func awaitUID(ctx context.Context, cfg Config, uid uint32) (*lease, error) {
