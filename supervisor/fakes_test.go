@@ -30,17 +30,19 @@ type fakeClock struct {
 	cond   *sync.Cond
 	now    time.Time
 	timers map[int]*fakeTimer
+	made   map[time.Duration]int // how many of each
 	next   int
 }
 
 type fakeTimer struct {
-	at time.Time
-	d  time.Duration
-	fn func()
+	at     time.Time
+	d      time.Duration
+	number int // among those of d
+	fn     func()
 }
 
 func newFakeClock() *fakeClock {
-	c := &fakeClock{now: epoch, timers: map[int]*fakeTimer{}}
+	c := &fakeClock{now: epoch, timers: map[int]*fakeTimer{}, made: map[time.Duration]int{}}
 	c.cond = sync.NewCond(&c.mu)
 	return c
 }
@@ -56,7 +58,8 @@ func (c *fakeClock) AfterFunc(d time.Duration, fn func()) func() {
 	defer c.mu.Unlock()
 	c.next++
 	id := c.next
-	c.timers[id] = &fakeTimer{at: c.now.Add(d), d: d, fn: fn}
+	c.made[d]++
+	c.timers[id] = &fakeTimer{at: c.now.Add(d), d: d, number: c.made[d], fn: fn}
 	c.cond.Broadcast()
 	return func() {
 		c.mu.Lock()
@@ -66,12 +69,16 @@ func (c *fakeClock) AfterFunc(d time.Duration, fn func()) func() {
 }
 
 // fire waits until a timer of d is set, and moves the clock to its end.
-func (c *fakeClock) fire(d time.Duration) {
+func (c *fakeClock) fire(d time.Duration) { c.fireNumber(d, 0) }
+
+// fireNumber waits for the one that was made as number n of those of d, where
+// several are; 0 is any.
+func (c *fakeClock) fireNumber(d time.Duration, n int) {
 	c.mu.Lock()
 	var due *fakeTimer
 	for due == nil {
 		for _, t := range c.timers {
-			if t.d == d {
+			if t.d == d && (n == 0 || t.number == n) {
 				due = t
 			}
 		}

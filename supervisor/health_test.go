@@ -30,12 +30,13 @@ func TestWatchdog(t *testing.T) {
 			proc, conn := b.start()
 			asked := make(chan struct{}, 4)
 			conn.well = func(context.Context) error { asked <- struct{}{}; return nil }
-			b.clock.fire(testWatchdog / 2)
+			// A pause, then the bound of its question, each half as long as the watchdog.
+			b.clock.fireNumber(testWatchdog/2, 1)
 			<-asked
 			conn.well = c.well
-			b.clock.fire(testWatchdog / 2)
+			b.clock.fireNumber(testWatchdog/2, 3)
 			if c.fire {
-				b.clock.fire(testWatchdog / 2)
+				b.clock.fireNumber(testWatchdog/2, 4)
 			}
 			if ev := b.await("backoff"); !strings.Contains(ev.Text, c.want) {
 				t.Errorf("the reason is %q", ev.Text)
