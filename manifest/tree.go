@@ -300,6 +300,25 @@ func (w *walker) symlink(d *os.File, name string, e *entry) error {
 	return call(w.link, e)
 }
 
+// followTries bounds how often a link is followed anew.
+const followTries = 1000
+
+// follow opens where a link leads, beneath the root. Any rename on the machine
+// while the kernel looks at a ".." makes it ask for another try (openat2(2),
+// EAGAIN), which says nothing of the link.
+func (w *walker) follow(name string) (fd int, err error) {
+	for range followTries {
+		fd, err = unix.Openat2(w.root, name, &unix.OpenHow{
+			Flags:   unix.O_PATH | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+		})
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			return fd, err
+		}
+	}
+	return fd, err
+}
+
 // judgeLink refuses a link that leads out, by its words and, because another
 // link may stand on its way, as the kernel follows it.
 func (w *walker) judgeLink(e *entry) error {
@@ -311,10 +330,7 @@ func (w *walker) judgeLink(e *entry) error {
 	if !utf8.ValidString(e.target) || strings.ContainsFunc(e.target, unicode.IsControl) {
 		return fmt.Errorf("cannot take %s: the link's target %q is no plain text", e.path, e.target)
 	}
-	fd, err := unix.Openat2(w.root, e.path, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-	})
+	fd, err := w.follow(e.path)
 	switch {
 	case err == nil:
 		return unix.Close(fd)
