@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cordonhq/cordon/supervisor/control"
 	"github.com/cordonhq/cordon/supervisor/violation"
 )
 
@@ -107,9 +108,9 @@ func TestAbuseStaysInsideItsQuota(t *testing.T) {
 			if out, err := d.cordon("call", "neighbour", "ping", "--timeout", "60s"); err != nil {
 				t.Errorf("the neighbour says %q, %v", out, err)
 			}
-			d.insideQuota(a.attack)
+			group := d.insideQuota(a.attack)
 			d.must("stop", a.attack)
-			if left := d.cgroupFiles(a.attack, "cgroup.procs"); len(left) > 0 {
+			if left := d.cgroupFiles(group, "cgroup.procs"); len(left) > 0 {
 				t.Errorf("its group outlived it: %v", left)
 			}
 			d.must("remove", a.attack)
@@ -180,20 +181,40 @@ func (a abuse) met(d *daemon) bool {
 	return d.throttled(a.attack) > 0
 }
 
-// cgroupFiles are the files of a name in a plugin's group, in all hierarchies.
-func (d *daemon) cgroupFiles(plugin, name string) []string {
+// group is the name of the group that a plugin runs in, empty while it does not.
+func (d *daemon) group(plugin string) string {
+	var list []control.Status
+	d.json(&list, "ps")
+	for _, s := range list {
+		if s.Name != plugin || s.PID == 0 {
+			continue
+		}
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", s.PID))
+		if _, path, ok := strings.Cut(string(text), "/"+d.root+"/"); ok {
+			name, _, _ := strings.Cut(path, "\n")
+			return name
+		}
+	}
+	return ""
+}
+
+// cgroupFiles are the files of a name in a group, in all hierarchies.
+func (d *daemon) cgroupFiles(group, name string) []string {
+	if group == "" {
+		return nil
+	}
 	var found []string
 	for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
-		files, _ := filepath.Glob(fmt.Sprintf("%s/%s/%s/%s", mount, d.root, plugin, name))
+		files, _ := filepath.Glob(fmt.Sprintf("%s/%s/%s/%s", mount, d.root, group, name))
 		found = append(found, files...)
 	}
 	return found
 }
 
 // figure is the number in the first of the files that is there, -1 if none is.
-func (d *daemon) figure(plugin string, names ...string) int64 {
+func (d *daemon) figure(group string, names ...string) int64 {
 	for _, name := range names {
-		for _, file := range d.cgroupFiles(plugin, name) {
+		for _, file := range d.cgroupFiles(group, name) {
 			text, err := os.ReadFile(file)
 			n, nerr := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 			if err == nil && nerr == nil {
@@ -206,7 +227,7 @@ func (d *daemon) figure(plugin string, names ...string) int64 {
 
 func (d *daemon) throttled(plugin string) int64 {
 	var most int64
-	for _, file := range d.cgroupFiles(plugin, "cpu.stat") {
+	for _, file := range d.cgroupFiles(d.group(plugin), "cpu.stat") {
 		text, _ := os.ReadFile(file)
 		for line := range strings.Lines(string(text)) {
 			var n int64
@@ -218,14 +239,21 @@ func (d *daemon) throttled(plugin string) int64 {
 	return most
 }
 
-// insideQuota looks at the group from outside.
-func (d *daemon) insideQuota(plugin string) {
+// insideQuota looks at the group from outside, and gives its name. A plugin that
+// is being restarted has none.
+func (d *daemon) insideQuota(plugin string) (group string) {
 	d.t.Helper()
-	peak := d.figure(plugin, "memory.peak", "memory.max_usage_in_bytes", "memory.current")
-	pids := d.figure(plugin, "pids.current")
+	var peak, pids int64
+	d.eventually("the figures of its group can be read", func() bool {
+		group = d.group(plugin)
+		peak = d.figure(group, "memory.peak", "memory.max_usage_in_bytes", "memory.current")
+		pids = d.figure(group, "pids.current")
+		return peak >= 0 && pids >= 0
+	})
 	if peak > abuseMemory+memorySlack || pids > abusePids {
 		d.t.Errorf("%s has had %d bytes of %d, and has %d processes of %d", plugin, peak, abuseMemory, pids, abusePids)
 	}
+	return group
 }
 
 // resident is the daemon's memory in bytes.

@@ -80,6 +80,8 @@ type Child struct {
 
 // ChildEnd is how a plugin ended.
 type ChildEnd struct {
+	// Orphaned says that the keeper ended first, and the plugin with it.
+	Orphaned     bool
 	Status       syscall.WaitStatus
 	Time         time.Time
 	User, System time.Duration
@@ -516,7 +518,7 @@ func (k *Keeper) read() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for id, c := range k.children {
-		c.end = ChildEnd{Status: syscall.WaitStatus(syscall.SIGKILL), Time: time.Now()}
+		c.end = ChildEnd{Orphaned: true, Status: syscall.WaitStatus(syscall.SIGKILL), Time: time.Now()}
 		close(c.done)
 		delete(k.children, id)
 	}

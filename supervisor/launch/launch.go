@@ -83,6 +83,9 @@ type Exit struct {
 	// Duration is from the plugin's first instruction to its end.
 	Duration time.Duration
 	Usage    cgroups.Usage
+	// Orphaned says that the keeper ended first, and the plugin with it: no doing
+	// of the plugin's.
+	Orphaned bool
 }
 
 // ExecError is returned when the command itself could not be run inside the

@@ -108,7 +108,7 @@ func (p *Process) wait() {
 	if end.Status.Signaled() && end.Status.Signal() == syscall.SIGSYS {
 		p.onKilled()
 	}
-	p.exit = Exit{Status: end.Status, Duration: end.Time.Sub(p.child.Started)}
+	p.exit = Exit{Orphaned: end.Orphaned, Status: end.Status, Duration: end.Time.Sub(p.child.Started)}
 	p.exit.Usage, _ = p.group.Usage()
 	close(p.done)
 }

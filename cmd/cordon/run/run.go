@@ -150,8 +150,12 @@ func (s *session) launch(open func() (starter, error), signals <-chan os.Signal)
 		s.readBack(p)
 	}
 	s.follow(ctx, p, signals, asked)
-	s.ended(p.Exit())
-	return p.Release()
+	exit := p.Exit()
+	s.ended(exit)
+	if err := p.Release(); err != nil || !exit.Orphaned {
+		return err
+	}
+	return errors.New("cannot go on: the keeper was killed, and the command with it")
 }
 
 // readBack puts into the report what was enforced.
