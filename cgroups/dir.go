@@ -105,7 +105,7 @@ func (d *dir) writeAll(name string, values ...string) error {
 		}
 		op = "write"
 		for _, value := range values {
-			if _, err = unix.Write(f, []byte(value)); err != nil {
+			if err = uninterrupted(func() error { _, err := unix.Write(f, []byte(value)); return err }); err != nil {
 				break
 			}
 		}
@@ -115,6 +115,17 @@ func (d *dir) writeAll(name string, values ...string) error {
 		return &fs.PathError{Op: op, Path: filepath.Join(d.path, name), Err: err}
 	}
 	return nil
+}
+
+// uninterrupted does it again where a signal (the Go runtime sends some of its
+// own) came between: a memory limit that must make room first answers EINTR
+// and is not set (mem_cgroup_resize_max in the kernel's mm/memcontrol-v1.c).
+func uninterrupted(do func() error) error {
+	for {
+		if err := do(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // current says whether path still is this directory: it may have been removed,

@@ -40,13 +40,13 @@ func cordonRun(t *testing.T, args ...string) (out string, err error) {
 // not lead to what it denies, by a link of root's in the middle or at the end.
 func TestCeilingJudgesWhereLinksLead(t *testing.T) {
 	dir := rootOnly(t)
-	for name, target := range map[string]string{"keys": "/etc/ssh", "shadow": "/etc/shadow", "etc": "/etc", "harmless": "/etc/hostname"} {
+	for name, target := range map[string]string{"kernel": "/sys/kernel", "shadow": "/etc/shadow", "etc": "/etc", "harmless": "/etc/hostname"} {
 		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for from, want := range map[string]string{ // "" is granted
-		"keys": "it leads to /etc/ssh, which the host's ceiling refuses: ceiling.deny_paths has /etc/ssh", "shadow": "it leads to /etc/shadow, which",
+		"kernel": "it leads to /sys/kernel, which the host's ceiling refuses: ceiling.deny_paths has /sys", "shadow": "it leads to /etc/shadow, which",
 		"etc": "it leads to /etc, which the host's ceiling refuses: it holds /etc/", "etc/shadow": "it leads to /etc/shadow, which", "harmless": "",
 	} {
 		grant := fmt.Sprintf("files=[{ path = \"/granted\", from = %q, access = \"r\" }]", filepath.Join(dir, from))
@@ -64,8 +64,8 @@ func TestCeilingJudgesWhereLinksLead(t *testing.T) {
 		}
 	}
 	// An optional grant is left out, as if the host did not have it.
-	out, err := cordonRun(t, "--profile", "shell", "--set", fmt.Sprintf("files=[{ path = \"/granted\", from = %q, access = \"r\", optional = true }]", filepath.Join(dir, "keys")),
-		"--", "/bin/sh", "-c", "test ! -e /granted/ssh_config && test ! -e /granted/sshd_config")
+	out, err := cordonRun(t, "--profile", "shell", "--set", fmt.Sprintf("files=[{ path = \"/granted\", from = %q, access = \"r\", optional = true }]", filepath.Join(dir, "kernel")),
+		"--", "/bin/sh", "-c", "test ! -e /granted/mm")
 	if err != nil {
 		t.Errorf("an optional grant: %v\n%s", err, out)
 	}

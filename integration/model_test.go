@@ -122,7 +122,7 @@ func (c *modelCase) files(probe string) {
 	c.must(os.Link(c.at("rw/shared"), c.at("over/hard")), os.Link(c.at("ro/plain"), c.at("open/hard")))
 	c.own("rw", "theirs", "hard")
 	c.own("over", "theirs", "hard")
-	c.must(os.Chmod(c.at("open"), 0o777))
+	c.must(os.Chmod(c.at("open"), 0o777), os.Chown(c.at("open"), modelUser+1, modelUser+1))
 	c.write("single", []byte("x\n"), 0o644)
 	c.must(os.Chown(c.at("single"), modelUser, modelUser))
 }

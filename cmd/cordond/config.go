@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -132,6 +133,9 @@ func loadConfig(file string, asked bool) (c config, found bool, err error) {
 		return c, true, err
 	}
 	c = c.completed()
+	if real, err := filepath.Abs(file); err == nil {
+		c.deny(real)
+	}
 	_, wrong := c.Evidence.rules()
 	_, wrongSecrets := c.secrets()
 	if err := errors.Join(c.check(), c.Ceiling.Validate(), wrong, wrongSecrets); err != nil {
@@ -140,12 +144,26 @@ func loadConfig(file string, asked bool) (c config, found bool, err error) {
 	return c, true, nil
 }
 
-// completed fills what follows from other keys.
+// completed fills what follows from other keys: the socket's name, and that no
+// plugin is ever granted what makes the daemon trust its own state, wherever
+// that lies and whatever deny_paths says.
 func (c config) completed() config {
 	if c.Daemon.Socket == "" {
 		c.Daemon.Socket = filepath.Join(c.Daemon.RuntimeDir, filepath.Base(control.DefaultSocket))
 	}
+	c.Ceiling.DenyPaths = slices.Clone(c.Ceiling.DenyPaths)
+	for _, own := range []string{c.Daemon.StateDir, c.Daemon.RuntimeDir, c.Daemon.ProfilesDir, c.Daemon.Socket} {
+		c.deny(own)
+	}
 	return c
+}
+
+// deny adds a path to what is never granted; check says what is wrong with one
+// that is none.
+func (c *config) deny(own string) {
+	if filepath.IsAbs(own) && filepath.Clean(own) == own && !slices.Contains(c.Ceiling.DenyPaths, own) {
+		c.Ceiling.DenyPaths = append(c.Ceiling.DenyPaths, own)
+	}
 }
 
 // maxUID is the largest uid; the one above means "no change" to the kernel.

@@ -56,6 +56,11 @@ memory.max = "1G"
 		t.Fatal(err)
 	}
 	d := c.Daemon
+	for _, own := range []string{"/srv/cordon", "/run/other", "/run/other/cordon.sock", "/etc/cordon", "/boot"} {
+		if c.Ceiling.Refuses(own, nil) == "" || c.Ceiling.Refuses(filepath.Dir(own), nil) == "" {
+			t.Errorf("a plugin may be granted %s, by which the daemon could be fooled", own)
+		}
+	}
 	if d.StateDir != "/srv/cordon" || d.Socket != "/run/other/cordon.sock" || d.UIDBase != 2000000000 || d.UIDCount != 65536 {
 		t.Errorf("daemon: %+v", d)
 	}

@@ -237,6 +237,9 @@ func (m *Model) entry(a *Answer, name string, v verb, w *walker, err error) {
 	if !d.permits(v.perm) {
 		a.refuse("permissions", "", "%s", d.permissions())
 	}
+	if name == "remove" && w.now.mount == d.mount && w.now.unmapped { // EOVERFLOW; may_delete in the kernel's fs/namei.c
+		a.refuse("permissions", "", "%s", w.now.permissions())
+	}
 	if name == "remove" && d.mode&(fs.ModeSticky|0o1000) != 0 && !d.own && !w.now.own {
 		a.refuse("permissions", "", "%s is sticky, and %s belongs to another", d.at, w.now.at)
 	}

@@ -37,6 +37,8 @@ func (h fakeHost) Lstat(p string) (Info, error) {
 			info.Mode |= 0o600
 		case "755":
 			info.Mode |= 0o755
+		case "1777":
+			info.Mode |= 0o777 | fs.ModeSticky
 		case "700":
 			info.Mode |= 0o700
 		}
@@ -168,7 +170,7 @@ func TestFiles(t *testing.T) {
 		"create /tmp/new":          "",
 		"create /new":              "mount",
 		"mkdir /data/sub":          "",
-		"remove /rw/roots":         "", // the directory is what counts
+		"remove /rw/roots":         "permissions", // EOVERFLOW, though the directory would let it
 		"remove /ro/plain":         "mount",
 		"remove /ro/dir":           "mount",
 		"remove /rw/gone":          "mount",
@@ -230,6 +232,10 @@ func TestNothingCanBeAskedOfWhatWouldNotStart(t *testing.T) {
 	v := namespaces.View{Mounts: []namespaces.Mount{{Path: "/rw", From: "/srv/rw", Writable: true}}}
 	if _, err := New(pl, v, h, 7); err == nil || !strings.Contains(err.Error(), "belongs to root") {
 		t.Errorf("a writable grant of root's tree: %v", err)
+	}
+	h["/srv/rw"] = "dir 1777"
+	if _, err := New(pl, v, h, 7); err == nil || !strings.Contains(err.Error(), "anyone may write there") {
+		t.Errorf("a writable grant of a tree that everybody writes to: %v", err)
 	}
 }
 

@@ -164,7 +164,10 @@ func (t *tree) attach(v namespaces.Mount) error {
 		if info.UID == 0 && info.Mode.Perm()&0o002 == 0 {
 			return fmt.Errorf("nothing would start: %s belongs to root, and the plugin, which never acts as root, could not write there", v.From)
 		}
-		m.mapped, m.owner, m.group = info.UID != 0, info.UID, info.GID
+		if info.UID == 0 {
+			return fmt.Errorf("nothing would start: %s belongs to root and anyone may write there, so that others' files and sockets in it would be the plugin's to reach", v.From)
+		}
+		m.mapped, m.owner, m.group = true, info.UID, info.GID
 	}
 	t.mounts = append(t.mounts, m)
 	return nil

@@ -105,7 +105,7 @@ func TestBadInputHasItsOwnSentence(t *testing.T) {
 			if !strings.Contains(err.Error(), bad.says) {
 				t.Errorf("it says %q, want %q in it", err, bad.says)
 			}
-			if after := look(t, l); after.mounts != before.mounts || after.children != before.children || after.descriptors > before.descriptors || len(after.groups) > 0 {
+			if after, ok := settled(t, l, before); !ok {
 				t.Errorf("left %+v, before %+v", after, before)
 			}
 		})

@@ -395,6 +395,13 @@ plain 0
 	if err == nil || !strings.Contains(err.Error(), "belongs to root") {
 		t.Errorf("a root-owned directory was granted for writing: %v", err)
 	}
+	if err := os.Chmod(root, 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	_, err = run(t, l, testPlan(t, "shell", []plan.File{{Path: "/w", From: root, Access: writeRights}}, "sh", "-c", "true"))
+	if err == nil || !strings.Contains(err.Error(), "anyone may write there") {
+		t.Errorf("a directory to which everybody writes was granted for writing: %v", err)
+	}
 }
 
 // TestFileWatchTellsRefusalsFromProbes: a read outside the grants is reported

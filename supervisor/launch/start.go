@@ -355,12 +355,12 @@ func (s *start) idmap(ctx context.Context, m namespaces.Mount) (*namespaces.IDMa
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
 	switch {
-	case !ok || st.Uid == s.lease.uid:
+	case !ok:
 		return nil, nil
 	case st.Uid == 0 && info.Mode().Perm()&0o002 == 0:
 		return nil, &namespaces.SourceError{Path: m.From, Why: "it belongs to root and the plugin, which never acts as root, could not write there; give it to another user (chown), whom the plugin will then write as"}
 	case st.Uid == 0:
-		return nil, nil
+		return nil, &namespaces.SourceError{Path: m.From, Why: "it belongs to root and anyone may write there: others leave files and sockets in it, which would be the plugin's to reach; make a directory in it for the plugin (mkdir, chown) and grant that"}
 	}
 	groups := mapLine(st.Gid, s.lease.uid)
 	if st.Gid == 0 {
