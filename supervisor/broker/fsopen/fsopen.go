@@ -188,14 +188,28 @@ func Open(root, at string, flags int, noLinks bool) (*os.File, error) {
 		dir, rel = path.Split(dir)
 		noLinks = true
 	}
-	fd, err := retry(func() (int, error) {
-		return unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	})
+	fd, err := retry(func() (int, error) { return openRoot(dir) })
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+		return nil, err
 	}
 	defer func() { _ = unix.Close(fd) }()
 	return openBeneath(fd, rel, at, flags, noLinks)
+}
+
+// openRoot opens the granted directory itself. A link in its path could have
+// been set by whoever owns a directory above it, and leads where the ceiling
+// was not asked about.
+func openRoot(dir string) (int, error) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, dir, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if errors.Is(err, unix.ELOOP) {
+		return -1, ipc.Errorf(ipc.CodeDenied, "cannot open %.200q: a symbolic link stands in the path of the grant; grant where it leads", dir)
+	}
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	return fd, nil
 }
 
 // openBeneath looks at what is there before it opens it: opening a device or a

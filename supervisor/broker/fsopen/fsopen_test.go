@@ -210,3 +210,22 @@ func TestNoMountIsEntered(t *testing.T) {
 		t.Fatalf("a file on another mount: %v", err)
 	}
 }
+
+// TestTheGrantedDirectoryIsReachedWithoutLinks: whoever owns a directory above
+// it could otherwise turn the grant to files of root's.
+func TestTheGrantedDirectoryIsReachedWithoutLinks(t *testing.T) {
+	root := tree(t)
+	link := filepath.Join(filepath.Dir(root), "link")
+	if err := os.Symlink(root, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []string{"r:" + link, "r:" + link + "/a", "r:" + link + "/f"} {
+		f, err := Open(at, strings.TrimPrefix(at, "r:")+map[bool]string{true: "", false: "/f"}[strings.HasSuffix(at, "/f")], unix.O_RDONLY, false)
+		if err == nil {
+			t.Errorf("%s: opened %s", at, f.Name())
+			_ = f.Close()
+		} else if !strings.Contains(err.Error(), "grant where it leads") {
+			t.Errorf("%s: %v", at, err)
+		}
+	}
+}
