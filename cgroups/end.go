@@ -44,9 +44,18 @@ func backoff(ctx context.Context, n int) error {
 	}
 }
 
+// The kernel tells of changes to cgroup.events at most once in 10 ms
+// (CGROUP_FILE_NOTIFY_MIN_INTV in its kernel/cgroup/cgroup.c): what changes
+// soon after another change is told late. So the file is looked at again after
+// firstLook, twice that, and so on until that time is over.
+const (
+	firstLook = 50 * time.Microsecond
+	lastLook  = 10 * time.Millisecond
+)
+
 // awaitEvents blocks until the group's cgroup.events satisfies ok, ctx is done,
 // or, if again is positive, for that long (the result is false then). The
-// kernel wakes it; it never polls by time.
+// kernel wakes it, once the time is over in which it may be late.
 func (m *member) awaitEvents(ctx context.Context, again time.Duration, ok func(map[string]int64) bool) (bool, error) {
 	events, err := m.dir.open("cgroup.events", unix.O_RDONLY)
 	if err != nil {
@@ -63,11 +72,7 @@ func (m *member) awaitEvents(ctx context.Context, again time.Duration, ok func(m
 	// function uses the os.File, which is safe to use after Close.
 	stop := context.AfterFunc(ctx, func() { _, _ = wake.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) })
 	defer stop()
-	timeout := -1
-	if again > 0 {
-		timeout = int(again.Milliseconds())
-	}
-	for {
+	for look := firstLook; ; {
 		buf := make([]byte, 4096)
 		n, err := events.ReadAt(buf, 0)
 		if n == 0 && err != nil {
@@ -80,14 +85,27 @@ func (m *member) awaitEvents(ctx context.Context, again time.Duration, ok func(m
 			return false, err
 		}
 		fds := []unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}, {Fd: int32(cancelled), Events: unix.POLLIN}}
-		ready, err := unix.Poll(fds, timeout)
+		timeout, soon := again, look <= lastLook
+		if soon {
+			timeout, look = look, 2*look
+		}
+		ready, err := unix.Ppoll(fds, timespec(timeout), nil)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return false, fmt.Errorf("cannot wait: poll: %w", err)
 		}
-		if err == nil && ready == 0 {
+		if err == nil && ready == 0 && !soon {
 			return false, nil
 		}
 	}
+}
+
+// timespec is what ppoll(2) takes: nil, for ever, unless d is positive.
+func timespec(d time.Duration) *unix.Timespec {
+	if d <= 0 {
+		return nil
+	}
+	ts := unix.NsecToTimespec(d.Nanoseconds())
+	return &ts
 }
 
 // FreezeNow tells the kernel to freeze the whole tree and does not wait.

@@ -56,6 +56,7 @@ func (p *Process) onCall(n seccomp.Notification) seccomp.Verdict {
 	}
 	queue := p.work
 	if contains(c.action) {
+		_ = p.group.FreezeNow() // at once; if it cannot be frozen, report kills it
 		queue = p.urgent
 	}
 	if report {
@@ -126,18 +127,20 @@ func (p *Process) rest() {
 	}
 }
 
-// onRefused contains the plugin if it must, describes the call, then answers.
+// onRefused describes the call while its caller waits, then answers it. What is
+// to die is told to before: an answer would only wake it.
 func (p *Process) onRefused(c call) {
 	v := violation.Violation{
 		Wall: violation.Seccomp, What: c.Call, Call: c.Call, RawArgs: c.Args[:], Unverified: true,
 		Action: c.action, Suppressed: c.suppressed, Flood: c.flood,
 	}
-	if contains(v.Action) {
-		_ = p.group.FreezeNow() // if it cannot be frozen, report kills it
-	}
 	v.Args, v.Path = seccomp.Describe(c.Notification)
 	v.Where = where(c.Notification)
-	_ = c.Answer(refused(v.Action))
+	if v.Action == violation.Kill {
+		defer func() { _ = c.Answer(refused(v.Action)) }()
+	} else {
+		_ = c.Answer(refused(v.Action))
+	}
 	p.report(v)
 }
 
@@ -193,7 +196,7 @@ func (p *Process) report(v violation.Violation) {
 	}
 	if contains(v.Action) {
 		p.contained = v.Wall
-		if v.Action == violation.Kill && p.killNow() {
+		if v.Action == violation.Kill && p.killHeld() {
 			// Dead is contained, too, and nobody waits for its being told.
 		} else if err := p.group.FreezeNow(); err != nil {
 			_ = p.Kill()

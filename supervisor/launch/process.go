@@ -3,6 +3,8 @@ package launch
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -43,6 +45,7 @@ type Process struct {
 	mu        sync.Mutex // serialises reports
 	count     int
 	contained violation.Wall // by which the plugin was frozen or killed
+	mounts    *os.File       // see killHeld
 	done      chan struct{}
 	exit      Exit
 }
@@ -110,6 +113,7 @@ func (p *Process) wait() {
 	}
 	p.exit = Exit{Orphaned: end.Orphaned, Status: end.Status, Duration: end.Time.Sub(p.child.Started)}
 	p.exit.Usage, _ = p.group.Usage()
+	p.letGo()
 	close(p.done)
 }
 
@@ -140,6 +144,10 @@ func (p *Process) Signal(s syscall.Signal) error { return p.child.Signal(s) }
 // killTime bounds the proof that a killed group is empty.
 const killTime = 10 * time.Second
 
+// dieTime is how long what was killed as a whole may take until it is looked
+// after.
+const dieTime = 20 * time.Millisecond
+
 // Kill ends every process of the plugin, whatever it does, and proves it.
 func (p *Process) Kill() error {
 	select {
@@ -152,13 +160,27 @@ func (p *Process) Kill() error {
 	// The first process ends the namespace even where the group cannot be
 	// killed at once; an error here is one of the group's.
 	_ = p.child.Signal(syscall.SIGKILL)
-	_ = p.killNow() // needs no new descriptor
+	if p.killNow() && p.died() { // needs no new descriptor
+		return nil
+	}
 	err := p.group.Kill(ctx)
 	select {
 	case <-p.done: // it ended meanwhile, and the group may be gone with it
 		return nil
 	default:
 		return err
+	}
+}
+
+// died leaves what was told to die the processor for it, a while.
+func (p *Process) died() bool {
+	late := time.NewTimer(dieTime)
+	defer late.Stop()
+	select {
+	case <-p.done:
+		return true
+	case <-late.C:
+		return false
 	}
 }
 
@@ -171,6 +193,25 @@ func (p *Process) killNow() bool {
 	}
 	_, err := f.WriteString("1")
 	return err == nil
+}
+
+// killHeld is killNow for who waits for the death: the last process of a mount
+// namespace takes all its mounts apart before it is seen to have ended (0.2 ms),
+// so the namespace is held until then. Call it with p.mu.
+func (p *Process) killHeld() bool {
+	if p.mounts == nil {
+		p.mounts, _ = os.Open(fmt.Sprintf("/proc/%d/ns/mnt", p.child.PID)) // it dies without
+	}
+	return p.killNow()
+}
+
+// letGo ends what killHeld held.
+func (p *Process) letGo() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mounts != nil {
+		_ = p.mounts.Close() // only its being open mattered
+	}
 }
 
 // Freeze stops every process of the plugin where it stands.

@@ -2,10 +2,11 @@ package main
 
 import (
 	"bytes"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/cordonhq/cordon/supervisor/violation"
 )
 
 func TestFiguresAreJudgedByTheirOwnRun(t *testing.T) {
@@ -26,16 +27,16 @@ func TestFiguresAreJudgedByTheirOwnRun(t *testing.T) {
 	}
 }
 
-func TestTheLastWordCounts(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "log")
-	if lastT0(path) != 0 {
-		t.Error("a word without a log")
+func TestTheLastHitCounts(t *testing.T) {
+	if _, _, err := newest(nil); err == nil {
+		t.Error("a hit that never was")
 	}
-	if err := os.WriteFile(path, []byte(`{"text":"t0 12"}`+"\n"+`{"text":"t0 345"}`+"\n"), 0o600); err != nil {
-		t.Fatal(err)
+	hit := func(told, began int64) violation.Violation {
+		return violation.Violation{Time: time.Unix(0, told), RawArgs: []uint64{0, 0, 0, uint64(began)}}
 	}
-	if got := lastT0(path); got != 345 {
-		t.Errorf("got %d", got)
+	began, told, err := newest([]violation.Violation{hit(20, 7), hit(10, 9), {Time: time.Unix(0, 30)}})
+	if began != 7 || told != 20 || err != nil {
+		t.Errorf("got %d, %d, %v", began, told, err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -67,23 +68,31 @@ func newWatch(pid int, evidence string) (w *watch, err error) {
 	return w, err
 }
 
+// The kernel tells of changes to cgroup.events at most once in 10 ms, so the file
+// is looked at this often until the group stands still.
+const look = 50 * time.Microsecond
+
 // run looks until the process has died.
 func (w *watch) run() (s seen, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	buf := make([]byte, 4096)
+	buf, end := make([]byte, 4096), float64(monotonic()+patience.Nanoseconds())
 	for s.dead == 0 {
 		fds := []unix.PollFd{{Fd: int32(w.events.Fd()), Events: unix.POLLPRI}, {Fd: int32(w.pidfd), Events: unix.POLLIN}, {Fd: int32(w.notify), Events: unix.POLLIN}}
-		n, err := unix.Poll(fds, int(patience.Milliseconds()))
+		timeout := unix.NsecToTimespec(patience.Nanoseconds())
+		if s.contained == 0 && w.notify >= 0 {
+			timeout = unix.NsecToTimespec(look.Nanoseconds())
+		}
+		n, err := unix.Ppoll(fds, &timeout, nil)
 		now := float64(monotonic())
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
-		if err != nil || n == 0 {
+		if err != nil || n == 0 && now > end {
 			return s, fmt.Errorf("the process does not end: %w", errors.Join(err, unix.ETIMEDOUT))
 		}
 		if n, _ := w.events.ReadAt(buf, 0); s.contained == 0 && strings.Contains(string(buf[:n]), "frozen 1") {
-			s.contained = now
+			s.contained = float64(monotonic())
 		}
 		if w.notify >= 0 && fds[2].Revents != 0 && s.evidence == 0 {
 			s.evidence = now
