@@ -236,9 +236,9 @@ func (cl *Client) request(ctx context.Context, m *incoming) error {
 	method := text(m.method.of(m.msg))
 	switch {
 	case method == "initialize" && b.hello != nil:
-		return cl.answer(resultReply(m.idBytes(), b.hello))
+		return cl.answer(resultReply(m.idBytes(), b.hello, nil))
 	case method == "shutdown" && b.c.o.Protocol == ProtocolLSP:
-		return cl.answer(resultReply(m.idBytes(), []byte("null")))
+		return cl.answer(resultReply(m.idBytes(), []byte("null"), nil))
 	case b.c.Phase() >= PhaseDraining:
 		return cl.answer(errorReply(m.idBytes(), &RPCError{Code: CodeShuttingDown, Message: "the plugin is stopping"}))
 	}

@@ -8,6 +8,7 @@ import (
 // reply is how a call ended.
 type reply struct {
 	result json.RawMessage
+	files  []Descriptor
 	err    error
 }
 
@@ -19,6 +20,8 @@ type pendingCall struct {
 	forward *forwarded
 	// early sees the result in the reader; nil where nobody is in such haste.
 	early func(result []byte)
+	// accept is how many descriptors its answer may carry.
+	accept int
 }
 
 // remembered is how many cancelled calls are told apart from calls never made.
@@ -46,7 +49,7 @@ func (t *calls) init(inFlight int) {
 }
 
 // begin gives a new call its id: 1, 2, 3 ...
-func (t *calls) begin(f *forwarded, early func([]byte)) (*pendingCall, error) {
+func (t *calls) begin(f *forwarded, x expected) (*pendingCall, error) {
 	pc := &pendingCall{forward: f}
 	if f == nil {
 		pc = t.pool.Get().(*pendingCall) //nolint:forcetypeassert // the pool holds nothing else
@@ -57,7 +60,7 @@ func (t *calls) begin(f *forwarded, early func([]byte)) (*pendingCall, error) {
 		return nil, ErrClosed
 	}
 	t.last++
-	pc.id, pc.early = t.last, early
+	pc.id, pc.early, pc.accept = t.last, x.early, x.accept
 	t.open[pc.id] = pc
 	return pc, nil
 }
@@ -166,11 +169,15 @@ func (c *Conn) reply(m *incoming) error {
 }
 
 func (c *Conn) deliver(pc *pendingCall, m *incoming) error {
+	if len(m.files) > pc.accept {
+		pc.reply <- reply{err: ErrClosed}
+		return breach(BreachDescriptors, "%d file descriptors came with an answer that may carry %d", len(m.files), pc.accept)
+	}
 	if m.kind == kindResult {
 		if pc.early != nil {
 			pc.early(m.result.of(m.msg))
 		}
-		pc.reply <- reply{result: m.keep(m.result)}
+		pc.reply <- reply{result: m.keep(m.result), files: m.takeFiles()}
 		return nil
 	}
 	e, err := parseError(m.errorSpan.of(m.msg))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"runtime/debug"
 	"strconv"
 	"sync"
@@ -25,6 +26,20 @@ type Request struct {
 	Params json.RawMessage
 	// Conn is the connection it came on, to call or notify the peer.
 	Conn *Conn
+	// Files are the descriptors that came along. The connection closes those that
+	// the handler did not Take.
+	Files []Descriptor
+}
+
+// Take makes the handler the owner of the i-th descriptor, which it closes. It
+// returns nil for one that is not there or was taken.
+func (r *Request) Take(i int) *os.File {
+	if i < 0 || i >= len(r.Files) {
+		return nil
+	}
+	f := r.Files[i].File
+	r.Files[i].File = nil
+	return f
 }
 
 // Options say how a connection behaves. Zero fields have defaults.
@@ -40,6 +55,11 @@ type Options struct {
 	// Handler answers the peer's requests, each in a goroutine of its own, at
 	// most MaxInFlight at once. Without one every method is not found.
 	Handler Handler
+	// AcceptFiles says how many descriptors a request of the peer's may carry, by
+	// method. More is a breach, as any is without it.
+	AcceptFiles func(method string) int
+	// PeerTakes is which descriptors the peer takes where no hello tells.
+	PeerTakes []DescriptorKind
 	// OnNotify gets the peer's notifications, in order, in the reader's
 	// goroutine: it must not wait for this connection. params is nil or an
 	// object or array, valid until it returns.
@@ -98,6 +118,7 @@ type Conn struct {
 	requests requests
 	handlers sync.WaitGroup
 	bridge   atomic.Pointer[Bridge]
+	takes    atomic.Uint32 // kinds of descriptors that the peer takes
 
 	deadline readDeadline
 	turn     turn
@@ -106,6 +127,7 @@ type Conn struct {
 	frames frameReader
 	scan   *scanner
 	rate   rate
+	box    inbox
 	now    incoming // the message that is being handled
 	// answered says that it was an answer.
 	answered bool
@@ -121,7 +143,11 @@ func NewConn(t Transport, o Options) *Conn {
 	c.turn.back = make(chan struct{}, 1)
 	c.calls.init(o.Limits.MaxInFlight)
 	c.requests.init(o.Limits)
-	c.frames = frameReader{read: t.reader(&c.st), framing: o.Framing, max: o.Limits.MaxFrame, partial: c.halfOpen}
+	if o.Protocol == ProtocolCordon {
+		c.box.max = max(0, o.Limits.MaxDescriptors)
+	}
+	c.offered(o.PeerTakes)
+	c.frames = frameReader{read: t.reader(&c.st, &c.box, func() int64 { return c.frames.received }), framing: o.Framing, max: o.Limits.MaxFrame, partial: c.halfOpen}
 	if !o.Hello {
 		c.phase.Store(int32(PhaseReady))
 	}
@@ -200,6 +226,9 @@ func (c *Conn) Run(ctx context.Context) error {
 		c.farewell(broken)
 	}
 	c.end(err)
+	c.awaitTurn()
+	c.box.clear()
+	CloseDescriptors(c.now.files)
 	c.handlers.Wait()
 	return c.cause
 }
@@ -348,15 +377,25 @@ func (c *Conn) handle(fr frame) error {
 }
 
 // parse validates one message.
-func (c *Conn) parse(fr frame) (*incoming, error) {
+func (c *Conn) parse(fr frame) (m *incoming, err error) {
 	c.st.messagesIn.Add(1)
 	c.st.bytesIn.Add(uint64(len(fr.bytes)))
-	env, err := c.scan.message(fr.bytes)
-	if err != nil {
-		return nil, err
+	env, broken := c.scan.message(fr.bytes)
+	if broken != nil {
+		return nil, broken
 	}
 	c.now = incoming{envelope: env, msg: fr.bytes, owned: fr.owned}
-	return &c.now, nil
+	if c.box.max > 0 {
+		c.now.files, err = c.claim(env)
+	}
+	return &c.now, err
+}
+
+func (c *Conn) claim(env envelope) ([]Descriptor, error) {
+	if !env.fds.present() {
+		return c.box.claim(nil, c.frames.consumed)
+	}
+	return c.box.claim(c.now.peek(env.fds), c.frames.consumed)
 }
 
 // stray counts a line that is no message. Programs that print a banner to
@@ -376,6 +415,7 @@ type incoming struct {
 	envelope
 	msg   []byte
 	owned bool
+	files []Descriptor // until somebody takes them
 }
 
 // keep returns a part of the message that outlives the read buffer.
@@ -392,6 +432,21 @@ func (m *incoming) keep(s span) []byte {
 
 func (m *incoming) idBytes() []byte { return m.id.of(m.msg) }
 
+// closeFiles closes the descriptors that nobody took.
+func (m *incoming) closeFiles() {
+	if m.files != nil {
+		CloseDescriptors(m.files)
+		m.files = nil
+	}
+}
+
+// takeFiles makes the caller their owner.
+func (m *incoming) takeFiles() []Descriptor {
+	files := m.files
+	m.files = nil
+	return files
+}
+
 // peek returns a part that is valid only while the message is handled.
 func (m *incoming) peek(s span) []byte {
 	if !s.present() {
@@ -402,6 +457,7 @@ func (m *incoming) peek(s span) []byte {
 
 // dispatch is the table of what a peer may send: by kind, once.
 func (c *Conn) dispatch(m *incoming) error {
+	defer m.closeFiles()
 	switch m.kind {
 	case kindRequest:
 		return c.request(m)
@@ -416,6 +472,9 @@ func (c *Conn) dispatch(m *incoming) error {
 }
 
 func (c *Conn) notification(m *incoming) error {
+	if len(m.files) > 0 {
+		return breach(BreachDescriptors, "%d file descriptors came with a notification", len(m.files))
+	}
 	method := text(m.method.of(m.msg))
 	if c.Phase() == PhaseHello && c.o.Protocol == ProtocolCordon {
 		return breach(BreachPhase, "a notification before the answer to the hello")
@@ -476,54 +535,78 @@ func (c *Conn) fenced(what string, fn func()) {
 // *RPCError; one with Local unset is the peer's answer. When ctx ends first the
 // peer is told to cancel.
 func (c *Conn) Call(ctx context.Context, method string, params any) (json.RawMessage, error) {
+	a, err := c.CallFiles(ctx, method, params, nil, 0)
+	return a.Result, err
+}
+
+// CallFiles is Call with descriptors. files go along with the request and are
+// closed in any case; the peer must take their kinds. Its answer may carry up to
+// accept descriptors: more is a breach.
+func (c *Conn) CallFiles(ctx context.Context, method string, params any, files []*os.File, accept int) (Answer, error) {
+	parcel, err := c.pack(files)
+	if err != nil {
+		return Answer{}, c.callError(err, &patience{}, method)
+	}
 	body, err := marshalParams(params)
 	if err != nil {
-		return nil, Errorf(CodeInvalidParams, "cannot call %s: %w", method, err)
+		parcel.close()
+		return Answer{}, Errorf(CodeInvalidParams, "cannot call %s: %w", method, err)
 	}
 	p := &patience{ctx: ctx}
 	if _, ok := ctx.Deadline(); !ok {
 		p.bound(c.o.Clock, c.o.Limits.CallTimeout)
 		defer p.end()
 	}
-	result, err := c.call(p, method, body)
+	r, err := c.call(p, method, body, parcel, accept)
 	if err != nil {
-		return nil, c.callError(err, p, method)
+		return Answer{}, c.callError(err, p, method)
 	}
-	return result, nil
+	return Answer{Result: r.result, Files: r.files}, nil
 }
 
-func (c *Conn) call(p *patience, method string, body []byte) (json.RawMessage, error) {
+func (c *Conn) call(p *patience, method string, body []byte, files *parcel, accept int) (reply, error) {
 	if c.Phase() >= PhaseDraining {
-		return nil, c.refusal()
+		files.close()
+		return reply{}, c.refusal()
 	}
 	if method != helloMethod(c.o.Protocol) && c.Phase() == PhaseReady {
 		c.advance(PhaseServing)
 	}
-	return c.exchange(p, method, body, nil)
+	return c.exchange(p, method, body, expected{files: files, accept: accept})
 }
 
-// exchange is a call whatever the phase. early, if set, sees a result in the
-// reader, before the message that follows it is looked at.
-func (c *Conn) exchange(p *patience, method string, body []byte, early func(result []byte)) (json.RawMessage, error) {
+// expected is what is particular to an exchange.
+type expected struct {
+	// early, if set, sees a result in the reader, before the message that follows
+	// it is looked at.
+	early  func(result []byte)
+	files  *parcel // to go along
+	accept int     // descriptors that may come back
+}
+
+// exchange is a call whatever the phase.
+func (c *Conn) exchange(p *patience, method string, body []byte, x expected) (reply, error) {
 	if err := c.acquire(p, c.calls.places); err != nil {
-		return nil, err
+		x.files.close()
+		return reply{}, err
 	}
 	defer func() { <-c.calls.places }()
-	pc, err := c.calls.begin(nil, early)
+	pc, err := c.calls.begin(nil, x)
 	if err != nil {
-		return nil, err
+		x.files.close()
+		return reply{}, err
 	}
-	if err := c.sendRequest(p, pc.id, method, body); err != nil {
+	if err := c.sendRequest(p, pc.id, method, body, x.files); err != nil {
 		c.calls.forget(pc)
-		return nil, err
+		return reply{}, err
 	}
-	if early == nil {
+	if x.early == nil {
 		if round, ok := c.turn.take(p.until); ok {
 			r, err := c.readOwn(p, pc, round)
 			switch {
 			case err == nil:
 				c.calls.recycle(pc)
-				return r.result, r.err
+				return r, r.err
 			case !errors.Is(err, errHandedOver):
 				return c.giveUp(pc, err)
 			}
@@ -533,11 +616,11 @@ func (c *Conn) exchange(p *patience, method string, body []byte, early func(resu
 }
 
 // await waits for an answer that another goroutine reads.
-func (c *Conn) await(p *patience, pc *pendingCall) (json.RawMessage, error) {
+func (c *Conn) await(p *patience, pc *pendingCall) (reply, error) {
 	select {
 	case r := <-pc.reply:
 		c.calls.recycle(pc)
-		return r.result, r.err
+		return r, r.err
 	case <-p.ctx.Done():
 		return c.giveUp(pc, p.ctx.Err())
 	case <-p.expired():
@@ -573,14 +656,14 @@ func (c *Conn) acquire(p *patience, places chan struct{}) error {
 
 // giveUp leaves a call whose caller does not wait any longer, unless the
 // answer has just come.
-func (c *Conn) giveUp(pc *pendingCall, cause error) (json.RawMessage, error) {
+func (c *Conn) giveUp(pc *pendingCall, cause error) (reply, error) {
 	if !c.calls.cancel(pc) {
 		r := <-pc.reply // taken out of the table already, so it is on its way
 		c.calls.recycle(pc)
-		return r.result, r.err
+		return r, r.err
 	}
 	c.sendCancel(strconv.AppendUint(nil, pc.id, 10), cause)
-	return nil, cause
+	return reply{}, cause
 }
 
 // sendCancel tells the peer that nobody waits for this id any longer, if there
@@ -616,12 +699,12 @@ func (c *Conn) callError(err error, p *patience, method string) error {
 	}
 }
 
-func (c *Conn) sendRequest(p *patience, id uint64, method string, body []byte) error {
+func (c *Conn) sendRequest(p *patience, id uint64, method string, body []byte, files *parcel) error {
 	var buf [192]byte
 	head := append(buf[:0], `{"jsonrpc":"2.0","id":`...)
 	head = strconv.AppendUint(head, id, 10)
 	head = appendMethod(append(head, ','), method, body)
-	return c.out.put(p, head, body, closeBrace)
+	return c.out.putFor(p, nil, files, [][]byte{head, body, files.member()})
 }
 
 var closeBrace = []byte("}")

@@ -275,7 +275,7 @@ func TestManyCancelledCalls(t *testing.T) {
 	cs.init(1)
 	const n = 3*remembered + 7
 	for range n {
-		pc, err := cs.begin(nil, nil)
+		pc, err := cs.begin(nil, expected{})
 		if err != nil || !cs.cancel(pc) {
 			t.Fatal(err)
 		}
@@ -545,7 +545,7 @@ func TestAnsweredBeforeSeen(t *testing.T) {
 		if err := host.requests.begin(s); err != nil {
 			t.Fatal(err)
 		}
-		if err := host.out.putFor(nil, s, resultReply([]byte("1"), []byte("1"))); err != nil || s.end() {
+		if err := host.out.putFor(nil, s, nil, resultReply([]byte("1"), []byte("1"), nil)); err != nil || s.end() {
 			t.Errorf("queued with %v, and still open", err)
 		}
 	})

@@ -82,7 +82,10 @@ type frameReader struct {
 	buf  []byte
 	r, w int // buf[r:w] is unread
 	seen int // FramingLines: no newline in buf[r:r+seen]
-	err  error
+	// received and consumed count the stream's bytes: those that were read, and
+	// those that were handled.
+	received, consumed int64
+	err                error
 }
 
 // next returns the next piece. At the end of the stream it returns io.EOF,
@@ -314,6 +317,7 @@ func overlong(line []byte, limit int) error {
 func (f *frameReader) take(kind frameKind, at, size, n int) frame {
 	fr := frame{kind: kind, bytes: f.buf[f.r+at : f.r+at+size : f.r+at+size]}
 	f.r += n
+	f.consumed += int64(n)
 	rest := f.w - f.r
 	if cap(f.buf) > steadyBuffer && rest <= size {
 		fr.owned = true
@@ -333,6 +337,7 @@ func (f *frameReader) fill(need int) error {
 	f.room(need)
 	n, err := f.read(f.buf[f.w:])
 	f.w += n
+	f.received += int64(n)
 	if err != nil && n > 0 {
 		f.err, err = err, nil
 	}

@@ -80,6 +80,7 @@ func HelloCordon(ctx context.Context, c *Conn, h HostInfo) (PluginInfo, error) {
 	// Right behind its answer the plugin may begin to ask: the reader must know.
 	ready := func(raw []byte) {
 		if _, ok := spokenAPI(raw); ok {
+			c.offered(kindsMember(raw))
 			c.advance(PhaseReady)
 		}
 	}
@@ -90,7 +91,7 @@ func HelloCordon(ctx context.Context, c *Conn, h HostInfo) (PluginInfo, error) {
 		"host":    map[string]string{"name": "cordon", "version": h.Version},
 		"limits": map[string]int{
 			"max_frame": c.o.Limits.MaxFrame, "max_in_flight": c.o.Limits.MaxInFlight,
-			"max_depth": c.o.Limits.MaxDepth, "rate": c.o.Limits.Rate,
+			"max_depth": c.o.Limits.MaxDepth, "rate": c.o.Limits.Rate, "max_descriptors": c.box.max,
 		},
 		grease: true,
 	})
@@ -102,6 +103,19 @@ func HelloCordon(ctx context.Context, c *Conn, h HostInfo) (PluginInfo, error) {
 		return PluginInfo{}, breach(BreachHello, `the answer to the hello must have "api" between %d and %d`, APIOldest, APIVersion)
 	}
 	return PluginInfo{Name: stringMember(raw, "name"), Version: stringMember(raw, "version"), API: fmt.Sprint(api), Raw: raw}, nil
+}
+
+// kindsMember reads which descriptors the peer takes.
+func kindsMember(raw []byte) []DescriptorKind {
+	at, ok := lookup(raw, "descriptors")
+	if !ok {
+		return nil
+	}
+	var names []DescriptorKind
+	if json.Unmarshal(at.of(raw), &names) != nil {
+		return nil // it says nothing that this side knows
+	}
+	return names
 }
 
 // spokenAPI reads the version in the answer to a hello.
@@ -201,7 +215,8 @@ func (c *Conn) hello(ctx context.Context, method string, early func([]byte), par
 	p := &patience{ctx: ctx}
 	p.bound(c.o.Clock, c.o.Limits.HelloTimeout)
 	defer p.end()
-	raw, err := c.exchange(p, method, body, early)
+	r, err := c.exchange(p, method, body, expected{early: early})
+	raw := r.result
 	if err != nil {
 		return nil, fmt.Errorf("cannot say hello: %w", c.callError(err, p, method))
 	}
@@ -241,7 +256,7 @@ func (c *Conn) farewellCall(ctx context.Context, method string) error {
 	p := &patience{ctx: ctx}
 	p.bound(c.o.Clock, c.o.Limits.CallTimeout)
 	defer p.end()
-	_, err := c.exchange(p, method, nil, nil)
+	_, err := c.exchange(p, method, nil, expected{})
 	var e *RPCError
 	if err == nil || errors.Is(err, ErrClosed) || errors.As(err, &e) && !e.Local {
 		return nil

@@ -30,7 +30,7 @@ func TestHelloCordon(t *testing.T) {
 		host, peer := wired(t, Options{Hello: true, Handler: echo})
 		out := sayHello(t, host.Conn, HostInfo{Plugin: "acme.thumbs", Version: "0.1.0", Grease: "grease.x"})
 		peer.hears(`{"jsonrpc":"2.0","id":1,"method":"cordon.hello","params":{"api":1,"api_min":1,"grease.x":true,` +
-			`"host":{"name":"cordon","version":"0.1.0"},"limits":{"max_depth":64,"max_frame":4194304,"max_in_flight":64,"rate":10000},"plugin":"acme.thumbs"}}`)
+			`"host":{"name":"cordon","version":"0.1.0"},"limits":{"max_depth":64,"max_descriptors":8,"max_frame":4194304,"max_in_flight":64,"rate":10000},"plugin":"acme.thumbs"}}`)
 		if host.Phase() != PhaseHello {
 			t.Errorf("phase %d before the answer", host.Phase())
 		}

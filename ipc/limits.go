@@ -46,6 +46,10 @@ type Limits struct {
 	// WriteStall is how long the peer may leave what is sent to it unread while
 	// more waits (default 30 s).
 	WriteStall time.Duration `json:"write_stall,omitempty"`
+	// MaxDescriptors is how many file descriptors of the peer one message may
+	// carry, and handlers may hold at once (default 8, at most 253, negative for
+	// none). They travel on ProtocolCordon alone.
+	MaxDescriptors int `json:"max_descriptors,omitempty"`
 	// Strays is how many lines that are no message a program on newline framing
 	// may print to its standard output (default 64, negative for none).
 	Strays int `json:"strays,omitempty"`
@@ -69,6 +73,10 @@ func (l Limits) WithDefaults() Limits {
 	l.HalfOpen = orDefault(l.HalfOpen, 10*time.Second)
 	l.CallTimeout = orDefault(l.CallTimeout, 30*time.Second)
 	l.WriteStall = orDefault(l.WriteStall, 30*time.Second)
+	if l.MaxDescriptors == 0 {
+		l.MaxDescriptors = 8
+	}
+	l.MaxDescriptors = min(l.MaxDescriptors, maxDescriptors)
 	if l.Strays == 0 {
 		l.Strays = 64
 	}

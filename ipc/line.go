@@ -142,7 +142,7 @@ func (cl *Client) forward(ctx context.Context, w waiter) error {
 		cl.b.release(cl)
 		return nil
 	}
-	pc, err := cl.b.c.calls.begin(w.f, nil)
+	pc, err := cl.b.c.calls.begin(w.f, expected{})
 	if err != nil {
 		delete(cl.open, w.f.id)
 		cl.mu.Unlock()

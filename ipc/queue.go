@@ -3,8 +3,11 @@ package ipc
 import (
 	"context"
 	"fmt"
+	"net"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // reserve is how many bytes beyond MaxQueue the reader's own short replies may
@@ -28,19 +31,24 @@ type queue struct {
 	st      *counters
 	failed  func(error) // called once, without the lock, when writing failed
 
+	sock *net.UnixConn // what descriptors can be sent over; nil for none
+
 	mu      sync.Mutex
-	pending []byte // frames nobody writes yet
-	spare   []byte // to become pending
-	active  []byte // being written, by whoever set writing
+	pending []byte                           // frames nobody writes yet
+	spare   []byte                           // to become pending
+	active  []byte                           // being written, by whoever set writing
+	at      int                              // of the active bytes, those written before
+	marks   struct{ pending, active []mark } // the messages that carry descriptors
 	writing bool
 	err     error
 	room    chan struct{} // closed when bytes left; nil while nobody waits
 }
 
 func newQueue(t Transport, o Options, st *counters, failed func(error)) *queue {
+	sock, _ := t.W.(*net.UnixConn)
 	return &queue{
 		w: t.W, try: newTryWriter(t.W), framing: o.Framing, limits: o.Limits,
-		clock: o.Clock, st: st, failed: failed,
+		clock: o.Clock, st: st, failed: failed, sock: sock,
 	}
 }
 
@@ -79,18 +87,26 @@ func (p *patience) end() {
 // put queues one message, given in parts. Without patience it never waits:
 // it fails with ErrSlowPeer when the queue is full. A message larger than
 // MaxQueue goes into an empty queue.
-func (q *queue) put(p *patience, parts ...[]byte) error { return q.putFor(p, nil, parts) }
+func (q *queue) put(p *patience, parts ...[]byte) error { return q.putFor(p, nil, nil, parts) }
 
 // putFor is put that ends the request s, if any, when its answer has its room
 // in the queue: before the peer can see the answer, and not before the answer
-// is accounted for.
-func (q *queue) putFor(p *patience, s *served, parts [][]byte) error {
+// is accounted for. files, if any, go along, and are closed in any case.
+func (q *queue) putFor(p *patience, s *served, files *parcel, parts [][]byte) error {
+	err := q.putAll(p, s, files, parts)
+	if err != nil {
+		files.close()
+	}
+	return err
+}
+
+func (q *queue) putAll(p *patience, s *served, files *parcel, parts [][]byte) error {
 	n, err := q.size(parts)
 	if err != nil {
 		return err
 	}
 	q.mu.Lock()
-	for q.err == nil && !q.fits(n, q.limits.MaxQueue) {
+	for q.err == nil && (!q.fits(n, q.limits.MaxQueue) || !q.carries(files)) {
 		if p == nil {
 			q.mu.Unlock()
 			return ErrSlowPeer
@@ -99,7 +115,7 @@ func (q *queue) putFor(p *patience, s *served, parts [][]byte) error {
 			return err
 		}
 	}
-	return q.add(s, parts)
+	return q.add(s, files, parts)
 }
 
 // putNow queues a short reply of the reader's own, from the reserve if need be.
@@ -113,7 +129,7 @@ func (q *queue) putNow(parts ...[]byte) error {
 		q.mu.Unlock()
 		return ErrSlowPeer
 	}
-	return q.add(nil, parts)
+	return q.add(nil, nil, parts)
 }
 
 func (q *queue) size(parts [][]byte) (int, error) {
@@ -130,6 +146,21 @@ func (q *queue) size(parts [][]byte) (int, error) {
 func (q *queue) fits(n, limit int) bool {
 	waiting := len(q.pending) + len(q.active)
 	return waiting == 0 || waiting+n <= limit
+}
+
+// carries says whether descriptors may wait with the others: they are open
+// until they are sent.
+func (q *queue) carries(files *parcel) bool {
+	if files == nil {
+		return true
+	}
+	waiting := 0
+	for _, marks := range [][]mark{q.marks.active, q.marks.pending} {
+		for _, m := range marks {
+			waiting += len(m.p.fds)
+		}
+	}
+	return waiting == 0 || waiting+len(files.fds) <= maxDescriptors
 }
 
 // wait gives the lock up until bytes left the queue; it returns holding it, or
@@ -153,13 +184,16 @@ func (q *queue) wait(p *patience) error {
 
 // add appends the frame and writes if nobody does. It is called with the lock
 // and releases it.
-func (q *queue) add(s *served, parts [][]byte) error {
+func (q *queue) add(s *served, files *parcel, parts [][]byte) error {
 	if err := q.err; err != nil {
 		q.mu.Unlock()
 		return err
 	}
 	if s != nil {
 		s.end()
+	}
+	if files != nil {
+		q.marks.pending = append(q.marks.pending, mark{at: len(q.pending), p: files})
 	}
 	q.pending = appendFrame(q.pending, q.framing, parts...)
 	q.st.messagesOut.Add(1)
@@ -177,14 +211,23 @@ func (q *queue) add(s *served, parts [][]byte) error {
 // next makes all that is pending active. Called with the lock.
 func (q *queue) next() {
 	q.active, q.pending, q.spare = q.pending, q.spare[:0], nil
+	q.at, q.marks.active, q.marks.pending = 0, q.marks.pending, nil
 }
 
 // written accounts for n bytes of active. Called without the lock, by whoever
-// set writing; it returns what is left of active.
-func (q *queue) written(n int) []byte {
+// set writing; it returns what is left of active. Descriptors that went along
+// are closed.
+func (q *queue) written(n int, files *parcel) []byte {
 	q.st.bytesOut.Add(uint64(n))
+	if files != nil && n > 0 {
+		defer files.close()
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if files != nil && n > 0 {
+		q.marks.active = q.marks.active[1:]
+	}
+	q.at += n
 	rest := q.active[n:]
 	if len(rest) == 0 && cap(q.active) <= steadyBuffer && q.spare == nil {
 		q.spare = q.active[:0]
@@ -200,13 +243,17 @@ func (q *queue) written(n int) []byte {
 // writeInline writes what needs no waiting and leaves the rest to a goroutine.
 func (q *queue) writeInline() {
 	rest := q.active // only the one who set writing changes it
-	if q.try != nil {
-		n, err := q.try.write(rest)
+	for q.try != nil && len(rest) > 0 {
+		piece, files := segment(rest, q.at, q.marks.active)
+		n, err := q.try.write(piece, files)
 		if err != nil {
 			q.fail(err)
 			return
 		}
-		rest = q.written(n)
+		rest = q.written(n, files)
+		if n < len(piece) {
+			break
+		}
 	}
 	if len(rest) > 0 || q.more() {
 		go q.drain()
@@ -222,6 +269,8 @@ func (q *queue) more() bool {
 		return true
 	}
 	q.writing = false
+	closeMarks(q.marks.pending) // there are none unless it was closed
+	q.marks.pending = nil
 	return false
 }
 
@@ -230,12 +279,13 @@ func (q *queue) more() bool {
 func (q *queue) drain() {
 	for {
 		for rest := q.active; len(rest) > 0; {
-			n, err := q.writeSome(rest[:min(len(rest), writeChunk)])
+			piece, files := segment(rest, q.at, q.marks.active)
+			n, err := q.writeSome(piece[:min(len(piece), writeChunk)], files)
 			if err != nil {
 				q.fail(err)
 				return
 			}
-			rest = q.written(n)
+			rest = q.written(n, files)
 		}
 		_ = q.w.SetWriteDeadline(time.Time{}) // fails only when it is closed
 		if !q.more() {
@@ -245,9 +295,9 @@ func (q *queue) drain() {
 }
 
 // writeSome makes some progress within WriteStall.
-func (q *queue) writeSome(p []byte) (int, error) {
+func (q *queue) writeSome(p []byte, files *parcel) (int, error) {
 	_ = q.w.SetWriteDeadline(q.clock.Now().Add(q.limits.WriteStall)) // fails only when it is closed
-	n, err := q.w.Write(p)
+	n, err := q.writeWith(p, files)
 	switch {
 	case err == nil || n > 0 && isTimeout(err):
 		return n, nil
@@ -258,6 +308,14 @@ func (q *queue) writeSome(p []byte) (int, error) {
 	}
 }
 
+func (q *queue) writeWith(p []byte, files *parcel) (int, error) {
+	if files == nil {
+		return q.w.Write(p)
+	}
+	n, _, err := q.sock.WriteMsgUnix(p, unix.UnixRights(files.fds...), nil)
+	return max(n, 0), err
+}
+
 // fail ends the queue: all that waits and comes later gets err.
 func (q *queue) fail(err error) {
 	q.mu.Lock()
@@ -266,6 +324,9 @@ func (q *queue) fail(err error) {
 		q.err = err
 	}
 	q.pending, q.spare, q.active = nil, nil, nil
+	closeMarks(q.marks.active)
+	closeMarks(q.marks.pending)
+	q.marks.active, q.marks.pending = nil, nil
 	q.writing = true // nobody writes any more
 	if q.room != nil {
 		close(q.room)

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -119,12 +121,37 @@ func (c *Conn) request(m *incoming) error {
 		return c.refuse(m, CodeShuttingDown, "the connection is draining")
 	}
 	s := &served{id: string(m.idBytes()), bytes: len(m.msg)}
+	if len(m.files) > 0 {
+		if full, err := c.takesFiles(m); full || err != nil {
+			return c.admitted(m, errOr(err, errBusy))
+		}
+	}
 	if b := c.bridge.Load(); b != nil {
 		if taken, err := b.pluginAsks(s, m); taken {
 			return c.admitted(m, err)
 		}
 	}
 	return c.admitted(m, c.serve(s, m))
+}
+
+// takesFiles says whether a request may carry the descriptors that came with
+// it, and whether handlers hold too many already.
+func (c *Conn) takesFiles(m *incoming) (full bool, err error) {
+	accepted := 0
+	if c.o.AcceptFiles != nil {
+		accepted = c.o.AcceptFiles(text(m.method.of(m.msg)))
+	}
+	if len(m.files) > accepted {
+		return false, breach(BreachDescriptors, "%d file descriptors came with a request that may carry %d", len(m.files), accepted)
+	}
+	return c.box.held.Load()+int64(len(m.files)) > int64(c.box.max), nil
+}
+
+func errOr(err, otherwise error) error {
+	if err != nil {
+		return err
+	}
+	return otherwise
 }
 
 // admitted turns a full gate into an answer.
@@ -152,7 +179,8 @@ func (c *Conn) serve(s *served, m *incoming) error {
 		cancel()
 		return err
 	}
-	r := &Request{Method: text(m.method.of(m.msg)), Params: m.keep(m.params), Conn: c}
+	r := &Request{Method: text(m.method.of(m.msg)), Params: m.keep(m.params), Conn: c, Files: m.takeFiles()}
+	c.box.held.Add(int64(len(r.Files)))
 	c.handlers.Add(1)
 	go c.answer(ctx, s, r)
 	return nil
@@ -163,24 +191,25 @@ func (c *Conn) answer(ctx context.Context, s *served, r *Request) {
 	defer c.handlers.Done()
 	defer s.end()
 	defer s.cancel()
-	result, err := c.guarded(ctx, r)
+	result, files, err := c.guarded(ctx, r)
 	if s.cancelled.Load() && c.o.Protocol == ProtocolMCP { // which wants no answer then
+		files.close()
 		return
 	}
-	parts := c.replyParts(s, r.Method, result, err)
+	parts := c.replyParts(s, r.Method, result, files, err)
 	p := &patience{ctx: c.ctx}
-	sent := c.out.putFor(p, s, parts)
+	sent := c.out.putFor(p, s, files, parts)
 	if errors.Is(sent, errTooLarge) {
-		sent = c.out.putFor(p, s, errorReply([]byte(s.id), &RPCError{Code: CodeTooLarge, Message: "the answer is a " + sent.Error()}))
+		sent = c.out.putFor(p, s, nil, errorReply([]byte(s.id), &RPCError{Code: CodeTooLarge, Message: "the answer is a " + sent.Error()}))
 	}
 	if sent != nil && !errors.Is(sent, ErrClosed) && !errors.Is(sent, context.Canceled) {
 		c.o.Log(fmt.Sprintf("cannot answer %.100q: %v", r.Method, sent))
 	}
 }
 
-func (c *Conn) replyParts(s *served, method string, result json.RawMessage, err error) [][]byte {
+func (c *Conn) replyParts(s *served, method string, result json.RawMessage, files *parcel, err error) [][]byte {
 	if err == nil {
-		return resultReply([]byte(s.id), result)
+		return resultReply([]byte(s.id), result, files)
 	}
 	if s.cancelled.Load() && errors.Is(err, context.Canceled) {
 		err = &RPCError{Code: cancelledCode(c.o.Protocol), Message: "cancelled"}
@@ -201,38 +230,68 @@ func cancelledCode(p Protocol) int {
 }
 
 // guarded runs the handler behind a fence.
-func (c *Conn) guarded(ctx context.Context, r *Request) (raw json.RawMessage, err error) {
+func (c *Conn) guarded(ctx context.Context, r *Request) (raw json.RawMessage, files *parcel, err error) {
+	defer c.release(r.Files)
 	defer func() {
 		if p := recover(); p != nil {
 			c.st.panics.Add(1)
 			c.o.Log(fmt.Sprintf("panic in handler of %.100q: %v\n%s", r.Method, p, debug.Stack()))
-			raw, err = nil, &RPCError{Code: CodeInternal, Message: "internal error"}
+			raw, files, err = nil, nil, &RPCError{Code: CodeInternal, Message: "internal error"}
 		}
 	}()
 	if c.o.Protocol == ProtocolMCP && r.Method == "ping" {
-		return json.RawMessage("{}"), nil
+		return json.RawMessage("{}"), nil, nil
 	}
 	if c.o.Handler == nil {
-		return nil, &RPCError{Code: CodeMethodNotFound, Message: "method not found"}
+		return nil, nil, &RPCError{Code: CodeMethodNotFound, Message: "method not found"}
 	}
 	result, err := c.o.Handler(ctx, r)
+	if with, ok := result.(WithFiles); ok {
+		result = with.Result
+		r.pass(with.Files)
+		if err != nil {
+			closeFiles(with.Files)
+			return nil, nil, err
+		}
+		if files, err = c.pack(with.Files); err != nil {
+			return nil, nil, err
+		}
+	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	raw, err = marshal(result)
 	if err != nil {
-		return nil, fmt.Errorf("cannot marshal the result: %w", err)
+		files.close()
+		return nil, nil, fmt.Errorf("cannot marshal the result: %w", err)
 	}
 	if len(raw) == 0 {
 		raw = json.RawMessage("null")
 	}
-	return raw, nil
+	return raw, files, nil
+}
+
+// release closes the descriptors that a handler did not take.
+func (c *Conn) release(came []Descriptor) {
+	if came != nil {
+		CloseDescriptors(came)
+		c.box.held.Add(-int64(len(came)))
+	}
+}
+
+// pass takes those that go out again.
+func (r *Request) pass(files []*os.File) {
+	for i := range r.Files {
+		if slices.Contains(files, r.Files[i].File) {
+			r.Files[i].File = nil
+		}
+	}
 }
 
 var replyHead = []byte(`{"jsonrpc":"2.0","id":`)
 
-func resultReply(id, result []byte) [][]byte {
-	return [][]byte{replyHead, id, []byte(`,"result":`), result, closeBrace}
+func resultReply(id, result []byte, files *parcel) [][]byte {
+	return [][]byte{replyHead, id, []byte(`,"result":`), result, files.member()}
 }
 
 func errorReply(id []byte, e *RPCError) [][]byte {

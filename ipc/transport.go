@@ -78,63 +78,6 @@ func (t Transport) close() error {
 	return errors.Join(errR, errW)
 }
 
-// reader gives the function that reads the transport. On a unix socket it
-// takes the descriptors that come along and closes them.
-func (t Transport) reader(st *counters) func([]byte) (int, error) {
-	c, ok := t.R.(*net.UnixConn)
-	if !ok {
-		return t.R.Read
-	}
-	s := &socketReader{c: c, st: st, oob: make([]byte, unix.CmsgSpace(4*maxDescriptors))}
-	return s.read
-}
-
-// maxDescriptors is the kernel's own bound for one message (SCM_MAX_FD);
-// unix(7).
-const maxDescriptors = 253
-
-type socketReader struct {
-	c   *net.UnixConn
-	st  *counters
-	oob []byte
-}
-
-// read is recvmsg(2) with room for descriptors. None is accepted yet: each
-// that arrives is closed, and the peer has broken the protocol. So has it when
-// the kernel dropped some for want of room (MSG_CTRUNC).
-func (s *socketReader) read(p []byte) (int, error) {
-	n, oobn, flags, _, err := s.c.ReadMsgUnix(p, s.oob)
-	if (oobn > 0 || flags&unix.MSG_CTRUNC != 0) && !switchedOff("descriptors of peers") {
-		closed := closeDescriptors(s.oob[:oobn])
-		s.st.descriptors.Add(uint64(closed))
-		return 0, breach(BreachDescriptors, "%d file descriptors came along, and none is accepted", closed)
-	}
-	if n == 0 && err == nil && len(p) > 0 {
-		return 0, io.EOF
-	}
-	return max(n, 0), err // it is -1 with an error
-}
-
-// closeDescriptors closes every descriptor in a control message buffer and
-// returns how many there were.
-func closeDescriptors(oob []byte) (closed int) {
-	msgs, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return 0 // the kernel wrote it; nothing in it can be closed
-	}
-	for i := range msgs {
-		fds, err := unix.ParseUnixRights(&msgs[i])
-		if err != nil {
-			continue // no SCM_RIGHTS
-		}
-		for _, fd := range fds {
-			_ = unix.Close(fd) // received, so ours and open
-			closed++
-		}
-	}
-	return closed
-}
-
 // isGone tells an error that means that the peer has gone from one that means
 // that something is broken here.
 func isGone(err error) bool {
@@ -182,8 +125,11 @@ func ignoringEINTR(fn func() (int, error)) (int, error) {
 }
 
 // write returns how much was written; less than all without an error means
-// that the rest would have to wait.
-func (t *tryWriter) write(p []byte) (int, error) {
+// that the rest would have to wait. files, if any, go with the first byte.
+func (t *tryWriter) write(p []byte, files *parcel) (int, error) {
+	if files != nil {
+		return sendNow(t.raw, p, files)
+	}
 	t.buf, t.n, t.err = p, 0, nil
 	err := t.raw.Write(t.call)
 	t.buf = nil

@@ -151,7 +151,9 @@ func (c *Conn) readAnswer() *handover {
 	if m.kind != kindResult && m.kind != kindError {
 		return &handover{msg: m}
 	}
-	if err := c.reply(m); err != nil {
+	err = c.reply(m)
+	m.closeFiles()
+	if err != nil {
 		return &handover{err: err}
 	}
 	return nil
@@ -162,6 +164,21 @@ func (c *Conn) readAnswer() *handover {
 // take the turn, so none is overlooked.
 func (c *Conn) others() bool {
 	return c.frames.r < c.frames.w || c.Phase() != PhaseServing || c.bridge.Load() != nil || c.calls.waiting()
+}
+
+// awaitTurn waits, once the connection has ended, until no caller reads.
+func (c *Conn) awaitTurn() {
+	t := &c.turn
+	for {
+		t.mu.Lock()
+		if t.free = false; !t.taken {
+			t.mu.Unlock()
+			return
+		}
+		t.long = true
+		t.mu.Unlock()
+		<-t.back
+	}
 }
 
 // linger leaves the stream to callers, until none has come for lingerTime or

@@ -99,7 +99,7 @@ func TestFailedWiresLeaveNothing(t *testing.T) {
 		w.closePlugins()
 		w.closeHosts()
 	}
-	if after := descriptors(t); after != before {
+	if after := descriptors(t); after > before {
 		t.Errorf("%d descriptors before, %d after", before, after)
 	}
 }

@@ -40,7 +40,7 @@ type envelope struct {
 	kind                      kind
 	id, method                span
 	params, result, errorSpan span
-	version                   span
+	version, fds              span
 }
 
 // key is one member name of an object that is still open.
@@ -507,6 +507,8 @@ func (e *envelope) note(name []byte, at span) {
 		e.result = at
 	case "error":
 		e.errorSpan = at
+	case "fds":
+		e.fds = at
 	}
 }
 
