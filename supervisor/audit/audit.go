@@ -102,6 +102,9 @@ type Log struct {
 	queue queue
 	lost  int // queued records that could not be written
 
+	waitingMu sync.Mutex // taken with mu or without, never before it
+	waiting   []*writing
+
 	// The newest checkpoint: how far, when, and the bytes written since.
 	signed   tlog.Tree
 	signedAt time.Time
@@ -125,24 +128,58 @@ func Open(path string, now func() time.Time) (*Log, error) {
 	return l, nil
 }
 
+// writing is one record on its way. Who adds it writes it, unless someone else
+// who waited for the file did: then both share one fsync.
+type writing struct {
+	ev   control.Event
+	err  error
+	over bool // guarded by Log.mu, as are the others from then on
+}
+
 // Append writes one record and returns it with its number and time; Seq and
 // Time of ev are ignored. After an error that leaves the file in doubt every
 // later Append fails too.
 func (l *Log) Append(ev control.Event) (control.Event, error) {
+	w := &writing{ev: ev}
+	l.waitingMu.Lock()
+	l.waiting = append(l.waiting, w)
+	l.waitingMu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !w.over {
+		l.writeWaiting()
+	}
+	return w.ev, w.err
+}
+
+// writeWaiting writes all records that wait; l.mu is held.
+func (l *Log) writeWaiting() {
 	l.flush() // what was queued before comes before
 	if l.err == nil && l.size >= l.max {
 		l.rotate()
 	}
-	ev, err := l.append(ev)
-	if err == nil && l.checkpointDue() {
-		_ = l.checkpoint() // the record is safe; it is tried again with the next
+	l.waitingMu.Lock()
+	all := l.waiting
+	l.waiting = nil
+	l.waitingMu.Unlock()
+	evs := make([]control.Event, len(all))
+	for i, w := range all {
+		evs[i] = w.ev
+		evs[i].Time = l.now()
 	}
-	return ev, err
+	written, err := l.appendAll(evs)
+	for i, w := range all {
+		w.over, w.ev, w.err = true, control.Event{}, err
+		if err == nil {
+			w.ev = written[i]
+		}
+	}
+	if err == nil && l.checkpointDue() {
+		_ = l.checkpoint() // the records are safe; it is tried again with the next
+	}
 }
 
-// append is Append with l.mu held.
+// append writes one record of the log's own; l.mu is held.
 func (l *Log) append(ev control.Event) (control.Event, error) {
 	ev.Time = l.now()
 	written, err := l.appendAll([]control.Event{ev})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -243,4 +244,45 @@ func FuzzVerify(f *testing.F) {
 			t.Errorf("%d records in %d lines (%v)", n, lines, err)
 		}
 	})
+}
+
+// TestAppendsAtOnce: what many append at once is there once each, and verifies.
+func TestAppendsAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	l, err := Open(path, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const many = 100
+	l.mu.Lock() // so that all wait, and go together
+	got := make(chan uint64, many)
+	for i := range many {
+		go func() {
+			ev, err := l.Append(control.Event{Kind: "test", Text: fmt.Sprint(i)})
+			if err != nil {
+				t.Error(err)
+			}
+			got <- ev.Seq
+		}()
+	}
+	for waiting := 0; waiting < many; {
+		l.waitingMu.Lock()
+		waiting = len(l.waiting)
+		l.waitingMu.Unlock()
+		runtime.Gosched()
+	}
+	l.mu.Unlock()
+	seen := map[uint64]bool{}
+	for range many {
+		seen[<-got] = true
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if len(seen) != many {
+		t.Errorf("%d numbers for %d records", len(seen), many)
+	}
+	if _, err := VerifyFiles(path, ""); err != nil {
+		t.Error(err)
+	}
 }

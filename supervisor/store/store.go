@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"sync"
 	"syscall"
 	"time"
 
@@ -94,6 +95,10 @@ type Store struct {
 	db      *bbolt.DB
 	slots   uint32
 	reserve *reserve
+
+	mu        sync.Mutex // one writer of records at a time
+	waitingMu sync.Mutex
+	waiting   []*writing
 }
 
 // Open opens or makes the file at path (mode 0600) for a range of slots uid
@@ -242,12 +247,54 @@ func (s *Store) Put(r Record) error {
 	return nil
 }
 
+// writing is one record on its way. Who brings it writes it, unless someone else
+// who waited for the file did: then one transaction has both.
+type writing struct {
+	record Record
+	err    error
+	over   bool // guarded by Store.mu, as is err
+}
+
 func (s *Store) replace(r Record) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
-		if tx.Bucket(bucketPlugins).Get([]byte(r.Name)) == nil {
-			return ErrNotFound
+	w := &writing{record: r}
+	s.waitingMu.Lock()
+	s.waiting = append(s.waiting, w)
+	s.waitingMu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !w.over {
+		s.writeWaiting()
+	}
+	return w.err
+}
+
+// writeWaiting writes all records that wait; s.mu is held. One that cannot be
+// written keeps no other from it.
+func (s *Store) writeWaiting() {
+	s.waitingMu.Lock()
+	all := s.waiting
+	s.waiting = nil
+	s.waitingMu.Unlock()
+	together := s.update(all)
+	for _, w := range all {
+		w.over, w.err = true, together
+		if together != nil && len(all) > 1 {
+			w.err = s.update([]*writing{w})
 		}
-		return put(tx, r)
+	}
+}
+
+func (s *Store) update(all []*writing) error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		for _, w := range all {
+			if tx.Bucket(bucketPlugins).Get([]byte(w.record.Name)) == nil {
+				return ErrNotFound
+			}
+			if err := put(tx, w.record); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

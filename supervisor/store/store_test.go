@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -328,5 +329,68 @@ func writeForEver(path string) {
 			os.Exit(1)
 		}
 		fmt.Println(r.Restarts)
+	}
+}
+
+// TestPutsAtOnce: what many write at once is there, and one that cannot be
+// written keeps no other from it.
+func TestPutsAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	s, err := Open(path, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{}
+	for i := range 20 {
+		r, err := s.Create(Record{Name: fmt.Sprintf("p%d", i), State: control.Stopped})
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, r.Name)
+	}
+	records, err := s.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock() // so that all wait, and go together
+	errs := make(chan error, len(names))
+	for _, r := range records {
+		go func() {
+			r.Reason = "written by " + r.Name
+			errs <- s.Put(r)
+		}()
+	}
+	stranger := make(chan error, 1)
+	go func() { stranger <- s.Put(Record{Name: "nobody"}) }()
+	for waiting := 0; waiting < len(names)+1; {
+		s.waitingMu.Lock()
+		waiting = len(s.waiting)
+		s.waitingMu.Unlock()
+		runtime.Gosched()
+	}
+	s.mu.Unlock()
+	for range names {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if err := <-stranger; !errors.Is(err, ErrNotFound) {
+		t.Errorf("a record of no plugin: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Open(path, 64); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	records, err = s.List()
+	if err != nil || len(records) != len(names) {
+		t.Fatalf("%d records, %v", len(records), err)
+	}
+	for _, r := range records {
+		if r.Reason != "written by "+r.Name {
+			t.Errorf("%s: %q", r.Name, r.Reason)
+		}
 	}
 }
