@@ -9,8 +9,6 @@ import (
 	"syscall"
 	"unsafe"
 
-	"github.com/containerd/cgroups/v3/cgroup2"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,18 +18,6 @@ var openDevices = []int64{3, 5, 7, 8, 9}
 
 // closedListV1 is how devices.list shows that all others are closed.
 const closedListV1 = "c 1:3 rwm\nc 1:5 rwm\nc 1:7 rwm\nc 1:8 rwm\nc 1:9 rwm"
-
-// closedDevices denies every device but those.
-func closedDevices() []specs.LinuxDeviceCgroup {
-	// The library panics on a nil number; -1 is any.
-	any64 := int64(-1)
-	list := []specs.LinuxDeviceCgroup{{Allow: false, Type: "a", Major: &any64, Minor: &any64, Access: "rwm"}}
-	mem := int64(1)
-	for _, minor := range openDevices {
-		list = append(list, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &mem, Minor: &minor, Access: "rwm"})
-	}
-	return list
-}
 
 // closeDevices closes the devices of a new group, where its root did not
 // already.
@@ -44,7 +30,7 @@ func (g *Group) closeDevices() error {
 	switch {
 	case m == nil || m.h.closed:
 	case m.h.v2:
-		err = g.tree.kernel.closeDevices(m.dir, m.h.mount, "/"+g.tree.root+"/"+g.name)
+		err = g.tree.kernel.closeDevices(m.dir)
 	default:
 		err = closeV1(m.dir)
 	}
@@ -89,8 +75,10 @@ func closeV1(d *dir) error {
 	return d.writeAll("devices.allow", allowed...)
 }
 
-// deviceProgram is the program that closes devices on v2: loaded by the library
-// for the first group, and attached as it is to the others.
+// deviceProgram is the program that closes devices on v2: loaded for the first
+// group, and attached as it is to the others. The library's own is not used: it
+// loads one for each group, and keeps its descriptor until the garbage is
+// collected.
 type deviceProgram struct {
 	mu sync.Mutex
 	f  *os.File
@@ -98,25 +86,17 @@ type deviceProgram struct {
 
 // attach closes the devices of one group. It is called once a group: programs
 // stack.
-func (p *deviceProgram) attach(d *dir, mount, group string) error {
+func (p *deviceProgram) attach(d *dir) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.f != nil {
-		return d.with(func(fd int) error { return attachProgram(fd, int(p.f.Fd())) })
+	if p.f == nil {
+		f, err := loadProgram(deviceCode())
+		if err != nil {
+			return err
+		}
+		p.f = f
 	}
-	m, err := cgroup2.Load(group, cgroup2.WithMountpoint(mount))
-	if err != nil {
-		return err
-	}
-	if err := m.Update(&cgroup2.Resources{Devices: closedDevices()}); err != nil {
-		return err
-	}
-	// Without it the next group has the program loaded again.
-	_ = d.with(func(fd int) error {
-		p.f, err = attachedProgram(fd)
-		return err
-	})
-	return nil
+	return d.with(func(fd int) error { return attachProgram(fd, int(p.f.Fd())) })
 }
 
 func (p *deviceProgram) close() error {
@@ -128,6 +108,75 @@ func (p *deviceProgram) close() error {
 	f := p.f
 	p.f = nil
 	return f.Close()
+}
+
+// instruction is struct bpf_insn of linux/bpf.h: the low half of registers is
+// the destination, the high half the source.
+type instruction struct {
+	code, registers uint8
+	offset          int16
+	value           int32
+}
+
+// deviceCode answers 1 for the devices that stay open and 0 for all others. It
+// is given struct bpf_cgroup_dev_ctx: the type in the low half of the first
+// word, then major and minor.
+func deviceCode() []instruction {
+	const (
+		load    = unix.BPF_LDX | unix.BPF_MEM | unix.BPF_W
+		and     = unix.BPF_ALU | unix.BPF_AND | unix.BPF_K
+		unequal = unix.BPF_JMP | unix.BPF_JNE | unix.BPF_K
+		equal   = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+		move    = unix.BPF_ALU64 | unix.BPF_MOV | unix.BPF_K
+		exit    = unix.BPF_JMP | unix.BPF_EXIT
+		char    = 2 // BPF_DEVCG_DEV_CHAR
+		mem     = 1 // the major number; drivers/char/mem.c
+		context = 1 << 4
+	)
+	n := int16(len(openDevices))
+	code := []instruction{
+		{code: load, registers: 2 | context, offset: 0},
+		{code: and, registers: 2, value: 0xffff},
+		{code: unequal, registers: 2, offset: n + 3, value: char},
+		{code: load, registers: 2 | context, offset: 4},
+		{code: unequal, registers: 2, offset: n + 1, value: mem},
+		{code: load, registers: 2 | context, offset: 8},
+	}
+	for i, minor := range openDevices {
+		code = append(code, instruction{code: equal, registers: 2, offset: n - int16(i) + 1, value: int32(minor)})
+	}
+	return append(code,
+		instruction{code: move, value: 0}, instruction{code: exit},
+		instruction{code: move, value: 1}, instruction{code: exit})
+}
+
+// bpfProgLoad is union bpf_attr for BPF_PROG_LOAD, as far as it is used.
+type bpfProgLoad struct {
+	kind, count           uint32
+	code, license         uint64
+	logLevel, logSize     uint32
+	log                   uint64
+	kernelVersion, flags  uint32
+	name                  [unix.BPF_OBJ_NAME_LEN]byte
+	ifindex, expectedType uint32
+}
+
+func loadProgram(code []instruction) (*os.File, error) {
+	license := []byte("Apache-2.0\x00")
+	var pin runtime.Pinner
+	pin.Pin(&code[0])
+	pin.Pin(&license[0])
+	defer pin.Unpin()
+	a := bpfProgLoad{
+		kind: unix.BPF_PROG_TYPE_CGROUP_DEVICE, count: uint32(len(code)), expectedType: unix.BPF_CGROUP_DEVICE,
+		code: uint64(uintptr(unsafe.Pointer(&code[0]))), license: uint64(uintptr(unsafe.Pointer(&license[0]))),
+	}
+	copy(a.name[:], "cordon_devices")
+	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&a)), unsafe.Sizeof(a))
+	if errno != 0 {
+		return nil, fmt.Errorf("BPF_PROG_LOAD: %w", errno)
+	}
+	return os.NewFile(fd, "device program"), nil // the kernel makes it close-on-exec
 }
 
 // bpfProgAttach is union bpf_attr for BPF_PROG_ATTACH.
@@ -142,28 +191,6 @@ func attachProgram(group, program int) error {
 		return fmt.Errorf("BPF_PROG_ATTACH: %w", errno)
 	}
 	return nil
-}
-
-// attachedProgram opens the one device program of a group.
-func attachedProgram(group int) (*os.File, error) {
-	var ids [1]uint32
-	var pin runtime.Pinner
-	pin.Pin(&ids)
-	defer pin.Unpin()
-	q := bpfProgQuery{targetFD: uint32(group), attachType: unix.BPF_CGROUP_DEVICE, progIDs: uint64(uintptr(unsafe.Pointer(&ids))), progCount: 1}
-	_, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_QUERY, uintptr(unsafe.Pointer(&q)), unsafe.Sizeof(q))
-	if errno != 0 {
-		return nil, fmt.Errorf("BPF_PROG_QUERY: %w", errno)
-	}
-	if q.progCount != 1 {
-		return nil, fmt.Errorf("cannot tell the group's device program among %d", q.progCount)
-	}
-	byID := struct{ id, next, flags uint32 }{id: ids[0]}
-	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_GET_FD_BY_ID, uintptr(unsafe.Pointer(&byID)), unsafe.Sizeof(byID))
-	if errno != 0 {
-		return nil, fmt.Errorf("BPF_PROG_GET_FD_BY_ID: %w", errno)
-	}
-	return os.NewFile(fd, "device program"), nil
 }
 
 // bpfProgQuery is the kernel's union bpf_attr for BPF_PROG_QUERY (linux/bpf.h).

@@ -53,8 +53,8 @@ func (f *fakeV2) kernel() kernel {
 			}
 			return os.RemoveAll(path)
 		},
-		closeDevices: func(_ *dir, _, group string) error {
-			f.devices = append(f.devices, group)
+		closeDevices: func(d *dir) error {
+			f.devices = append(f.devices, strings.TrimPrefix(d.path, f.point))
 			return nil
 		},
 		forget: func() error { return nil },

@@ -706,3 +706,37 @@ func TestAbandonedGroupIsSwept(t *testing.T) {
 		}
 	})
 }
+
+// TestDeviceProgram has the program of v2 itself judge opens, on the unified
+// tree, which hybrid hosts have, too.
+func TestDeviceProgram(t *testing.T) {
+	eachMode(t, func(t *testing.T, l *layout) {
+		if l.unified() == nil {
+			t.Skip("skipped: no unified tree")
+		}
+		node := t.TempDir() + "/kmsg"
+		if err := unix.Mknod(node, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 11))); err != nil {
+			t.Fatal(err)
+		}
+		tree := testTree(t, &layout{mode: ModeV2, hierarchies: []*hierarchy{{mount: l.unified().mount, v2: true}}})
+		tree.kernel.closeDevices = func(*dir) error { return nil }
+		opens := func(g *Group) int {
+			t.Helper()
+			cmd := start(t, g, "(exec 3</dev/null 4</dev/zero 5</dev/urandom) || exit 5; (exec 6<"+node+") && exit 6; exit 7")
+			_ = cmd.Wait()
+			return cmd.ProcessState.ExitCode()
+		}
+		g := testGroup(t, tree, Limits{})
+		if code := opens(g); code != 6 {
+			t.Fatalf("without the program the shell ends with %d", code)
+		}
+		program := &deviceProgram{}
+		defer func() { _ = program.close() }()
+		if err := program.attach(g.unified().dir); err != nil {
+			t.Fatal(err)
+		}
+		if code := opens(g); code != 7 {
+			t.Errorf("with the program the shell ends with %d", code)
+		}
+	})
+}

@@ -24,7 +24,7 @@ type kernel struct {
 	mkdir, rmdir func(path string) error
 	// closeDevices attaches the device program to a v2 group; forget lets the
 	// program go, which stays where it is attached.
-	closeDevices func(d *dir, mount, group string) error
+	closeDevices func(d *dir) error
 	forget       func() error
 }
 

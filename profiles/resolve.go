@@ -517,9 +517,6 @@ func (b *builder) finish() (*plan.Plan, error) {
 	p.Seccomp = b.calls.filter(p.Watch)
 	p.Seccomp.ExecOnce = b.execve == "once"
 	b.callOrigins()
-	if p.Data.Persistent {
-		p.Data.Size, p.Data.Inodes = 0, 0 // bounds of a tmpfs, which it is not
-	}
 	p.Weakened = b.weakened()
 	if err := p.Seccomp.Validate(); err != nil {
 		return nil, fmt.Errorf("cannot use profile %s: %w", p.Profile, err)

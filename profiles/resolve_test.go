@@ -572,7 +572,7 @@ seccomp = "log"
 		"memory.swap.max is above 0: the plugin may fill the host's swap (testdata/test.toml:15)",
 		"pids.max is \"max\": the plugin may take the host's process numbers (testdata/test.toml:16)",
 		"/proc shows the whole machine: its processors, memory, load and kernel version (testdata/test.toml:11)",
-		"/data is kept between starts, and the kernel does not bound its size (testdata/test.toml:13)",
+		"/data is kept between starts, and so is what an attacker leaves there (testdata/test.toml:13)",
 		"the plugin starts without landlock where the host cannot give it (testdata/test.toml:4)",
 		"violations of grant are recorded and nothing is done (testdata/test.toml:18)",
 		"calls that are not allowed are recorded and let through: there is no seccomp wall (testdata/test.toml:19)",

@@ -123,9 +123,6 @@ func (w *warner) values(doc *document) {
 	if doc.Resources.MemoryHigh != nil && l.MemoryHigh != nil && l.MemoryMax != nil && *l.MemoryHigh >= *l.MemoryMax {
 		w.warn("resources.memory.high", "", "is never reached: memory.max is %s", strict.Size(*l.MemoryMax))
 	}
-	if doc.Data.Size != nil && w.after.plan.Data.Persistent {
-		w.warn("data.size", "", "bounds nothing: /data is kept between starts, and the kernel does not bound its size then")
-	}
 	if doc.Violation.Files != nil && !w.after.watch["files"] {
 		w.warn("violation.files", `write watch = ["files"] to have them seen`, "never happens: files are enforced, not observed")
 	}

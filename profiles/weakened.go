@@ -58,7 +58,7 @@ func (b *builder) weakened() []string {
 		say("proc.mode", "/proc shows the whole machine: its processors, memory, load and kernel version")
 	}
 	if b.plan.Data.Persistent {
-		say("data.persistent", "/data is kept between starts, and the kernel does not bound its size")
+		say("data.persistent", "/data is kept between starts, and so is what an attacker leaves there")
 	}
 	for _, to := range b.plan.Network.Egress {
 		say("network.egress."+to, "the plugin reaches %s, and what it knows can leave by it", to)

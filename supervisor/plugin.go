@@ -21,6 +21,7 @@ import (
 	"github.com/cordonhq/cordon/supervisor/control"
 	"github.com/cordonhq/cordon/supervisor/store"
 	"github.com/cordonhq/cordon/supervisor/violation"
+	"github.com/cordonhq/cordon/supervisor/volume"
 )
 
 // The bounds of what an actor waits for.
@@ -124,6 +125,7 @@ func newPlugin(s *shared, r store.Record) (*plugin, error) {
 	if p.state.Phase != r.State {
 		p.save()
 	}
+	p.closeData() // a daemon that was killed left it mounted
 	p.publish()
 	return p, nil
 }
@@ -631,6 +633,7 @@ func (p *plugin) discard(r *running) {
 		}
 	}
 	p.logFailure("release process", r.proc.Release())
+	p.closeData()
 }
 
 // arm sets the one timer to d.
@@ -646,7 +649,7 @@ func (p *plugin) arm(d time.Duration) {
 // is free for another only when nothing of this one is left under it.
 func (p *plugin) forget(m message) error {
 	logs := filepath.Join(p.stateDir, "logs", p.name+".log")
-	err := errors.Join(os.RemoveAll(p.dataDir()), removeFile(logs), removeFile(logs+".1"))
+	err := errors.Join(volume.Remove(p.volume()), removeFile(logs), removeFile(logs+".1"))
 	if p.broker != nil {
 		err = errors.Join(err, p.broker.Forget(p.name))
 	}

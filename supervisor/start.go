@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,7 @@ import (
 	"github.com/cordonhq/cordon/supervisor/launch"
 	"github.com/cordonhq/cordon/supervisor/store"
 	"github.com/cordonhq/cordon/supervisor/violation"
+	"github.com/cordonhq/cordon/supervisor/volume"
 )
 
 // PermanentError marks a failed start that trying again will not mend: a wall
@@ -97,13 +99,17 @@ func (p *plugin) bringUp(ctx context.Context, number uint64, r store.Record) (*r
 		return nil, &stepError{"resolve", &PermanentError{err}}
 	}
 	p.box.post(message{do: func() { p.resolved(number, pl) }})
-	data, err := p.dataFor(r, pl)
+	data, err := p.dataFor(ctx, r, pl)
 	if err != nil {
 		return nil, &stepError{"data", err}
 	}
-	return p.spawn(ctx, number, bundle, launch.Request{
+	run, err := p.spawn(ctx, number, bundle, launch.Request{
 		Name: r.Name, Plan: pl, Bundle: bundle.Path, Data: data, UID: p.uidOf(r.Slot),
 	})
+	if err != nil {
+		p.closeData()
+	}
+	return run, err
 }
 
 // resolved notes the plan, so that its policy holds for what comes.
@@ -232,15 +238,28 @@ func exitInWords(st syscall.WaitStatus) string {
 }
 
 // dataFor makes the directory that becomes /data, owned by the plugin, if the
-// plan keeps one. Only the directory itself is ever given away: what is in it
-// belongs to the plugin already, and is not to be trusted.
-func (p *plugin) dataFor(r store.Record, pl *plan.Plan) (string, error) {
+// plan keeps one: a file system of its own, of the plan's size. Only the
+// directory itself is ever given away: what is in it belongs to the plugin
+// already, and is not to be trusted.
+func (p *plugin) dataFor(ctx context.Context, r store.Record, pl *plan.Plan) (dir string, err error) {
 	if !pl.Data.Persistent {
 		return "", nil
 	}
-	dir := p.dataDir()
+	defer func() {
+		if err != nil {
+			p.closeData()
+		}
+	}()
+	dir = p.dataDir()
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
+	}
+	if pl.Data.Size > 0 {
+		v := p.volume()
+		v.Size, v.Inodes = pl.Data.Size, pl.Data.Inodes
+		if err := volume.Mount(ctx, v); err != nil {
+			return "", err
+		}
 	}
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -253,6 +272,14 @@ func (p *plugin) dataFor(r store.Record, pl *plan.Plan) (string, error) {
 	}
 	return dir, nil
 }
+
+// volume is where the data that is kept lies.
+func (p *plugin) volume() volume.Spec {
+	return volume.Spec{Image: filepath.Join(p.stateDir, "volumes", p.name), Dir: p.dataDir()}
+}
+
+// closeData unmounts the data that is kept. The plugin has ended, or none began.
+func (p *plugin) closeData() { p.logFailure("unmount its data", volume.Unmount(p.dataDir())) }
 
 // uidOf is the host uid of a slot's plugin; the next is its reaper's.
 func (s *shared) uidOf(slot uint32) uint32 { return s.uidBase + 2*slot }

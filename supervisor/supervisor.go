@@ -159,7 +159,7 @@ func randomID() string {
 
 // makeDirs makes the directories below the state directory, 0700.
 func makeDirs(root string) error {
-	for _, name := range []string{"data", "logs", "evidence"} {
+	for _, name := range []string{"data", "volumes", "logs", "evidence"} {
 		if err := os.MkdirAll(filepath.Join(root, name), 0o700); err != nil {
 			return fmt.Errorf("cannot make the state directory: %w", err)
 		}

@@ -83,13 +83,14 @@ func took(bad func(*peer) string) func(*trial) string {
 	return func(t *trial) string {
 		got := ""
 		eventually(func() bool {
-			got = bad(t.peer())
+			over := t.peer().settled(t)
 			select {
 			case <-t.peer().conn.Done():
-				return true
+				over = true
 			default:
-				return got != "" || t.peer().settled(t)
 			}
+			got = bad(t.peer()) // whatever came before it was over
+			return got != "" || over
 		})
 		return got
 	}

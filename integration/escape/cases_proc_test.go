@@ -52,7 +52,7 @@ func procCases() []escape {
 			with: []string{"landlock"}, escaped: holds("sysrq-trigger"), unable: without("/proc/sysrq-trigger"),
 		},
 		{
-			name: "kernel memory", after: "kcore", walls: []string{"mount namespace", anyUser}, args: openFor("/proc/kcore", unix.O_RDONLY),
+			name: "kernel memory", after: "kcore", walls: []string{"mount namespace", privileged}, args: openFor("/proc/kcore", unix.O_RDONLY),
 			with: []string{"landlock"}, escaped: holds("kcore"),
 			unable: without("/proc/kcore"),
 		},

@@ -34,7 +34,9 @@ func supervisionCases() []escape {
 			args: call("unbound"), escaped: withoutKeeper,
 		},
 		{
-			name: "move to another group", walls: []string{"mount namespace", "landlock", "identity"}, with: []string{"user namespace", "capabilities"},
+			name: "move to another group", walls: []string{"mount namespace", "landlock", "identity"},
+			// A tree mounted with nsdelegate holds whoever has a namespace of it, too.
+			with: []string{"user namespace", "capabilities", "cgroup namespace"},
 			prepare: func(t *trial) {
 				t.host = cgroupWith("cordon-test-escape-other-" + t.mark())
 				t.must(os.Mkdir(t.host.(string), 0o755))

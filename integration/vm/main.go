@@ -221,6 +221,7 @@ func runKernel(ctx context.Context, name string, k *image, root, accel string) e
 	}
 	defer said.Close()
 	v := newVerdict(name, stdout, said)
+	v.compile = func(words string) { remember(filepath.Dir(root), words) }
 	m.spent = func(d time.Duration) { v.spent = d }
 	err = m.boot(ctx, v.line)
 	if ctx.Err() != nil {

@@ -35,14 +35,15 @@ type tier struct {
 // tiers are the packages whose tests ask the kernel. The rest of the tests ask
 // nothing that another kernel would answer otherwise.
 var tiers = []tier{
-	// What is skipped needs the Go toolchain, and no kernel.
-	{pkg: "namespaces", skip: "^(TestWireIsGenerated|TestKeeperIsReproducible)$"},
+	// What is skipped needs the Go toolchain or the compiler's sanitizers, and no kernel.
+	{pkg: "namespaces", skip: "^(TestWireIsGenerated|TestKeeperIsReproducible|TestKeeperUnderSanitizers)$"},
 	{pkg: "cgroups"},
 	{pkg: "seccomp"},
 	// What is skipped interprets programs, which no kernel sees.
 	{pkg: "seccomp/compile", skip: "^(TestProgramMeansWhatTheFilterSays|TestRandomFilters|TestBytesAreDeterministic)$"},
 	{pkg: "supervisor/launch"},
 	{pkg: "supervisor/launch", tags: "walltest", run: "TestEachWall"},
+	{pkg: "integration/escape", tags: "walltest"},
 	// Of the random profiles one is enough: what the model says of a kernel
 	// hangs on its Landlock, not on the profile.
 	// The client of TestOfficialMCPClient is built where it runs, with Go.
@@ -74,7 +75,7 @@ func buildRoot(ctx context.Context, o options, suite []stream.Tier, images map[s
 		return "", err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(staged), os.RemoveAll(builtIn(o))) }()
-	fill(ctx, a, builtIn(o), suite)
+	fill(ctx, a, builtIn(o), suite, compileAhead(ctx, o.dir, builtIn(o)+"/gcc"))
 	for _, k := range images {
 		a.tree("modules/"+k.release, k.modules, nil)
 	}
@@ -122,12 +123,16 @@ func buildSuite(ctx context.Context, o options) ([]stream.Tier, error) {
 }
 
 // fill puts everything into the root. Errors stay in the stage.
-func fill(ctx context.Context, a *stage, built string, suite []stream.Tier) {
+func fill(ctx context.Context, a *stage, built string, suite []stream.Tier, ahead []string) {
 	for _, d := range []string{"proc", "sys", "dev", "run", "tmp", "root", "var/tmp", "mnt", "home"} {
 		a.dir(d, 0o755)
 	}
 	a.copy("init", built+"/init")
 	a.link("usr/local/bin/gcc", "/init") // it remembers what it compiled
+	a.dir(stream.Compiled, 0o700)
+	for _, file := range ahead {
+		a.copy(stream.Compiled+"/"+filepath.Base(file), file)
+	}
 	plan, err := json.MarshalIndent(suite, "", "\t")
 	a.err = errors.Join(a.err, err)
 	a.file("suite.json", 0o644, plan)

@@ -40,10 +40,12 @@ type verdict struct {
 	tiers     int
 	done      bool // the guest said that it ran all
 	failed    []string
+	// compile is told of each recipe that was not compiled ahead.
+	compile func(words string)
 }
 
 func newVerdict(kernel string, out, log io.Writer) *verdict {
-	return &verdict{kernel: kernel, out: out, log: log, started: time.Now()}
+	return &verdict{kernel: kernel, out: out, log: log, started: time.Now(), compile: func(string) {}}
 }
 
 // line takes one line of the guest's.
@@ -70,6 +72,8 @@ func (v *verdict) line(text string) {
 	case stream.End:
 		v.inside = false
 		v.judge(m)
+	case stream.Compile:
+		v.compile(m.Text)
 	case stream.Done:
 		v.done = true
 	}

@@ -74,11 +74,9 @@ func (r *Result) inside(a, b *plan.Plan) {
 	r.bound("files", "inodes of /tmp", a.Tmp.Inodes, b.Tmp.Inodes, number)
 	r.bound("files", "/dev/shm", a.Shm.Size, b.Shm.Size, size)
 	kept := map[bool]int{false: 0, true: 1}
-	r.ordered("data", kept[b.Data.Persistent]-kept[a.Data.Persistent], "/data is kept between starts, without a bound by the kernel")
-	if !a.Data.Persistent && !b.Data.Persistent {
-		r.bound("data", "/data", a.Data.Size, b.Data.Size, size)
-		r.bound("data", "inodes of /data", a.Data.Inodes, b.Data.Inodes, number)
-	}
+	r.ordered("data", kept[b.Data.Persistent]-kept[a.Data.Persistent], "/data is kept between starts")
+	r.bound("data", "/data", a.Data.Size, b.Data.Size, size)
+	r.bound("data", "inodes of /data", a.Data.Inodes, b.Data.Inodes, number)
 	if fmt.Sprint(a.Network) != fmt.Sprint(b.Network) {
 		r.more("network", "%+v, and %+v in the other", b.Network, a.Network)
 		r.less("network", "%+v, and %+v in the other", a.Network, b.Network)

@@ -55,7 +55,7 @@ func TestEveryWall(t *testing.T) {
 		"tmp.size=1G":                              {"files", "/tmp: 1G, and 64M in the other"},
 		"tmp.inodes=9999":                          {"files", "inodes of /tmp: 9999, and 4096 in the other"},
 		"shm.size=1M":                              {"files", "/dev/shm: 1M, and 0 in the other"},
-		"data.persistent=true":                     {"data", "/data is kept between starts, without a bound by the kernel"},
+		"data.persistent=true":                     {"data", "/data is kept between starts"},
 		"data.size=65M":                            {"data", "/data: 65M, and 64M in the other"},
 		"resources.memory.max=1G":                  {"memory", "memory.max: 1G, and 256M in the other"},
 		"resources.memory.swap.max=max":            {"memory", "memory.swap.max: without bound, and 0 in the other"},

@@ -75,9 +75,9 @@ type Tmpfs struct {
 
 // Data is the plugin's own directory, /data.
 type Data struct {
-	// Persistent keeps it between starts, in a directory of the host whose size
-	// the kernel does not bound yet (which Weakened says). Otherwise it is a
-	// fresh tmpfs of Size bytes and Inodes inodes each time.
+	// Persistent keeps it between starts, in a file system of its own on the
+	// host's disk. Otherwise it is a fresh tmpfs each time. Either has Size bytes
+	// and Inodes inodes.
 	Persistent bool  `json:"persistent"`
 	Size       int64 `json:"size,omitempty"`
 	Inodes     int64 `json:"inodes,omitempty"`

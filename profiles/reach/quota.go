@@ -47,7 +47,7 @@ func (m *Model) quotas(what string) []quota {
 		return []quota{{p.Shm.Size, "tmpfs", "shm.size", sizeText}, memory}
 	case "data":
 		if p.Data.Persistent {
-			return []quota{{unbounded, "data", "data.persistent", sizeText}}
+			return []quota{{p.Data.Size, "file system", "data.size", sizeText}}
 		}
 		return []quota{{p.Data.Size, "tmpfs", "data.size", sizeText}, memory}
 	case "time":

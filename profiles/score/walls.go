@@ -96,13 +96,16 @@ func (s *scorer) inside() {
 	p := s.plan
 	s.add("proc", "mode", 4, map[string]float64{"none": 0, "pid": 0.25, "full": 1}[p.Proc], "the kernel's files tell of the machine and its neighbours", "/proc shows %s", map[string]string{"pid": "the plugin's processes", "full": "the whole machine"}[p.Proc])
 	s.add("devices", "nodes", 1, float64(len(p.Devices))/5, "each is kernel code in reach", "%s", strings.Join(p.Devices, ", "))
-	scratch := p.Tmp.Size + p.Shm.Size + p.Data.Size
+	scratch := p.Tmp.Size + p.Shm.Size
+	if !p.Data.Persistent {
+		scratch += p.Data.Size
+	}
 	s.add("data", "scratch", 1, share(scratch, 8<<30), "what is written there is the host's memory", "%s of tmpfs", strict.Size(scratch))
 	kept := 0.0
 	if p.Data.Persistent {
 		kept = 1
 	}
-	s.add("data", "kept", 2, kept, "what an attacker leaves there is there at the next start, and the kernel does not bound it", "/data is kept between starts")
+	s.add("data", "kept", 2, kept, "what an attacker leaves there is there at the next start", "/data is kept between starts")
 }
 
 // beyond is what is reached beyond the walls.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cordonhq/cordon/cgroups"
 	"github.com/cordonhq/cordon/namespaces"
+	"github.com/cordonhq/cordon/supervisor/volume"
 )
 
 // Doctor looks at what this host can give. It makes nothing but what it takes
@@ -31,6 +32,10 @@ func Doctor(cfg Config) []Feature {
 	})
 	err := refuseSuidDumpable()
 	features = append(features, Feature{Name: "fs.suid_dumpable", Wall: "privilege", Have: err == nil, Hard: true, Detail: have(err == nil, "not 1"), Need: "sysctl fs.suid_dumpable=0"})
+	lacks := volume.Missing()
+	features = append(features, Feature{
+		Name: "data.persistent", Wall: "quotas", Have: lacks == "", Detail: have(lacks == "", "a file system of data.size in an image"), Need: lacks,
+	})
 	return append(features, cgroupFeatures(cfg)...)
 }
 

@@ -161,8 +161,8 @@ func standard(v *namespaces.View, r Request) {
 		rule(v, "/plugin", runRights)
 	}
 	data := namespaces.Mount{Path: "/data", Writable: true, Owned: true, Mode: 0o700, Size: p.Data.Size, Inodes: p.Data.Inodes}
-	if p.Data.Persistent {
-		data.From = r.Data
+	if p.Data.Persistent { // its bounds are the file system's that it lies on
+		data.From, data.Size, data.Inodes = r.Data, 0, 0
 	}
 	scratch(v, data, socketRights)
 	scratch(v, namespaces.Mount{Path: "/tmp", Writable: true, Mode: 0o1777, Size: p.Tmp.Size, Inodes: p.Tmp.Inodes}, socketRights)

@@ -1,27 +1,35 @@
 package main
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+
+	"github.com/cordonhq/cordon/integration/vm/recipe"
+	"github.com/cordonhq/cordon/integration/vm/stream"
 )
 
-// compiled is where what gcc made is kept: tests make the same small programs
-// again and again, and emulated, each takes seconds.
-const compiled = "/var/tmp/gcc"
+// compiled is where what gcc made is kept; the host's side puts in there what
+// it made ahead. asked is what was not there.
+const (
+	compiled = stream.Compiled
+	asked    = stream.Compiled + "/asked"
+)
 
 // gcc is this program under gcc's name: it runs the compiler, once for each
 // command and source.
 func gcc(args []string) int {
-	out, key := recipe(args)
-	if out != "" {
-		if data, err := os.ReadFile(filepath.Join(compiled, key)); err == nil && os.WriteFile(out, data, 0o755) == nil { // #nosec G306 -- a program
+	dir, err := os.Getwd()
+	if err != nil {
+		dir = "/"
+	}
+	r := recipe.Of(dir, args)
+	if r.Out != "" {
+		if data, err := os.ReadFile(filepath.Join(compiled, r.Key())); err == nil && os.WriteFile(r.Out, data, 0o755) == nil { // #nosec G306 -- a program
 			return 0
 		}
 	}
@@ -31,40 +39,43 @@ func gcc(args []string) int {
 		fmt.Fprintln(os.Stderr, "gcc:", err)
 		return 1
 	}
-	if out != "" {
-		_ = keep(out, key) // then it is compiled again
+	if r.Out != "" {
+		_ = keep(r) // then it is compiled again
 	}
 	return 0
 }
 
-// recipe is the output and a digest of everything else: the arguments, and the
-// text of those that are files. What the sources include is the guest's own and
-// does not change.
-func recipe(args []string) (out, key string) {
-	sum := sha256.New()
-	for i := 0; i < len(args); i++ {
-		if args[i] == "-o" && i+1 < len(args) {
-			out = args[i+1]
-			i++
-			continue
-		}
-		text := []byte(args[i])
-		if data, err := os.ReadFile(args[i]); err == nil && !strings.HasPrefix(args[i], "-") {
-			text = data
-		}
-		fmt.Fprintf(sum, "%d:%s", len(text), text)
-	}
-	return out, hex.EncodeToString(sum.Sum(nil))
-}
-
-func keep(out, key string) error {
-	data, err := os.ReadFile(out)
+func keep(r recipe.Recipe) error {
+	data, err := os.ReadFile(r.Out)
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(compiled, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	words, err := json.Marshal(r)
+	if err != nil {
 		return err
 	}
-	part := filepath.Join(compiled, fmt.Sprintf("%s.%d", key, os.Getpid()))
-	return errors.Join(os.WriteFile(part, data, 0o600), os.Rename(part, filepath.Join(compiled, key)))
+	for _, dir := range []string{compiled, asked} {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	key := r.Key()
+	return errors.Join(whole(filepath.Join(compiled, key), data), whole(filepath.Join(asked, key), words))
+}
+
+// whole writes a file that others see whole or not at all.
+func whole(file string, data []byte) error {
+	part := fmt.Sprintf("%s.%d", file, os.Getpid())
+	return errors.Join(os.WriteFile(part, data, 0o600), os.Rename(part, file))
+}
+
+// tellAsked says what was compiled since the last time.
+func tellAsked() {
+	files, _ := filepath.Glob(asked + "/*")
+	for _, file := range files {
+		if words, err := os.ReadFile(file); err == nil && filepath.Ext(file) == "" {
+			tell(stream.Message{Kind: stream.Compile, Text: string(words)})
+			_ = os.Remove(file)
+		}
+	}
 }

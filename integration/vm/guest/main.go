@@ -131,6 +131,7 @@ func runSuite() error {
 		if err := runTier(t); err != nil {
 			why = err.Error()
 		}
+		tellAsked()
 		tell(stream.Message{Kind: stream.End, Text: why, Seconds: time.Since(started).Seconds()})
 	}
 	tell(stream.Message{Kind: stream.Done})

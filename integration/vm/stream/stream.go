@@ -17,7 +17,13 @@ const (
 	Begin = "begin" // Tier is about to run
 	End   = "end"   // it ended; Text says why it failed, empty if its status was 0
 	Done  = "done"  // every tier has run
+	// Compile: Text is a recipe that the guest had to compile itself.
+	Compile = "compile"
 )
+
+// Compiled is where the guest has programs that were compiled ahead, by the
+// keys of their recipes.
+const Compiled = "/var/tmp/gcc"
 
 // Tier is one program that the guest runs as a part of the suite.
 type Tier struct {
