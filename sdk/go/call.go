@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 )
 
@@ -18,10 +19,12 @@ func (c *Conn) Call(ctx context.Context, method string, params, result any) erro
 		ctx, cancel = context.WithTimeout(ctx, DefaultTimeout)
 		defer cancel()
 	}
-	raw, err := c.call(ctx, method, params)
+	a, err := c.call(ctx, method, params, nil)
 	if err != nil {
 		return c.callError(method, err)
 	}
+	closeFiles(a.files)
+	raw := a.result
 	if result == nil {
 		return nil
 	}
@@ -33,7 +36,7 @@ func (c *Conn) Call(ctx context.Context, method string, params, result any) erro
 
 // Notify tells the host something that it does not answer.
 func (c *Conn) Notify(method string, params any) error {
-	if err := c.send(method, nil, params); err != nil {
+	if err := c.send(method, nil, params, nil); err != nil {
 		return c.callError(method, err)
 	}
 	return nil
@@ -57,34 +60,35 @@ func (c *Conn) callError(method string, err error) error {
 
 var errGone = errors.New("the connection has ended")
 
-func (c *Conn) call(ctx context.Context, method string, params any) (json.RawMessage, error) {
+func (c *Conn) call(ctx context.Context, method string, params any, files []*os.File) (answer, error) {
+	defer closeFiles(files)
 	c.leaveReading()
 	select {
 	case c.places <- struct{}{}:
 		defer func() { <-c.places }()
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return answer{}, ctx.Err()
 	case <-c.closed:
-		return nil, errGone
+		return answer{}, errGone
 	}
 	id, reply := c.begin()
-	if err := c.send(method, strconv.AppendUint(nil, id, 10), params); err != nil {
+	if err := c.send(method, strconv.AppendUint(nil, id, 10), params, files); err != nil {
 		c.forget(id, false)
-		return nil, err
+		return answer{}, err
 	}
 	select {
 	case a := <-reply:
-		return a.result, a.err
+		return a, a.err
 	case <-c.closed:
-		return nil, errGone
+		return answer{}, errGone
 	case <-ctx.Done():
 	}
 	if !c.forget(id, true) { // the answer was faster
 		a := <-reply
-		return a.result, a.err
+		return a, a.err
 	}
-	_ = c.send("$/cancelRequest", nil, map[string]uint64{"id": id})
-	return nil, ctx.Err()
+	_ = c.send("$/cancelRequest", nil, map[string]uint64{"id": id}, nil)
+	return answer{}, ctx.Err()
 }
 
 func (c *Conn) begin() (uint64, chan answer) {
@@ -112,7 +116,7 @@ func (c *Conn) forget(id uint64, late bool) bool {
 }
 
 // send writes a request, or without an id a notification.
-func (c *Conn) send(method string, id []byte, params any) error {
+func (c *Conn) send(method string, id []byte, params any, files []*os.File) error {
 	name, err := json.Marshal(method)
 	if err != nil {
 		return err
@@ -132,11 +136,24 @@ func (c *Conn) send(method string, id []byte, params any) error {
 	default:
 		parts = append(parts, []byte(`,"params":`), body)
 	}
-	return c.write(append(parts, []byte("}"))...)
+	if len(files) == 0 {
+		return c.write(nil, append(parts, []byte("}"))...)
+	}
+	member, fds, err := announce(files)
+	if err != nil {
+		return Errorf(CodeInvalidParams, "cannot send %s: %v", method, err)
+	}
+	return c.write(fds, append(parts, member, []byte("}"))...)
 }
 
 // answered hands an answer to whoever asked.
-func (c *Conn) answered(env envelope, msg []byte) error {
+func (c *Conn) answered(env envelope, msg []byte, files []*os.File) (err error) {
+	taken := false
+	defer func() {
+		if !taken {
+			closeFiles(files)
+		}
+	}()
 	if string(env.id.of(msg)) == "null" {
 		return breach(BreachRefused, "the host could not read this plugin: %.200q", env.errorSpan.of(msg))
 	}
@@ -156,7 +173,8 @@ func (c *Conn) answered(env envelope, msg []byte) error {
 	case !open:
 		return breach(BreachUnasked, "a reply to %d, which nobody waits for", id)
 	case env.kind == kindResult:
-		reply <- answer{result: env.result.of(msg)}
+		taken = true
+		reply <- answer{result: env.result.of(msg), files: files}
 		return nil
 	}
 	e, err := parseError(env.errorSpan.of(msg))

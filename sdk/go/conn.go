@@ -8,8 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"os"
 	"runtime/debug"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -45,7 +48,8 @@ const DefaultTimeout = 30 * time.Second
 type Conn struct {
 	plugin *Plugin
 	stream io.ReadWriteCloser
-	in     *bufio.Reader // of stream, the reader's
+	inlet  *inlet        // of stream
+	in     *bufio.Reader // of inlet, the reader's
 	limits limits
 	scan   *scanner
 	turn   turn
@@ -78,12 +82,14 @@ type request struct {
 
 type answer struct {
 	result json.RawMessage
+	files  []*os.File
 	err    error
 }
 
 func newConn(stream io.ReadWriteCloser, p *Plugin) *Conn {
+	inlet := newInlet(stream)
 	c := &Conn{
-		plugin: p, stream: stream, in: bufio.NewReaderSize(stream, 32<<10),
+		plugin: p, stream: stream, inlet: inlet, in: bufio.NewReaderSize(inlet, 32<<10),
 		served: map[string]*request{}, calls: map[uint64]chan answer{}, late: map[uint64]bool{},
 		closed: make(chan struct{}),
 	}
@@ -116,6 +122,7 @@ func (c *Conn) run(ctx context.Context) error {
 	cancel()
 	c.leave()
 	_ = c.stream.Close() // nothing is lost: every frame was written whole
+	c.inlet.clear()
 	return err
 }
 
@@ -160,7 +167,11 @@ func (c *Conn) read(ctx context.Context, me uint64) (err error, ended bool) { //
 		if broken != nil {
 			return broken, true
 		}
-		inline, err := c.dispatch(ctx, env, msg)
+		files, err := c.inlet.claim(env, msg, c.inlet.received-int64(c.in.Buffered()))
+		if err != nil {
+			return err, true
+		}
+		inline, err := c.dispatch(ctx, env, msg, files)
 		if err != nil {
 			return err, true
 		}
@@ -201,21 +212,30 @@ func (c *Conn) frame() ([]byte, error) {
 }
 
 // dispatch handles one message. What it returns the reader runs itself.
-func (c *Conn) dispatch(ctx context.Context, env envelope, msg []byte) (inline func(), err error) {
+func (c *Conn) dispatch(ctx context.Context, env envelope, msg []byte, files []*os.File) (inline func(), err error) {
 	switch env.kind {
 	case kindRequest:
-		return c.request(ctx, env, msg)
+		return c.request(ctx, env, msg, files)
 	case kindNotification:
+		if closeFiles(files); len(files) > 0 {
+			return nil, breach(BreachDescriptors, "%d file descriptors came with a notification", len(files))
+		}
 		return nil, c.notified(ctx, env, msg)
 	case kindResult, kindError:
-		return nil, c.answered(env, msg)
+		return nil, c.answered(env, msg, files)
 	}
 	return nil, nil
 }
 
 // request starts the handler of one request, leaves it to the reader where it
 // came alone, or says why not.
-func (c *Conn) request(ctx context.Context, env envelope, msg []byte) (inline func(), err error) {
+func (c *Conn) request(ctx context.Context, env envelope, msg []byte, files []*os.File) (inline func(), err error) {
+	ctx = withFiles(ctx, files)
+	defer func() {
+		if inline == nil && err != nil {
+			closeFiles(TakeFiles(ctx))
+		}
+	}()
 	id, method := env.id.of(msg), text(env.method.of(msg))
 	var params json.RawMessage
 	if env.params.present() {
@@ -232,6 +252,7 @@ func (c *Conn) request(ctx context.Context, env envelope, msg []byte) (inline fu
 	alone, refusal, err := c.admit(r, method)
 	if refusal != nil || err != nil {
 		cancel()
+		closeFiles(TakeFiles(ctx))
 		if err == nil {
 			err = c.reply(id, nil, refusal)
 		}
@@ -272,6 +293,7 @@ const methodShutdown = "cordon.shutdown"
 func (c *Conn) serve(ctx context.Context, r *request, method string, params json.RawMessage) {
 	defer c.handlers.Done()
 	defer r.cancel()
+	defer func() { closeFiles(TakeFiles(ctx)) }()
 	var result any
 	var err error
 	if method == methodShutdown {
@@ -294,7 +316,7 @@ func (c *Conn) serve(ctx context.Context, r *request, method string, params json
 		defer c.finished()
 		c.forgetRequest(r)
 	}
-	if err := c.reply(r.id, result, told); err != nil && ctx.Err() == nil {
+	if err := c.replyWith(r.id, result, told); err != nil && ctx.Err() == nil {
 		c.plugin.Log.Error("cannot answer", "method", method, "error", err)
 	}
 }
@@ -404,8 +426,30 @@ func withMeta(ctx context.Context, params json.RawMessage) (context.Context, con
 	return context.WithCancel(ctx)
 }
 
+// replyWith answers one request, with descriptors if it is a WithFiles.
+func (c *Conn) replyWith(id []byte, result any, e *Error) error {
+	with, ok := result.(WithFiles)
+	if !ok {
+		return c.reply(id, result, e)
+	}
+	defer closeFiles(with.Files)
+	if e != nil {
+		return c.reply(id, nil, e)
+	}
+	member, fds, err := announce(with.Files)
+	if err != nil {
+		c.plugin.Log.Error("cannot answer", "error", err)
+		return c.reply(id, nil, errInternal)
+	}
+	return c.replyFDs(id, with.Result, nil, member, fds)
+}
+
 // reply answers one request.
 func (c *Conn) reply(id []byte, result any, e *Error) error {
+	return c.replyFDs(id, result, e, nil, nil)
+}
+
+func (c *Conn) replyFDs(id []byte, result any, e *Error, member []byte, fds []int) error {
 	body := []byte("null")
 	if e == nil && result != nil {
 		raw, err := marshal(result)
@@ -416,15 +460,15 @@ func (c *Conn) reply(id []byte, result any, e *Error) error {
 			body = raw
 		}
 	}
-	member := `,"result":`
+	name := `,"result":`
 	if e != nil {
-		member = `,"error":`
+		name, member, fds = `,"error":`, nil, nil
 		var err error
 		if body, err = json.Marshal(e); err != nil {
 			return err
 		}
 	}
-	err := c.write([]byte(`{"jsonrpc":"2.0","id":`), id, []byte(member), body, []byte("}"))
+	err := c.write(fds, []byte(`{"jsonrpc":"2.0","id":`), id, []byte(name), body, member, []byte("}"))
 	if errors.Is(err, errTooLarge) && (e == nil || e.Code != CodeTooLarge) {
 		return c.reply(id, nil, Errorf(CodeTooLarge, "the answer is over the limit of %d bytes", c.limits.MaxFrame))
 	}
@@ -433,8 +477,8 @@ func (c *Conn) reply(id []byte, result any, e *Error) error {
 
 var errTooLarge = errors.New("message over the frame limit")
 
-// write sends one message, whole.
-func (c *Conn) write(parts ...[]byte) error {
+// write sends one message, whole, and descriptors along with it.
+func (c *Conn) write(fds []int, parts ...[]byte) error {
 	size := 0
 	for _, p := range parts {
 		size += len(p)
@@ -451,8 +495,27 @@ func (c *Conn) write(parts ...[]byte) error {
 	if c.silent {
 		return errGone
 	}
+	if len(fds) > 0 {
+		sent, err := c.writeFDs(frame, fds)
+		if err != nil {
+			return err
+		}
+		if frame = frame[sent:]; len(frame) == 0 { // an empty write can fail
+			return nil
+		}
+	}
 	_, err := c.stream.Write(frame)
 	return err
+}
+
+// writeFDs writes some of a frame, with descriptors.
+func (c *Conn) writeFDs(frame []byte, fds []int) (sent int, err error) {
+	sock, ok := c.stream.(*net.UnixConn)
+	if !ok {
+		return 0, Errorf(CodeUnsupported, "descriptors travel over a unix socket alone")
+	}
+	sent, _, err = sock.WriteMsgUnix(frame, syscall.UnixRights(fds...), nil)
+	return max(sent, 0), err
 }
 
 // marshal is json.Marshal, which takes long to copy what is JSON already.

@@ -69,19 +69,20 @@ type Breach string
 
 // The rules a peer can break.
 const (
-	BreachFraming   Breach = "framing"
-	BreachTooLarge  Breach = "too-large"
-	BreachTruncated Breach = "truncated"
-	BreachSyntax    Breach = "syntax"
-	BreachEncoding  Breach = "encoding"
-	BreachDepth     Breach = "depth"
-	BreachDuplicate Breach = "duplicate"
-	BreachEnvelope  Breach = "envelope"
-	BreachID        Breach = "id"
-	BreachUnasked   Breach = "unasked"
-	BreachPhase     Breach = "phase"
-	BreachHello     Breach = "hello"
-	BreachRefused   Breach = "refused"
+	BreachFraming     Breach = "framing"
+	BreachTooLarge    Breach = "too-large"
+	BreachTruncated   Breach = "truncated"
+	BreachSyntax      Breach = "syntax"
+	BreachEncoding    Breach = "encoding"
+	BreachDepth       Breach = "depth"
+	BreachDuplicate   Breach = "duplicate"
+	BreachEnvelope    Breach = "envelope"
+	BreachID          Breach = "id"
+	BreachUnasked     Breach = "unasked"
+	BreachPhase       Breach = "phase"
+	BreachHello       Breach = "hello"
+	BreachRefused     Breach = "refused"
+	BreachDescriptors Breach = "descriptors"
 )
 
 // ProtocolError is why a connection ended when the peer broke a rule.

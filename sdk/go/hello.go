@@ -28,5 +28,5 @@ func (c *Conn) hello(id []byte, params json.RawMessage) error {
 	}
 	c.obey(p.Limits)
 	c.greeted = true
-	return c.reply(id, map[string]any{"api": apiVersion, "name": c.plugin.name, "version": c.plugin.version}, nil)
+	return c.reply(id, map[string]any{"api": apiVersion, "name": c.plugin.name, "version": c.plugin.version, "descriptors": c.inlet.kinds()}, nil)
 }

@@ -16,18 +16,21 @@ which runs in an event loop. This one file is the whole library: a bundle
 carries its own copy.
 """
 
+import array
 import concurrent.futures
+import fcntl
 import json
 import logging
 import os
 import re
 import socket
+import stat
 import struct
 import sys
 import threading
 import time
 
-__all__ = ["Plugin", "Context", "Error", "Harness", "ProtocolError"]
+__all__ = ["Plugin", "Context", "Error", "Harness", "Memory", "ProtocolError", "WithFiles"]
 
 API = 1
 DESCRIPTOR = 3  # where a plugin finds the socket to its host
@@ -198,6 +201,74 @@ def _is_async(handler):
     return bool(getattr(getattr(handler, "__code__", None), "co_flags", 0) & CO_COROUTINE)
 
 
+# --- descriptors ----------------------------------------------------------
+
+MAX_DESCRIPTORS = 253  # the kernel's own bound for one message, unix(7)
+_IMMUTABLE = 0x2 | 0x4 | 0x8  # F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE
+_ADD_SEALS, _GET_SEALS = 1033, 1034
+
+
+class WithFiles:
+    """A handler's result that descriptors go along with: files, sockets, and
+    what Memory.seal made, as objects with fileno() and close(). They are closed
+    once they are sent."""
+
+    def __init__(self, result, files):
+        self.result, self.files = result, list(files)
+
+
+class Memory:
+    """Bytes to be filled in place, as .buffer, and then sent: nothing copies
+    them. seal() makes them a file for WithFiles, which nobody can change."""
+
+    def __init__(self, size):
+        import mmap
+
+        fd = os.memfd_create("cordon", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self._file = os.fdopen(fd, "r+b", buffering=0)
+        os.posix_fallocate(fd, 0, size)
+        self._map = mmap.mmap(fd, size)
+        self.buffer = memoryview(self._map)
+
+    def seal(self):
+        """The file. Views of the buffer must be released before."""
+        self.buffer.release()
+        self._map.close()
+        fcntl.fcntl(self._file, _ADD_SEALS, _IMMUTABLE)
+        return self._file
+
+    def close(self):
+        self.buffer.release()
+        self._map.close()
+        self._file.close()
+
+
+def _kind_of(fd):
+    about = os.fstat(fd)
+    if stat.S_ISSOCK(about.st_mode):
+        return "socket"
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError("cannot send a descriptor that is neither a regular file nor a socket")
+    try:
+        sealed = fcntl.fcntl(fd, _GET_SEALS) & _IMMUTABLE == _IMMUTABLE
+    except OSError:
+        sealed = False
+    return "memfd" if sealed and about.st_blocks * 512 >= about.st_size else "file"
+
+
+def _opened(fd):
+    """A received descriptor as an object that closes itself."""
+    if stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return socket.socket(fileno=fd)
+    mode = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+    return os.fdopen(fd, {os.O_RDONLY: "rb", os.O_WRONLY: "wb"}.get(mode, "r+b"), buffering=0)
+
+
+def _close_all(files):
+    for file in files:
+        file.close()
+
+
 # --- the plugin -----------------------------------------------------------
 
 
@@ -292,6 +363,7 @@ class Context:
         self._cancelled = threading.Event()
         self._calls = set()
         self._task = None
+        self._files = []
         self.traceparent = meta.get("traceparent")
         left = meta.get("deadline_ms")
         #: Seconds of time.monotonic() at which the caller gives up, or None.
@@ -320,9 +392,21 @@ class Context:
         self._cancelled.wait(min(waits) if waits else None)
         return self.cancelled
 
+    def take_files(self):
+        """The descriptors that came with the request, as open files and sockets.
+        Who takes them closes them; the others are closed after the handler."""
+        files, self._files = self._files, []
+        return files
+
     def call(self, method, params=None, timeout=DEFAULT_TIMEOUT):
         """Asks the host and waits for its answer; raises Error. For plain handlers."""
         return self._connection.call(method, params, timeout, self)
+
+    def call_files(self, method, params=None, files=(), timeout=DEFAULT_TIMEOUT):
+        """As call, with descriptors: files go along and are closed. Returns the
+        result and the files that came with it, which the caller closes."""
+        answer = self._connection.call(method, params, timeout, self, files)
+        return (answer.result, answer.files) if isinstance(answer, WithFiles) else (answer, [])
 
     async def acall(self, method, params=None, timeout=DEFAULT_TIMEOUT):
         """As call, for async handlers."""
@@ -345,6 +429,8 @@ class _Connection:
 
     def __init__(self, plugin, sock, loop=None, hosting=False):
         self.plugin, self.sock, self.hosting = plugin, sock, hosting
+        self._arrived = []  # descriptors that no message has claimed yet
+        self._unix = sock.family == socket.AF_UNIX
         self._loop, self._loop_lock = loop, threading.Lock()
         self._lock = threading.Lock()  # guards all below
         self._writing = threading.Lock()
@@ -374,7 +460,11 @@ class _Connection:
         try:
             while (raw := self._frame()) is not None:
                 message = _parse(raw, self.max_depth)
-                getattr(self, "_on_" + _classify(message))(message)
+                kind = _classify(message)
+                message["fds"] = files = self._claim(message.get("fds", [])) if self._arrived or "fds" in message else []
+                if files and kind == "notification":
+                    raise ProtocolError("descriptors", "file descriptors came with a notification")
+                getattr(self, "_on_" + kind)(message)
         except ProtocolError as err:
             self._last_word(err)
             raise
@@ -400,7 +490,7 @@ class _Connection:
     def _read(self, size, what):
         data = bytearray()
         while len(data) < size:
-            part = self.sock.recv(min(size - len(data), 1 << 16))
+            part = self._receive(min(size - len(data), 1 << 16))
             if not part and not data:
                 return None
             if what == "a length" and not data and part and part[0] != 0:
@@ -410,6 +500,23 @@ class _Connection:
             data += part
         return bytes(data)
 
+    def _receive(self, size):
+        if not self._unix:
+            return self.sock.recv(size)
+        part, control, _, _ = self.sock.recvmsg(size, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC)
+        for level, kind, data in control:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds = array.array("i", data[: len(data) - len(data) % 4])
+                self._arrived.extend(fds)
+        return part
+
+    def _claim(self, kinds):
+        """The descriptors of a message: no byte of another was read with them."""
+        if not isinstance(kinds, list) or len(kinds) != len(self._arrived):
+            raise ProtocolError("descriptors", f"{len(self._arrived)} file descriptors came along, and the message announced others")
+        arrived, self._arrived = self._arrived, []
+        return [_opened(fd) for fd in arrived]
+
     def _on_request(self, message):
         request_id, method = message["id"], message["method"]
         if method == "cordon.hello" and not self.hosting:
@@ -417,8 +524,10 @@ class _Connection:
         if not self._greeted:
             raise ProtocolError("phase", "a request before the hello")
         params, ctx = self._context(message)
+        ctx._files = message["fds"]
         refusal = self._admit(request_id, method, ctx)
         if refusal:
+            _close_all(ctx.take_files())
             return self._answer(request_id, error=refusal)
         if method == "cordon.shutdown":
             threading.Thread(target=self._drain, args=(request_id, ctx), daemon=True).start()
@@ -489,6 +598,7 @@ class _Connection:
         with self._lock:  # before the answer: its reader may use the id again
             self._served.pop(_key(request_id), None)
             self._answering += 1
+        _close_all(ctx.take_files())
         self._answer(request_id, result, error)
         with self._lock:
             self._answering -= 1
@@ -565,12 +675,19 @@ class _Connection:
             raise ProtocolError("hello", f"the host speaks API {oldest} to {newest}, this plugin {API}")
         self._obey(params["limits"] if isinstance(params.get("limits"), dict) else {})
         self._greeted = True
-        return self._answer(request_id, {"api": API, "name": self.plugin.name, "version": self.plugin.version})
+        takes = ["file", "memfd", "socket"] if self._unix else []
+        return self._answer(request_id, {"api": API, "name": self.plugin.name, "version": self.plugin.version, "descriptors": takes})
 
     # calls of our own
 
     def _on_result(self, message):
-        if (future := self._take(message["id"])) is not None:
+        files = message["fds"]
+        if (future := self._take(message["id"])) is None:
+            _close_all(files)
+        elif getattr(future, "takes_files", False):
+            _settle(future.set_result, WithFiles(message["result"], files))
+        else:
+            _close_all(files)
             _settle(future.set_result, message["result"])
 
     def _on_error(self, message):
@@ -594,16 +711,17 @@ class _Connection:
                 raise ProtocolError("unasked", "a reply that nobody waits for")
             return self._calls.pop(reply_id)
 
-    def _begin(self, method, params):
+    def _begin(self, method, params, files=None):
         if not isinstance(params, (dict, list, tuple, type(None))):
             raise Error(INVALID_PARAMS, f"cannot call {method}: params must be an object or an array")
         future = concurrent.futures.Future()
+        future.takes_files = files is not None
         with self._lock:
             self._last += 1
             call_id = self._last
             self._calls[call_id] = future
         try:
-            self._send({"id": call_id, "method": method} | ({} if params is None else {"params": params}))
+            self._send({"id": call_id, "method": method} | ({} if params is None else {"params": params}), files or ())
         except OSError:
             future.set_exception(Error(PEER_GONE, f"cannot call {method}: the connection has ended"))
         return call_id, future
@@ -615,11 +733,11 @@ class _Connection:
             self._late.add(call_id)
         self._try_send({"method": "$/cancelRequest", "params": {"id": call_id}})
 
-    def call(self, method, params, timeout, ctx=None):
+    def call(self, method, params, timeout, ctx=None, files=None):
         if not self._places.acquire(timeout=timeout):
             raise Error(DEADLINE, f"cannot call {method}: no answer within {timeout} s")
         try:
-            call_id, future = self._begin(method, params)
+            call_id, future = self._begin(method, params, files)
             if ctx:
                 ctx._calls.add(future)
                 if ctx._cancelled.is_set():
@@ -663,8 +781,11 @@ class _Connection:
     # writing
 
     def _answer(self, request_id, result=None, error=None):
+        files = ()
+        if isinstance(result, WithFiles):
+            result, files = result.result, result.files
         try:
-            self._send({"id": request_id} | ({"error": error.as_json()} if error else {"result": result}))
+            self._send({"id": request_id} | ({"error": error.as_json()} if error else {"result": result}), files)
         except Error as err:  # over max_frame
             self._try_send({"id": request_id, "error": err.as_json()})
         except (TypeError, ValueError) as err:
@@ -679,14 +800,26 @@ class _Connection:
         except (Error, OSError):
             pass
 
-    def _send(self, message):
+    def _send(self, message, files=()):
+        try:
+            self._write(message, [f.fileno() for f in files])
+        finally:
+            _close_all(files)
+
+    def _write(self, message, fds):
+        if fds:
+            message = message | {"fds": [_kind_of(fd) for fd in fds]}
         body = json.dumps({"jsonrpc": "2.0"} | message, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         if len(body) > self.max_frame:
             raise Error(TOO_LARGE, f"a message of {len(body)} bytes, over the limit of {self.max_frame}")
         with self._writing:
             if self._silent:
                 raise OSError("the connection has ended")
-            self.sock.sendall(struct.pack(">I", len(body)) + body)
+            frame = struct.pack(">I", len(body)) + body
+            if fds:
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+                frame = frame[self.sock.sendmsg([frame], rights) :]
+            self.sock.sendall(frame)
 
     def _last_word(self, err):
         if err.code != "refused":
@@ -709,6 +842,9 @@ class _Connection:
             self._idle.wait_for(lambda: not self._served and not self._answering, LEAVING_GRACE)
         if self._pool:
             self._pool.shutdown(wait=False, cancel_futures=True)
+        for fd in self._arrived:
+            os.close(fd)
+        self._arrived = []
         self.sock.close()
 
 
@@ -751,6 +887,11 @@ class Harness:
     def call(self, method, params=None, timeout=DEFAULT_TIMEOUT):
         """Calls the plugin; raises Error with what it answers."""
         return self._conn.call(method, params, timeout)
+
+    def call_files(self, method, params=None, files=(), timeout=DEFAULT_TIMEOUT):
+        """As call, with descriptors: see Context.call_files."""
+        answer = self._conn.call(method, params, timeout, None, files)
+        return answer.result, answer.files
 
     def notify(self, method, params=None):
         self._conn.notify(method, params)

@@ -1,8 +1,13 @@
 """What the conformance suite does not see: the face that handlers have."""
 
 import asyncio
+import json
 import logging
+import os
+import socket
+import tempfile
 import threading
+import time
 import unittest
 
 import cordon
@@ -28,6 +33,61 @@ class Plugins(unittest.TestCase):
             self.assertEqual(host.hello["name"], "words")
             self.assertEqual(host.call("plain", {"text": "a b"}), 2)
             self.assertEqual(host.call("async", {"text": "a b c"}), 3)
+
+    def test_descriptors_travel_both_ways(self):
+        before = len(os.listdir("/proc/self/fd"))
+
+        @self.plugin.method("upper")
+        def upper(params, ctx):
+            (file,) = ctx.take_files()
+            with file:
+                text = file.read().upper()
+            memory = cordon.Memory(len(text))
+            memory.buffer[:] = text
+            return cordon.WithFiles(len(text), [memory.seal()])
+
+        @self.plugin.method("ignore")
+        def ignore(params, ctx):
+            return None
+
+        with cordon.Harness(self.plugin) as host:
+            self.assertEqual(host.hello["descriptors"], ["file", "memfd", "socket"])
+            for _ in range(3):
+                with tempfile.TemporaryFile() as sent:
+                    sent.write(b"hello")
+                    sent.seek(0)
+                    result, (file,) = host.call_files("upper", {}, [os.fdopen(os.dup(sent.fileno()), "rb")])
+                with file:
+                    self.assertEqual((result, file.read(9)), (5, b"HELLO"))
+                    with self.assertRaises(OSError):
+                        os.pwrite(file.fileno(), b"x", 0)
+                host.call_files("ignore", {}, [tempfile.TemporaryFile()])
+                with self.assertRaises(ValueError):
+                    host.call_files("ignore", {}, [os.fdopen(os.open("/dev/null", os.O_RDONLY))])
+        deadline = time.monotonic() + 60
+        while len(os.listdir("/proc/self/fd")) > before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.assertLessEqual(len(os.listdir("/proc/self/fd")), before)
+
+    def test_descriptors_that_nobody_announced_break_the_protocol(self):
+        for extra in ({}, {"fds": ["file", "file"]}, {"fds": 1}):
+            ours, its = socket.socketpair()
+            failed = []
+
+            def serve():
+                try:
+                    self.plugin.run(its)
+                except cordon.ProtocolError as err:
+                    failed.append(err.code)
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "cordon.hello", "params": {"api": 1}} | extra).encode()
+            with tempfile.TemporaryFile() as file:
+                socket.send_fds(ours, [len(body).to_bytes(4, "big") + body], [file.fileno()])
+            thread.join(60)
+            ours.close()
+            self.assertEqual(failed, ["descriptors"])
 
     def test_deadline_travels_and_is_kept(self):
         @self.plugin.method("left")
