@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,7 +25,8 @@ import (
 // is left of it however the test ends.
 func newChaos(t *testing.T, r *rand.Rand, points uint64) *chaos {
 	t.Helper()
-	c := &chaos{daemon: newDaemon(t), rand: r, held: map[string]bool{}, seen: map[string]int{}}
+	c := &chaos{daemon: newDaemon(t), rand: r, held: map[string]bool{}, seen: map[string]int{}, kinds: chaosPointKinds}
+	c.movableClock()
 	state := c.dir + "/state"
 	if err := os.Mkdir(state, 0o700); err != nil {
 		t.Fatal(err)
@@ -53,6 +55,47 @@ func newChaos(t *testing.T, r *rand.Rand, points uint64) *chaos {
 		}
 	})
 	return c
+}
+
+// movableClock takes a daemon whose clock can be set without setting everybody's.
+// It is built here; a guest, which has no Go, is spared that kind of point.
+func (c *chaos) movableClock() {
+	c.t.Helper()
+	if os.Getenv("CORDON_BIN") != "" {
+		c.kinds = slices.DeleteFunc(slices.Clone(c.kinds), func(kind string) bool { return kind == "clock jump" })
+		return
+	}
+	c.program, c.clock = c.dir+"/cordond", c.dir+"/clock"
+	cmd := exec.Command("go", "build", "-tags", "netgo osusergo walltest", "-o", c.program, "../cmd/cordond")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		c.t.Fatalf("cannot build a daemon with a clock to set: %v: %s", err, out)
+	}
+	c.t.Setenv("CORDON_TEST_CLOCK", c.clock)
+}
+
+// clockJump sets the daemon's clock: by seconds or by years, forth or back, but
+// never further than ten years from the machine's.
+func (c *chaos) clockJump(deeds int64) {
+	c.t.Helper()
+	const years = 10 * 365 * 86400
+	load := c.load()
+	load.after(deeds, 0)
+	by := int64(1) << c.rand.IntN(29)
+	if c.rand.IntN(2) == 0 {
+		by = -by
+	}
+	c.moved = max(-years, min(years, c.moved+by))
+	if err := os.WriteFile(c.clock+".new", []byte(fmt.Sprint(c.moved)), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := os.Rename(c.clock+".new", c.clock); err != nil {
+		c.t.Fatal(err)
+	}
+	load.after(deeds+10, 0)
+	if c.rand.IntN(2) == 0 { // what was written by the one clock is read by the other
+		c.kill()
+	}
+	load.end()
 }
 
 // tear does to the files of a killed daemon what a power cut in the middle of

@@ -74,18 +74,21 @@ type chaos struct {
 	held  map[string]bool
 	read  int64 // how much of the audit log was read
 	seen  map[string]int
-	last  string // kind of point
+	last  string   // kind of point
+	kinds []string // of points, that can be had here
+	clock string   // the file that moves the daemon's clock, empty for none
+	moved int64    // by so many seconds
 }
 
 // chaosPointKinds are what can happen, as often as they stand here. A name of a
 // process is that it is killed; the others are in chaos_faults_test.go.
 var chaosPointKinds = []string{
 	"cordond", "cordond", "cordond", "cordond", "cordon-keeper", "cordon-keeper", "cordon-reaper", "cordon-reaper", "main", "main",
-	"torn write", "torn write", "full disk", "no descriptors", "taken call", "taken call", "half a frame in", "half a frame out",
+	"torn write", "torn write", "full disk", "no descriptors", "clock jump", "clock jump", "taken call", "taken call", "half a frame in", "half a frame out",
 }
 
 // TestChaos kills a process of a loaded daemon at a random point, or takes its
-// disk or its descriptors away, again and again, and holds after each that every
+// disk or its descriptors away or sets its clock, again and again, and holds after each that every
 // quarantine was kept, nothing runs unwatched or twice, the audit log verifies,
 // nothing is left, and a fresh start succeeds. CORDON_CHAOS_SEED and CORDON_CHAOS_POINTS replay a run: the
 // same kills after the same deeds, though the kernel schedules as it likes.
@@ -140,7 +143,7 @@ func chaosNumber(t *testing.T, name string, otherwise uint64) uint64 {
 func (c *chaos) once() {
 	c.t.Helper()
 	c.wake()
-	kind := chaosPointKinds[c.rand.IntN(len(chaosPointKinds))]
+	kind := c.kinds[c.rand.IntN(len(c.kinds))]
 	c.seen[kind]++
 	c.last = kind
 	deeds, spin := int64(c.rand.IntN(60)), time.Duration(c.rand.IntN(2000))*time.Microsecond
@@ -149,6 +152,8 @@ func (c *chaos) once() {
 		c.fullDisk(deeds)
 	case "no descriptors":
 		c.noDescriptors(deeds)
+	case "clock jump":
+		c.clockJump(deeds)
 	case "taken call", "half a frame in", "half a frame out":
 		c.inTheMiddle(kind, spin)
 	default:

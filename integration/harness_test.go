@@ -162,6 +162,8 @@ type daemon struct {
 	cmd  *exec.Cmd
 	log  *bytes.Buffer
 	wrap []string // a command that runs the daemon
+	// program is the daemon's, the one under test unless it says otherwise.
+	program string
 }
 
 func startDaemon(t *testing.T) *daemon {
@@ -175,7 +177,7 @@ func startDaemon(t *testing.T) *daemon {
 // newDaemon writes the configuration of a daemon and starts none.
 func newDaemon(t *testing.T) *daemon {
 	t.Helper()
-	d := &daemon{t: t, dir: t.TempDir(), root: fmt.Sprintf("cordon-it-%d", time.Now().UnixNano())}
+	d := &daemon{t: t, program: bin + "/cordond", dir: t.TempDir(), root: fmt.Sprintf("cordon-it-%d", time.Now().UnixNano())}
 	config := fmt.Sprintf("[daemon]\nstate_dir = %q\nruntime_dir = %q\nprofiles_dir = %q\ncgroup_root = %q\nuid_base = %d\nuid_count = %d\n",
 		d.dir+"/state", d.dir+"/run", d.dir+"/profiles", d.root, uidBase, uidCount)
 	if err := errors.Join(os.WriteFile(d.dir+"/cordond.toml", []byte(config), 0o600), os.Mkdir(d.dir+"/profiles", 0o755)); err != nil {
@@ -187,7 +189,7 @@ func newDaemon(t *testing.T) *daemon {
 func (d *daemon) start() {
 	d.t.Helper()
 	d.log = &bytes.Buffer{}
-	argv := append(slices.Clone(d.wrap), bin+"/cordond", "--config", d.dir+"/cordond.toml")
+	argv := append(slices.Clone(d.wrap), d.program, "--config", d.dir+"/cordond.toml")
 	d.cmd = exec.Command(argv[0], argv[1:]...)
 	d.cmd.Stderr = d.log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

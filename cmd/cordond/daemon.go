@@ -146,7 +146,7 @@ func (d *daemon) openState() (err error) {
 		return err
 	}
 	d.later(d.store.Close)
-	if d.audit, err = audit.Open(filepath.Join(dir, "audit.jsonl"), time.Now); err != nil {
+	if d.audit, err = audit.Open(filepath.Join(dir, "audit.jsonl"), now); err != nil {
 		return err
 	}
 	d.later(d.audit.Close)
@@ -204,13 +204,19 @@ func (d *daemon) openLauncher() error {
 		Broker: served, Metrics: metrics.Values,
 		StateDir: c.StateDir, Store: d.store, Audit: d.audit, Launcher: supervisor.WithLauncher(launcher),
 		Source: bundles, Connector: supervisor.IPC{Version: version(), Logger: d.log}, UIDBase: c.UIDBase, Logger: d.log,
-		Evidence: rules, Reload: d.reload,
+		Evidence: rules, Reload: d.reload, Clock: hostClock{},
 	})
 	if err != nil {
 		return errors.Join(err, launcher.Close())
 	}
 	return nil
 }
+
+// hostClock tells the time by now.
+type hostClock struct{ supervisor.SystemClock }
+
+// Now implements supervisor.Clock.
+func (hostClock) Now() time.Time { return now() }
 
 // newBroker makes what serves capabilities to plugins.
 func (d *daemon) newBroker() (*broker.Broker, *metric.Store, error) {
@@ -224,7 +230,7 @@ func (d *daemon) newBroker() (*broker.Broker, *metric.Store, error) {
 	}
 	d.secrets.Store(&secrets)
 	metrics := metric.NewStore()
-	b, err := broker.New(supervisor.SystemClock{}, d.audit, broker.Catalogue(broker.Host{
+	b, err := broker.New(hostClock{}, d.audit, broker.Catalogue(broker.Host{
 		Stores: stores, Metrics: metrics,
 		Secrets: func(name string) (secret.Source, bool) {
 			s, ok := (*d.secrets.Load())[name]
