@@ -76,6 +76,9 @@ type Host struct {
 	// ExecOnce: the filter lets execve through with a path in page 0 alone, where
 	// only the keeper can have memory.
 	ExecOnce bool
+	// Prepared has the steps that all starts of a plan have alike marked and their
+	// file systems sealed, too, as all starts share them; see Part.
+	Prepared bool
 	// Terse leaves the steps' texts out where they are dear to make; without it
 	// the same view and host give the same steps with them.
 	Terse bool
@@ -121,6 +124,8 @@ type compiler struct {
 	steps []Step
 	made  map[string]bool // directories that exist in the new root
 	err   error
+	// preparing: what is made now is not particular to one start.
+	preparing bool
 }
 
 // Compile turns a view into the steps of a launch. It is pure: the same view
@@ -172,6 +177,8 @@ func (v View) check(h Host) error {
 	}
 	return nil
 }
+
+func (v View) hasProc() bool { return v.Proc.Mode != "none" && v.Proc.Mode != "" }
 
 func filePaths(files []File) []string {
 	var paths []string
@@ -264,7 +271,7 @@ func (c *compiler) join() {
 }
 
 func (c *compiler) mount(s Step) {
-	s.Wall = WallMount
+	s.Wall, s.Prepared = WallMount, c.preparing
 	c.add(s)
 }
 
@@ -293,18 +300,63 @@ func within(p, dir string) bool {
 	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }
 
+// root makes first what all starts of a plan have alike, sealed, and then what
+// is one start's own.
 func (c *compiler) root() {
+	c.preparing = c.h.Prepared
 	c.mount(Step{Op: OpPrivate, File: NoFile, Text: "make every mount private"})
 	c.mount(Step{Op: OpRoot, File: NoFile, T: "size=1m,nr_inodes=4096,mode=0755", Text: "enter a new empty root and drop the old one"})
 	c.files()
 	c.dev()
-	for _, i := range c.order() {
-		c.attach(i)
+	order := c.order()
+	for _, i := range order {
+		switch {
+		case c.h.Sources[i].Missing || c.insideOwn(i):
+		case c.own(i):
+			c.target(i)
+		default:
+			c.attach(i)
+		}
 	}
-	c.mount(Step{Op: OpSeal, File: NoFile, S: "/dev", A: attrDev | unix.MOUNT_ATTR_RDONLY, Text: "make /dev read-only"})
+	if c.v.hasProc() {
+		c.dirs("/proc")
+	}
+	c.seal("/dev", attrDev|unix.MOUNT_ATTR_RDONLY, "make /dev read-only")
+	c.seal("/", attrRoot, "make the root read-only")
+	c.preparing = false
+	for _, i := range order {
+		if c.own(i) {
+			c.attach(i)
+		}
+	}
 	c.proc()
-	c.mount(Step{Op: OpSeal, File: NoFile, S: "/", A: attrRoot, Text: "make the root read-only"})
 	c.add(Step{Op: OpHostname, Wall: WallUTS, File: NoFile, S: c.v.Hostname, Text: "set the host name to " + c.v.Hostname})
+}
+
+func (c *compiler) seal(p string, attributes uint64, text string) {
+	s := Step{Op: OpSeal, File: NoFile, S: p, A: attributes, Text: text}
+	if c.preparing {
+		s.B = 1
+		s.Text += ", whatever mount it is reached by"
+	}
+	c.mount(s)
+}
+
+// own tells whether a mount is particular to one start: what can be written,
+// and what lies in it.
+func (c *compiler) own(i int) bool {
+	m := c.v.Mounts[i]
+	return m.From == "" || m.Writable || c.insideOwn(i)
+}
+
+func (c *compiler) insideOwn(i int) bool {
+	m := c.v.Mounts[i]
+	for j, o := range c.v.Mounts {
+		if j != i && (o.From == "" || o.Writable) && !c.h.Sources[j].Missing && within(m.Path, o.Path) && m.Path != o.Path {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *compiler) files() {
@@ -418,14 +470,13 @@ func unixMode(m Mount) uint32 {
 }
 
 func (c *compiler) proc() {
-	if c.v.Proc.Mode == "none" || c.v.Proc.Mode == "" {
+	if !c.v.hasProc() {
 		return
 	}
 	options := "hidepid=invisible"
 	if c.v.Proc.Mode == "pid" {
 		options += ",subset=pid"
 	}
-	c.dirs("/proc")
 	c.mount(Step{Op: OpProc, File: NoFile, S: "/proc", T: options, A: attrProc, Text: "mount /proc with " + options})
 	for _, p := range c.v.Proc.Masked {
 		c.mount(Step{Op: OpMask, File: NoFile, S: p, Text: "mask " + p})

@@ -410,6 +410,34 @@ func (k *Keeper) UserNS(ctx context.Context, uidMap, gidMap string) (*os.File, e
 	return a.files[0], nil
 }
 
+// Template makes a mount namespace by steps of the mount phase alone, those of
+// l. It is entered by a copy (OpTemplate) and never itself. A failure is a
+// *StepError. The caller closes it.
+func (k *Keeper) Template(ctx context.Context, l Launch) (*os.File, error) {
+	steps, data, err := encode(l.Steps)
+	if err != nil {
+		return nil, err
+	}
+	a, err := k.ask(ctx, templateRequest(), steps, data, l.Files, nil)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("cannot prepare a mount namespace: %w", err)
+	case a.reply.Kind == wireKindTemplateMade && len(a.files) == 1:
+		return a.files[0], nil
+	case a.reply.Kind == wireKindTemplateMade:
+		return nil, fmt.Errorf("cannot prepare a mount namespace: it did not arrive: %w", unix.EMFILE)
+	}
+	closeAll(a.files)
+	return nil, stepError(a.reply, l.described())
+}
+
+func (l Launch) described() []Step {
+	if l.Describe != nil {
+		return l.Describe()
+	}
+	return l.Steps
+}
+
 // Launch starts a plugin and returns when its exec has happened. A failure is a
 // *StepError and leaves no process.
 func (k *Keeper) Launch(ctx context.Context, l Launch) (*Child, error) {
@@ -427,10 +455,7 @@ func (k *Keeper) Launch(ctx context.Context, l Launch) (*Child, error) {
 		return a.child, nil
 	default:
 		closeAll(a.files)
-		if l.Describe != nil {
-			l.Steps = l.Describe()
-		}
-		return nil, stepError(a.reply, l.Steps)
+		return nil, stepError(a.reply, l.described())
 	}
 }
 
@@ -460,6 +485,21 @@ func (l Launch) Message(files int) ([]byte, error) {
 	return pack(h, steps, data)
 }
 
+// TemplateMessage is the same of the steps of a template.
+func (l Launch) TemplateMessage(files int) ([]byte, error) {
+	steps, data, err := encode(l.Steps)
+	if err != nil {
+		return nil, err
+	}
+	h := templateRequest()
+	h.Nfds = uint32(files)
+	return pack(h, steps, data)
+}
+
+func templateRequest() wireRequest {
+	return wireRequest{Kind: wireKindTemplate, CgroupFD: wireNoString, NetnsFD: wireNoString}
+}
+
 // KeeperProgram is the keeper as it was built in.
 func KeeperProgram() []byte { return bytes.Clone(keeperProgram) }
 
@@ -480,6 +520,9 @@ func stepError(r wireReply, steps []Step) error {
 	case int(r.Step) < len(steps):
 		s := steps[r.Step]
 		e.Step, e.Text, e.Wall, e.Op = int(r.Step), s.String(), s.Wall, s.Op
+		if s.Number > 0 {
+			e.Step = s.Number - 1
+		}
 	case r.Step == wireStepRequest:
 		e.Text = fmt.Sprintf("read the plan (place %#x)", r.Detail)
 	case r.Step == wireStepClone:

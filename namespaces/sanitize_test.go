@@ -25,7 +25,7 @@ func TestKeeperUnderSanitizers(t *testing.T) {
 		"-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-unused-function", "-Wno-clobbered",
 		"-o", program,
 	}
-	for _, source := range []string{"fuzz.c", "clone.c", "userns.c", "groups.c", "check.c", "steps.c", "reaper.c"} {
+	for _, source := range []string{"fuzz.c", "clone.c", "userns.c", "template.c", "groups.c", "check.c", "steps.c", "reaper.c"} {
 		args = append(args, "keeper/"+source)
 	}
 	if out, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
@@ -75,6 +75,20 @@ func wellFormed(t *testing.T, dir string) []string {
 	add(l.Message(8))
 	l.Staged = func(int) {}
 	add(l.Message(8))
+	h.Prepared = true
+	if steps, err = Compile(v, h); err != nil {
+		t.Fatal(err)
+	}
+	shared, own := Part(steps)
+	for i := range own {
+		if own[i].Op == OpTemplate {
+			own[i].File = 5
+		}
+	}
+	l.Steps = own
+	add(l.Message(8))
+	l.Steps = shared
+	add(l.TemplateMessage(8))
 	add(pack(wireRequest{ID: 1, Kind: wireKindUserns, CgroupFD: wireNoString, NetnsFD: wireNoString}, nil, b.data))
 	add(pack(wireRequest{ID: 1, Kind: wireKindForget, CgroupFD: wireNoString, NetnsFD: wireNoString}, nil, nil))
 	var names []string

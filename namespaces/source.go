@@ -50,20 +50,61 @@ type IDMap struct {
 	OrWithout bool
 }
 
-// OpenTree opens m.From for mounting: resolved without following a symbolic
-// link that anyone but root could have made, cloned, and restricted while it is
-// attached nowhere. The caller closes File.
-func OpenTree(m Mount, idmap *IDMap) (*Tree, error) {
+// SourceID tells one tree of the host from every other: an inode as it is seen
+// by one of the host's mounts; statx(2).
+type SourceID struct {
+	Mount, Inode uint64
+	Major, Minor uint32
+}
+
+// OpenedSource is what stands at a path of the host: held, and not yet a mount.
+type OpenedSource struct {
+	ID   SourceID
+	Dir  bool
+	Real string // as of Tree
+	fd   int
+}
+
+// Close lets go of it.
+func (o *OpenedSource) Close() error { return unix.Close(o.fd) }
+
+// OpenSource resolves m.From without following a symbolic link that anyone but
+// root could have made, and refuses what must never be shown. The caller closes
+// it.
+func OpenSource(m Mount) (*OpenedSource, error) {
 	fd, real, err := openSource(m.From)
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(fd)
-	dir, err := sourceKind(fd, m.From)
+	var st unix.Statx_t
+	if err = unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE|unix.STATX_INO|unix.STATX_MNT_ID|unix.STATX_MNT_ID_UNIQUE, &st); err != nil {
+		err = &SourceError{Path: m.From, Err: err}
+	}
+	o := &OpenedSource{ID: SourceID{st.Mnt_id, st.Ino, st.Dev_major, st.Dev_minor}, Real: real, fd: fd}
+	if err == nil {
+		o.Dir, err = sourceKind(uint32(st.Mode), m.From)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	return o, nil
+}
+
+// OpenTree opens m.From for mounting: OpenSource, then Tree.
+func OpenTree(m Mount, idmap *IDMap) (*Tree, error) {
+	o, err := OpenSource(m)
 	if err != nil {
 		return nil, err
 	}
-	tree, err := unix.OpenTree(fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	defer o.Close()
+	return o.Tree(m, idmap)
+}
+
+// Tree clones what was opened for m, restricted while it is attached nowhere.
+// The caller closes File.
+func (o *OpenedSource) Tree(m Mount, idmap *IDMap) (*Tree, error) {
+	tree, err := unix.OpenTree(o.fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if err != nil {
 		return nil, &SourceError{Path: m.From, Err: err}
 	}
@@ -81,7 +122,14 @@ func OpenTree(m Mount, idmap *IDMap) (*Tree, error) {
 	if err != nil {
 		return nil, errors.Join(&SourceError{Path: m.From, Err: fmt.Errorf("cannot restrict it: %w", err)}, f.Close())
 	}
-	return &Tree{File: f, Dir: dir, Real: real, Mapped: idmap != nil}, nil
+	return &Tree{File: f, Dir: o.Dir, Real: o.Real, Mapped: idmap != nil}, nil
+}
+
+// Restriction is what a mount of m must not be good for: attributes of
+// mount_setattr(2) and its propagation.
+func Restriction(m Mount) (attributes, propagation uint64) {
+	attr := restriction(m)
+	return attr.Attr_set, attr.Propagation
 }
 
 // restriction is what a mount of m must not be good for.
@@ -185,12 +233,8 @@ func onlyRootWrites(dir string) error {
 
 // sourceKind refuses what must never be shown: sockets lead to host services,
 // fifos and devices to whoever holds the other end.
-func sourceKind(fd int, p string) (dir bool, err error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return false, &SourceError{Path: p, Err: err}
-	}
-	switch st.Mode & unix.S_IFMT {
+func sourceKind(mode uint32, p string) (dir bool, err error) {
+	switch mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		return true, nil
 	case unix.S_IFREG:

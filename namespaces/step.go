@@ -3,7 +3,10 @@ package namespaces
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Op is a kind of step; the generated constants say what each does.
@@ -38,6 +41,35 @@ type Step struct {
 	Args    []string // of OpExec
 	Env     []string // of OpExec
 	Text    string   // what it does, for people: "mount /proc read-only"
+	// Prepared steps make what all starts of a plan have alike; see Part.
+	Prepared bool
+	// Number is the step's place in the plan that it was parted from, from 1; 0 if
+	// it was not.
+	Number int
+}
+
+// Part takes the prepared steps out of those of a start: a mount namespace made
+// by them once (Keeper.Template) serves every start, which enters a copy of it
+// by an OpTemplate whose File the caller fills in. Without prepared steps, or
+// without a mount namespace, template is nil and start is steps.
+func Part(steps []Step) (template, start []Step) {
+	enters := slices.ContainsFunc(steps, func(s Step) bool { return s.Op == OpNamespace && s.A == unix.CLONE_NEWNS })
+	if !enters || !slices.ContainsFunc(steps, func(s Step) bool { return s.Prepared }) {
+		return nil, steps
+	}
+	start = make([]Step, 0, len(steps))
+	for i, s := range steps {
+		s.Number = i + 1
+		switch {
+		case s.Prepared:
+			template = append(template, s)
+			continue
+		case s.Op == OpNamespace && s.A == unix.CLONE_NEWNS:
+			s.Op, s.A = OpTemplate, 0
+		}
+		start = append(start, s)
+	}
+	return template, start
 }
 
 // String is the line that cordon profile plan prints and errors quote.

@@ -4,31 +4,33 @@ package namespaces
 
 // The keeper's protocol, shared with keeper/wire.h.
 const (
-	wireMagic          = 0x316b6463 // "cdk1", the first word of every message.
-	wireVersion        = 0x2        // of the layout; both sides must agree.
-	wireMaxMessage     = 0x20000    // bytes of one request, header, steps and blob together.
-	wireMaxSteps       = 0x400      // steps of one launch.
-	wireMaxFds         = 0xc8       // descriptors of one request (the kernel's limit is 253).
-	wireMaxArgs        = 0x400      // strings of argv and of envp, each.
-	wireMaxSlots       = 0x1000     // plugins of one keeper.
-	wireMaxLaunches    = 0x7        // launches in flight; the daemon keeps to it, so that its words in between always find room.
-	wireMaxHold        = 0x18       // descriptors and group directories kept for one plugin, each.
-	wireKindLaunch     = 0x1        // request: run the steps in a new child.
-	wireKindUserns     = 0x2        // request: make a user namespace; blob holds uid_map and gid_map.
-	wireKindForget     = 0x3        // request: the groups of the ended plugin ID are removed, drop what is held for it.
-	wireKindGo         = 0x4        // request: let the staged plugin ID go on to its exec.
-	wireFlagStage      = 0x1        // of a launch: every wall is up, say STAGED and wait for GO before the exec.
-	wireKindStaged     = 0x14       // reply: the plugin waits behind its walls; pid is valid.
-	wireKindStarted    = 0x10       // reply: the plugin was executed; descriptors: pidfd, then its listener if it has one.
-	wireKindFailed     = 0x11       // reply: step and errno say what failed; nothing is left.
-	wireKindExited     = 0x12       // reply: the plugin and everything in its pid namespace have ended.
-	wireKindUsernsMade = 0x13       // reply: descriptor: the user namespace.
-	wireStepRequest    = 0xfffffff0 // pseudo step: the request itself was malformed; detail says where.
-	wireStepClone      = 0xfffffff1 // pseudo step: making the plugin's process.
-	wireStepReaper     = 0xfffffff2 // pseudo step: making the reaper.
-	wireStepFull       = 0xfffffff3 // pseudo step: the keeper has no place for another plugin.
-	wireStepDied       = 0xfffffff4 // pseudo step: the child was killed before its exec.
-	wireNoString       = 0xffffffff // a string that a step does not have.
+	wireMagic            = 0x316b6463 // "cdk1", the first word of every message.
+	wireVersion          = 0x3        // of the layout; both sides must agree.
+	wireMaxMessage       = 0x20000    // bytes of one request, header, steps and blob together.
+	wireMaxSteps         = 0x400      // steps of one launch.
+	wireMaxFds           = 0xc8       // descriptors of one request (the kernel's limit is 253).
+	wireMaxArgs          = 0x400      // strings of argv and of envp, each.
+	wireMaxSlots         = 0x1000     // plugins of one keeper.
+	wireMaxLaunches      = 0x7        // launches in flight; the daemon keeps to it, so that its words in between always find room.
+	wireMaxHold          = 0x18       // descriptors and group directories kept for one plugin, each.
+	wireKindLaunch       = 0x1        // request: run the steps in a new child.
+	wireKindUserns       = 0x2        // request: make a user namespace; blob holds uid_map and gid_map.
+	wireKindForget       = 0x3        // request: the groups of the ended plugin ID are removed, drop what is held for it.
+	wireKindGo           = 0x4        // request: let the staged plugin ID go on to its exec.
+	wireKindTemplate     = 0x5        // request: take the steps, all of the mount phase, in a new mount namespace, and keep it.
+	wireFlagStage        = 0x1        // of a launch: every wall is up, say STAGED and wait for GO before the exec.
+	wireKindStaged       = 0x14       // reply: the plugin waits behind its walls; pid is valid.
+	wireKindStarted      = 0x10       // reply: the plugin was executed; descriptors: pidfd, then its listener if it has one.
+	wireKindFailed       = 0x11       // reply: step and errno say what failed; nothing is left.
+	wireKindExited       = 0x12       // reply: the plugin and everything in its pid namespace have ended.
+	wireKindUsernsMade   = 0x13       // reply: descriptor: the user namespace.
+	wireKindTemplateMade = 0x15       // reply: descriptor: the mount namespace.
+	wireStepRequest      = 0xfffffff0 // pseudo step: the request itself was malformed; detail says where.
+	wireStepClone        = 0xfffffff1 // pseudo step: making the plugin's process.
+	wireStepReaper       = 0xfffffff2 // pseudo step: making the reaper.
+	wireStepFull         = 0xfffffff3 // pseudo step: the keeper has no place for another plugin.
+	wireStepDied         = 0xfffffff4 // pseudo step: the child was killed before its exec.
+	wireNoString         = 0xffffffff // a string that a step does not have.
 )
 
 // wireRequest is fixed-layout and little-endian.
@@ -119,7 +121,7 @@ const (
 	OpProc Op = 16
 	// OpMask: cover s: a directory by an empty read-only tmpfs, a file by /dev/null; a missing s is fine.
 	OpMask Op = 17
-	// OpSeal: set mount attributes a on the mount at s.
+	// OpSeal: set mount attributes a on the mount at s; if b, its file system becomes read-only, too.
 	OpSeal Op = 18
 	// OpHostname: set the host name to s.
 	OpHostname Op = 19
@@ -171,6 +173,8 @@ const (
 	OpExec Op = 42
 	// OpOnce: pass the path of EXEC from page 0, the one place from which a filter may let execve take it.
 	OpOnce Op = 43
+	// OpTemplate: enter a copy of mount namespace fd.
+	OpTemplate Op = 44
 )
 
 var opNames = map[Op]string{
@@ -217,6 +221,7 @@ var opNames = map[Op]string{
 	OpSeccomp:      "seccomp",
 	OpExec:         "exec",
 	OpOnce:         "once",
+	OpTemplate:     "template",
 }
 
 var opPhases = map[Op]int{
@@ -263,6 +268,7 @@ var opPhases = map[Op]int{
 	OpSeccomp:      4, // lock
 	OpExec:         5, // exec
 	OpOnce:         1, // join
+	OpTemplate:     1, // join
 }
 
 var phaseNames = []string{"keep", "join", "mount", "identity", "lock", "exec"}

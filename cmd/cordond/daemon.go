@@ -170,6 +170,10 @@ func (d *daemon) group() int { return control.LookupGroup("/etc/group", control.
 // groups made: enough for a restart, or a rollout of a few, at once.
 const readyStarts = 4
 
+// keptTemplates is for how many plans a prepared mount namespace is kept; each
+// is a descriptor and some 50 KiB of the kernel's.
+const keptTemplates = 128
+
 // openLauncher makes the launcher, which ends what an earlier daemon left, and
 // the supervisor over it.
 func (d *daemon) openLauncher() error {
@@ -187,7 +191,7 @@ func (d *daemon) openLauncher() error {
 		CgroupRoot: c.CgroupRoot, UIDBase: c.UIDBase, UIDCount: c.UIDCount, RuntimeDir: c.RuntimeDir,
 		Compile: seccomp.NewCache(cache, compile.Compile, compile.Version()).Program,
 		Refuses: bundles.Refuses,
-		Ready:   readyStarts,
+		Ready:   readyStarts, Templates: keptTemplates,
 	})
 	if err != nil {
 		return err

@@ -58,6 +58,7 @@ static int step_ok(const struct launch *l, const struct ck_step *s)
 	case CK_OP_KILLFD:
 	case CK_OP_JOIN:
 	case CK_OP_USERNS:
+	case CK_OP_TEMPLATE:
 		return fd_ok(l, s->fd);
 	case CK_OP_FD:
 		return fd_ok(l, s->fd) && s->a <= LAST_FD;
@@ -117,6 +118,15 @@ static u32 check_steps(const struct launch *l)
 	return held <= CK_MAX_HOLD && groups <= CK_MAX_HOLD ? 0 : 6;
 }
 
+/* What is prepared is mounts and what lies in them, nothing else. */
+static u32 check_template(const struct launch *l)
+{
+	for (u32 i = 0; i < l->request->nsteps; i++)
+		if (!step_ok(l, &l->steps[i]) || ck_op_phase[l->steps[i].op] != CK_PHASE_MOUNT)
+			return 0x10000 + i;
+	return l->request->nsteps > 0 ? 0 : 5;
+}
+
 u32 check_request(struct launch *l, u64 length)
 {
 	struct ck_request *r = (struct ck_request *)l->message;
@@ -140,6 +150,8 @@ u32 check_request(struct launch *l, u64 length)
 	case CK_KIND_LAUNCH:
 		return r->reaper_uid == 0 || r->reaper_uid == 0xffffffff || r->reaper_gid == 0 || r->reaper_gid == 0xffffffff ? 8
 														      : check_steps(l);
+	case CK_KIND_TEMPLATE:
+		return check_template(l);
 	case CK_KIND_USERNS:
 		return strings_ok(l, 0, 2, 2) && r->nsteps == 0 ? 0 : 9;
 	case CK_KIND_FORGET:

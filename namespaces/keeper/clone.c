@@ -88,3 +88,10 @@ i64 clone_for_plugin(const struct launch *l, int *pidfd)
 	come_home();
 	return ret;
 }
+
+i64 clone_for_template(const struct launch *l, int *pidfd)
+{
+	i64 ret = come_home();
+
+	return ret ? ret : clone_with(l, CLONE_NEWNS, pidfd);
+}

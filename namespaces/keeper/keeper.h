@@ -64,6 +64,7 @@ struct launch {
 u32 check_request(struct launch *l, u64 length);
 
 /* steps.c */
+int take_steps(struct launch *l); /* until one fails: its errno, the rest in l->out */
 void run_steps(void *launch);
 const char *next_string(const char *s);
 
@@ -79,9 +80,15 @@ int drop_privilege(u32 uid, u32 gid, u32 *detail);
 int remember_home(void);
 i64 clone_for_reaper(const struct launch *l, int *pidfd);
 i64 clone_for_plugin(const struct launch *l, int *pidfd);
+i64 clone_for_template(const struct launch *l, int *pidfd);
 
 /* userns.c: its descriptor, or minus an errno. The maps as in /proc/PID/uid_map. */
 int make_userns(const char *uid_map, const char *gid_map);
+int two_pipes(int go[2], int done[2]);
+i64 process_file(u32 pid, const char *name, int flags);
+
+/* template.c: the mount namespace, or minus an errno; what failed is in l->out. */
+int make_template(struct launch *l);
 
 /* groups.c: a directory below parent; shared ones go only if nothing else is in them. */
 struct group { int parent; int shared; char name[80]; };

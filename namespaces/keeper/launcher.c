@@ -447,6 +447,18 @@ static void answer_userns(struct launch *l)
 	SYS(close, fd);
 }
 
+static void answer_template(struct launch *l)
+{
+	struct ck_reply r = {.magic = CK_MAGIC, .version = CK_VERSION, .id = l->request->id, .kind = CK_KIND_TEMPLATE_MADE};
+	int fd = make_template(l);
+
+	if (fd < 0)
+		return refuse(r.id, l->out->failed, (u32)-fd, l->out->detail);
+	if (send_reply(&r, &fd, 1))
+		refuse(r.id, CK_STEP_FULL, EAGAIN_, 0);
+	SYS(close, fd);
+}
+
 /* ---- the daemon ---- */
 
 static void daemon_gone(void)
@@ -517,6 +529,8 @@ static void obey(struct launch *l, u64 n)
 		refuse(id, CK_STEP_REQUEST, EBADMSG_, wrong);
 	else if (l->request->kind == CK_KIND_USERNS)
 		answer_userns(l);
+	else if (l->request->kind == CK_KIND_TEMPLATE)
+		answer_template(l);
 	else
 		for (u32 i = 0; i < nslots; i++)
 			if (slots[i].id == id)

@@ -34,6 +34,9 @@ void become_reaper(struct launch *l, int exe, int ready)
 	for (u32 i = 0; i < l->request->nsteps; i++)
 		if (l->steps[i].op == CK_OP_JOIN && (err = (int)-SYS(write, l->fds[l->steps[i].fd], "0", 1)) > 0)
 			give_up(ready, 1, err);
+	for (u32 i = 0; i < l->request->nsteps; i++) /* not the host's files, even for one that opens none */
+		if (l->steps[i].op == CK_OP_TEMPLATE && (err = (int)-SYS(setns, l->fds[l->steps[i].fd], CLONE_NEWNS)) > 0)
+			give_up(ready, 7, err);
 	SYS(setsid, 0);
 	err = drop_privilege(l->request->reaper_uid, l->request->reaper_gid, &detail);
 	if (err)

@@ -115,7 +115,21 @@ static int fresh(const char *type, const char *options, u64 attributes, const ch
 	return err;
 }
 
-static int set_attributes(const char *path, u64 set)
+/* The file system behind a mount becomes read-only, whatever mount it is reached by. */
+static i64 seal_file_system(i64 mount)
+{
+	i64 fs = SYS(fspick, mount, "", FSPICK_EMPTY_PATH | FSPICK_CLOEXEC), ret;
+
+	if (fs < 0)
+		return fs;
+	ret = SYS(fsconfig, fs, FSCONFIG_SET_FLAG, "ro", 0, 0);
+	if (ret == 0)
+		ret = SYS(fsconfig, fs, FSCONFIG_CMD_RECONFIGURE, 0, 0, 0);
+	SYS(close, fs);
+	return ret;
+}
+
+static int set_attributes(const char *path, u64 set, u64 whole)
 {
 	struct mount_attr attr = {.attr_set = set};
 	i64 fd = open_target(path), ret;
@@ -123,6 +137,8 @@ static int set_attributes(const char *path, u64 set)
 	if (fd < 0)
 		return errno_of(fd);
 	ret = SYS(mount_setattr, fd, "", AT_EMPTY_PATH_, &attr, sizeof attr);
+	if (ret == 0 && whole)
+		ret = seal_file_system(fd);
 	SYS(close, fd);
 	return errno_of(ret);
 }
@@ -222,6 +238,14 @@ static int enter_namespace(struct launch *l, u64 flag)
 	if ((flag & ~(u64)CLONE_NEW_ENTERED) != 0)
 		return EINVAL_;
 	return errno_of(SYS(setns, l->reaper, flag));
+}
+
+/* What was prepared stays as it is: what is mounted from here on is in our copy. */
+static int enter_copy(int template)
+{
+	i64 ret = SYS(setns, template, CLONE_NEWNS);
+
+	return errno_of(ret < 0 ? ret : SYS(unshare, CLONE_NEWNS));
 }
 
 static int drop_bounding(u32 *detail)
@@ -543,7 +567,7 @@ static int run_step(struct launch *l, const struct ck_step *s)
 		err = mask(str);
 		break;
 	case CK_OP_SEAL:
-		err = set_attributes(str, s->a);
+		err = set_attributes(str, s->a, s->b);
 		break;
 	case CK_OP_HOSTNAME:
 		err = errno_of(SYS(sethostname, str, strlen(str)));
@@ -630,6 +654,9 @@ static int run_step(struct launch *l, const struct ck_step *s)
 	case CK_OP_ONCE:
 		err = map_page_zero(l);
 		break;
+	case CK_OP_TEMPLATE:
+		err = enter_copy(l->fds[s->fd]);
+		break;
 	default:
 		err = EINVAL_;
 	}
@@ -637,9 +664,8 @@ static int run_step(struct launch *l, const struct ck_step *s)
 	return err;
 }
 
-void run_steps(void *launch)
+int take_steps(struct launch *l)
 {
-	struct launch *l = launch;
 	u32 n = l->request->nsteps;
 
 	for (u32 i = 0; i < n; i++) {
@@ -648,9 +674,15 @@ void run_steps(void *launch)
 		if (err) {
 			l->out->error = (u32)err;
 			l->out->failed = i;
-			break;
+			return err;
 		}
 	}
+	return 0;
+}
+
+void run_steps(void *launch)
+{
+	take_steps(launch);
 	for (;;)
 		SYS(exit_group, 127);
 }

@@ -53,13 +53,26 @@ static u64 decimal(char *to, u32 n)
 	return at;
 }
 
+/* A file of a process that is ours and not reaped: a descriptor, or minus an errno. */
+i64 process_file(u32 pid, const char *name, int flags)
+{
+	char path[16];
+	i64 dir, fd;
+
+	decimal(path, pid);
+	dir = SYS(openat, proc, path, O_PATH_ | O_DIRECTORY_ | O_CLOEXEC_, 0);
+	if (dir < 0 || name == 0)
+		return dir;
+	fd = SYS(openat, dir, name, flags | O_CLOEXEC_, 0);
+	SYS(close, dir);
+	return fd;
+}
+
 static i64 take_namespace(u32 pid, const char *uid_map, const char *gid_map, int go, int done)
 {
-	char name[16], byte = 0;
-	i64 dir, ret, fd;
+	char byte = 0;
+	i64 dir = process_file(pid, 0, 0), ret, fd;
 
-	decimal(name, pid);
-	dir = SYS(openat, proc, name, O_PATH_ | O_DIRECTORY_ | O_CLOEXEC_, 0);
 	if (dir < 0)
 		return dir;
 	ret = write_in_proc(dir, "uid_map", uid_map, strlen(uid_map));
@@ -75,7 +88,7 @@ static i64 take_namespace(u32 pid, const char *uid_map, const char *gid_map, int
 }
 
 /* A pair of pipes or none: an errno. */
-static int two_pipes(int go[2], int done[2])
+int two_pipes(int go[2], int done[2])
 {
 	i64 ret = SYS(pipe2, go, O_CLOEXEC_);
 

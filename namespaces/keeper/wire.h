@@ -3,7 +3,7 @@
 #define WIRE_H
 
 #define CK_MAGIC 0x316b6463u /* "cdk1", the first word of every message. */
-#define CK_VERSION 0x2u /* of the layout; both sides must agree. */
+#define CK_VERSION 0x3u /* of the layout; both sides must agree. */
 #define CK_MAX_MESSAGE 0x20000u /* bytes of one request, header, steps and blob together. */
 #define CK_MAX_STEPS 0x400u /* steps of one launch. */
 #define CK_MAX_FDS 0xc8u /* descriptors of one request (the kernel's limit is 253). */
@@ -15,12 +15,14 @@
 #define CK_KIND_USERNS 0x2u /* request: make a user namespace; blob holds uid_map and gid_map. */
 #define CK_KIND_FORGET 0x3u /* request: the groups of the ended plugin ID are removed, drop what is held for it. */
 #define CK_KIND_GO 0x4u /* request: let the staged plugin ID go on to its exec. */
+#define CK_KIND_TEMPLATE 0x5u /* request: take the steps, all of the mount phase, in a new mount namespace, and keep it. */
 #define CK_FLAG_STAGE 0x1u /* of a launch: every wall is up, say STAGED and wait for GO before the exec. */
 #define CK_KIND_STAGED 0x14u /* reply: the plugin waits behind its walls; pid is valid. */
 #define CK_KIND_STARTED 0x10u /* reply: the plugin was executed; descriptors: pidfd, then its listener if it has one. */
 #define CK_KIND_FAILED 0x11u /* reply: step and errno say what failed; nothing is left. */
 #define CK_KIND_EXITED 0x12u /* reply: the plugin and everything in its pid namespace have ended. */
 #define CK_KIND_USERNS_MADE 0x13u /* reply: descriptor: the user namespace. */
+#define CK_KIND_TEMPLATE_MADE 0x15u /* reply: descriptor: the mount namespace. */
 #define CK_STEP_REQUEST 0xfffffff0u /* pseudo step: the request itself was malformed; detail says where. */
 #define CK_STEP_CLONE 0xfffffff1u /* pseudo step: making the plugin's process. */
 #define CK_STEP_REAPER 0xfffffff2u /* pseudo step: making the reaper. */
@@ -101,7 +103,7 @@ enum ck_op {
 	CK_OP_TMPFS = 15, /* fresh tmpfs at s with options t and mount attributes a */
 	CK_OP_PROC = 16, /* fresh procfs at s with options t and mount attributes a */
 	CK_OP_MASK = 17, /* cover s: a directory by an empty read-only tmpfs, a file by /dev/null; a missing s is fine */
-	CK_OP_SEAL = 18, /* set mount attributes a on the mount at s */
+	CK_OP_SEAL = 18, /* set mount attributes a on the mount at s; if b, its file system becomes read-only, too */
 	CK_OP_HOSTNAME = 19, /* set the host name to s */
 	CK_OP_RLIMIT = 20, /* limit a to soft b and hard c */
 	CK_OP_KEYRING = 21, /* join a new session keyring */
@@ -127,7 +129,8 @@ enum ck_op {
 	CK_OP_SECCOMP = 41, /* load the b bytes at t with flags a; the listener goes to the keeper */
 	CK_OP_EXEC = 42, /* execute the first of a paths at s that exists, with b arguments and c variables at t */
 	CK_OP_ONCE = 43, /* pass the path of EXEC from page 0, the one place from which a filter may let execve take it */
-	CK_OP_END = 44
+	CK_OP_TEMPLATE = 44, /* enter a copy of mount namespace fd */
+	CK_OP_END = 45
 };
 
 static const u8 ck_op_phase[CK_OP_END] = {
@@ -175,6 +178,7 @@ static const u8 ck_op_phase[CK_OP_END] = {
 	CK_PHASE_LOCK, /* SECCOMP */
 	CK_PHASE_EXEC, /* EXEC */
 	CK_PHASE_JOIN, /* ONCE */
+	CK_PHASE_JOIN, /* TEMPLATE */
 };
 
 #endif

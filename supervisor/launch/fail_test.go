@@ -91,6 +91,7 @@ func TestEveryStepThatFailsLeavesNothing(t *testing.T) {
 	before := look(t, l)
 	for at, step := range all {
 		bad := failing[namespaces.Phase(step.Op)]
+		bad.Prepared = step.Prepared
 		if step.Op == namespaces.OpExec {
 			l.tamper = func(s []namespaces.Step) []namespaces.Step { return append(slices.Clone(s[:at]), bad) }
 		} else {

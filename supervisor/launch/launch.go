@@ -34,6 +34,10 @@ type Config struct {
 	// Ready is how many network namespaces, and groups for each of the last sets
 	// of limits, are made ahead in the background; 0 makes each start its own.
 	Ready int
+	// Templates is for how many plans, those used last, a mount namespace is kept
+	// that starts enter a copy of, instead of making each its own from nothing; 0
+	// keeps none.
+	Templates int
 }
 
 // Request is one start.

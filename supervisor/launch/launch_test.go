@@ -32,7 +32,7 @@ func testLauncher(t *testing.T) *Launcher {
 	}
 	l, err := New(Config{
 		CgroupRoot: fmt.Sprintf("cordon-test-launch-%d", os.Getpid()), UIDBase: 1900200000, UIDCount: 64,
-		RuntimeDir: t.TempDir(), Compile: programs.Program,
+		RuntimeDir: t.TempDir(), Compile: programs.Program, Templates: 8,
 	})
 	if err != nil {
 		t.Fatal(err)

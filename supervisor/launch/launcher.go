@@ -35,13 +35,14 @@ type Launcher struct {
 	// floodLimit is seccomp.FloodLimit if it is 0; tests set a smaller one.
 	floodLimit int
 	// tamper, if set, changes the steps of a start; tests have each fail.
-	tamper  func([]namespaces.Step) []namespaces.Step
-	abi     int  // of Landlock
-	memfd   bool // vm.memfd_noexec is there
-	users   userNamespaces
-	ready   *pool // nil without one
-	parents parentDirs
-	turns   chan struct{} // one for each start under way
+	tamper    func([]namespaces.Step) []namespaces.Step
+	abi       int  // of Landlock
+	memfd     bool // vm.memfd_noexec is there
+	users     userNamespaces
+	templates templates
+	ready     *pool // nil without one
+	parents   parentDirs
+	turns     chan struct{} // one for each start under way
 
 	mu     sync.Mutex
 	keeper *namespaces.Keeper // nil until the first start, and after it has gone
@@ -80,6 +81,7 @@ func New(cfg Config) (_ *Launcher, err error) {
 	if l.tree, err = cgroups.Open(cfg.CgroupRoot); err != nil {
 		return nil, err
 	}
+	l.templates.max = cfg.Templates
 	back.add(l.tree.Close)
 	if _, err = l.tree.Sweep(); err != nil {
 		return nil, fmt.Errorf("cannot end what an earlier run left: %w", err)
@@ -160,7 +162,7 @@ func (l *Launcher) Close() error {
 	if k != nil {
 		errs = append(errs, k.Close())
 	}
-	errs = append(errs, l.ready.close(), l.listener.Close(), l.watcher.Close(), l.users.close(), l.parents.close())
+	errs = append(errs, l.ready.close(), l.listener.Close(), l.watcher.Close(), l.users.close(), l.templates.close(), l.parents.close())
 	if _, err := l.tree.Sweep(); err != nil {
 		errs = append(errs, err)
 	}

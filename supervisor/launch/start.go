@@ -37,6 +37,7 @@ type start struct {
 	host   namespaces.Host
 	net    *os.File // of the pool; nil has one made
 	files  []*os.File
+	opened []opened // sources of the host; of the view's mounts until links were shown
 	doors  []string // trees whose sockets can be connected to
 	reals  []string // of each mount that is a tree of the host, without links
 }
@@ -209,7 +210,7 @@ func (s *start) assemble(ctx context.Context) error {
 	}
 	s.host = namespaces.Host{
 		LandlockABI: s.l.abi, Kill: namespaces.NoFile, UserNS: namespaces.NoFile,
-		UID: s.lease.uid, GID: s.lease.uid, MemfdNoexec: s.l.memfd, Terse: true,
+		UID: s.lease.uid, GID: s.lease.uid, MemfdNoexec: s.l.memfd, Terse: true, Prepared: s.l.templates.max > 0,
 	}
 	if switchedOff("environment") {
 		s.view.Process.Env = append(s.view.Process.Env, os.Environ()...)
@@ -222,7 +223,7 @@ func (s *start) assemble(ctx context.Context) error {
 	}
 	s.host.UserNS = s.file(ns)
 	for i := range s.view.Mounts {
-		if err := s.source(ctx, i); err != nil {
+		if err := s.source(i); err != nil {
 			return err
 		}
 	}
@@ -263,42 +264,81 @@ func (s *start) clampRlimits() {
 	}
 }
 
-// source opens one mount's tree.
-func (s *start) source(ctx context.Context, i int) error {
+// opened is what stands behind one of the view's mounts.
+type opened struct {
+	*namespaces.OpenedSource
+	mount namespaces.Mount
+}
+
+// source opens what one mount shows. Until its tree is made, File is the place
+// in opened.
+func (s *start) source(i int) error {
 	m := s.view.Mounts[i]
 	s.reals = append(s.reals, "")
+	none := namespaces.Source{File: namespaces.NoFile}
+	missing := namespaces.Source{File: namespaces.NoFile, Missing: true}
 	if m.From == "" {
-		s.host.Sources = append(s.host.Sources, namespaces.Source{File: namespaces.NoFile})
+		s.host.Sources = append(s.host.Sources, none)
 		return nil
 	}
-	idmap, err := s.idmap(ctx, m)
-	if err != nil {
-		return err
-	}
-	tree, err := namespaces.OpenTree(m, idmap)
+	o, err := namespaces.OpenSource(m)
 	if m.Optional && errors.Is(err, unix.ENOENT) {
-		s.host.Sources = append(s.host.Sources, namespaces.Source{File: namespaces.NoFile, Missing: true})
+		s.host.Sources = append(s.host.Sources, missing)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	file := s.owned(tree.File)
-	if !m.Writable && !tree.Mapped {
-		s.doors = append(s.doors, m.From)
-	}
-	if why := s.refuses(m, tree.Real); why != "" && m.Optional {
-		s.host.Sources = append(s.host.Sources, namespaces.Source{File: namespaces.NoFile, Missing: true})
+	s.back.add(o.Close)
+	if why := s.refuses(m, o.Real); why != "" && m.Optional {
+		s.host.Sources = append(s.host.Sources, missing)
 		return nil
 	} else if why != "" {
-		return refusedSource(m.From, tree.Real, why)
+		return refusedSource(m.From, o.Real, why)
 	}
-	s.host.Sources = append(s.host.Sources, namespaces.Source{File: file, Dir: tree.Dir})
-	s.reals[i] = tree.Real
-	if tree.Real != m.From {
-		followOuter(&s.view, i, tree.Real)
+	s.opened = append(s.opened, opened{o, m})
+	s.host.Sources = append(s.host.Sources, namespaces.Source{File: len(s.opened) - 1, Dir: o.Dir})
+	s.reals[i] = o.Real
+	if o.Real != m.From {
+		followOuter(&s.view, i, o.Real)
 	}
 	return nil
+}
+
+// tree makes the mount of one that was opened.
+func (s *start) tree(ctx context.Context, at int) (*namespaces.Tree, error) {
+	o := s.opened[at]
+	idmap, err := s.idmap(ctx, o.mount)
+	if err != nil {
+		return nil, err
+	}
+	return o.Tree(o.mount, idmap)
+}
+
+// attach makes the trees of this start's own mounts; steps name opened sources
+// until then.
+func (s *start) attach(ctx context.Context, steps []namespaces.Step) error {
+	for i := range steps {
+		if steps[i].Op != namespaces.OpAttach {
+			continue
+		}
+		at := steps[i].File
+		tree, err := s.tree(ctx, at)
+		if err != nil {
+			return err
+		}
+		steps[i].File = s.owned(tree.File)
+		s.sawDoor(at, tree.Mapped)
+	}
+	return nil
+}
+
+// sawDoor remembers what is shown for reading in a way that lets its sockets be
+// connected to.
+func (s *start) sawDoor(at int, mapped bool) {
+	if m := s.opened[at].mount; !m.Writable && !mapped {
+		s.doors = append(s.doors, m.From)
+	}
 }
 
 // refuses asks the host's ceiling about where a grant leads: its words were
@@ -514,6 +554,9 @@ func (s *start) launch(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	if steps, err = s.trees(ctx, steps); err != nil {
+		return nil, startError(err, s.r.Plan.Process.Argv[0])
+	}
 	request := namespaces.Launch{
 		Steps: steps, Files: s.files, CgroupFile: namespaces.NoFile, NetNSFile: namespaces.NoFile,
 		ReaperUID: s.lease.uid + 1, ReaperGID: s.lease.uid + 1,
@@ -526,7 +569,10 @@ func (s *start) launch(ctx context.Context) (*Process, error) {
 		request.Files = append(request.Files, s.net)
 		request.NetNSFile = len(request.Files) - 1
 	}
-	request.Describe = s.described
+	request.Describe = func() []namespaces.Step {
+		_, own := namespaces.Part(s.described())
+		return own
+	}
 	p, err := s.process()
 	if err != nil {
 		return nil, err
@@ -543,6 +589,28 @@ func (s *start) launch(ctx context.Context) (*Process, error) {
 		return nil, startError(err, s.r.Plan.Process.Argv[0])
 	}
 	return p, p.adopt(child)
+}
+
+// trees makes the mounts that steps attach: those that all starts of the plan
+// have alike once, in a template, and gives the steps that are left.
+func (s *start) trees(ctx context.Context, steps []namespaces.Step) ([]namespaces.Step, error) {
+	shared, own := namespaces.Part(steps)
+	if shared != nil {
+		t, err := s.prepared(ctx, shared)
+		if err != nil {
+			return nil, err
+		}
+		trees := 0
+		for _, step := range shared {
+			if step.Op == namespaces.OpAttach {
+				s.sawDoor(step.File, t.mapped[trees])
+				trees++
+			}
+		}
+		enter := slices.IndexFunc(own, func(s namespaces.Step) bool { return s.Op == namespaces.OpTemplate })
+		own[enter].File = s.file(t.ns)
+	}
+	return own, s.attach(ctx, own)
 }
 
 // steps compiles them; terse ones are for the keeper alone.

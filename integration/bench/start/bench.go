@@ -134,7 +134,7 @@ func (b *bench) launchers() (err error) {
 	for i, l := range []**launch.Launcher{&b.cold, &b.pooled} {
 		cfg := launch.Config{
 			CgroupRoot: fmt.Sprintf("cordon-test-start-%d-%d", os.Getpid(), i), RuntimeDir: b.dir,
-			UIDBase: uidBase, UIDCount: uidCount, Compile: cache.Program, Ready: 4 * i,
+			UIDBase: uidBase, UIDCount: uidCount, Compile: cache.Program, Ready: 4 * i, Templates: 1,
 		}
 		if *l, err = launch.New(cfg); err != nil {
 			return err
@@ -146,8 +146,8 @@ func (b *bench) launchers() (err error) {
 			}
 		})
 	}
-	b.daemon("cold", "cordon in the daemon: profile strict, namespaces, mounts and groups made on the spot", b.cold, 1)
-	b.daemon("pooled", "the same with network namespace and groups made ahead", b.pooled, 3)
+	b.daemon("cold", "cordon in the daemon: profile strict; namespaces, groups and reaper made on the spot, the mounts that all starts of the plan share by the first of them", b.cold, 1)
+	b.daemon("pooled", "the same with network namespace and groups made ahead, too", b.pooled, 3)
 	return nil
 }
 

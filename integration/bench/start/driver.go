@@ -126,7 +126,7 @@ func (b *bench) floors() (err error) {
 	parallel := func(command string) func() (func() (sample, error), error) {
 		return func() (func() (sample, error), error) { return b.drivers[1].command(command), nil }
 	}
-	b.add(contender{name: "floor", about: "a C program with the same plan, everything made on the spot", start: b.drivers[0].command("c"), parallel: parallel("c")})
+	b.add(contender{name: "floor", about: "a C program with the same plan: namespaces, groups and reaper made on the spot, the mounts that all starts of the plan share once", start: b.drivers[0].command("c"), parallel: parallel("c")})
 	ahead := func(d *driver) func() (sample, error) {
 		return func() (sample, error) {
 			if _, err := d.ask("m"); err != nil {
@@ -136,7 +136,7 @@ func (b *bench) floors() (err error) {
 		}
 	}
 	b.add(contender{
-		name: "pooled_floor", about: "the same with network namespace and groups made ahead", start: ahead(b.drivers[0]),
+		name: "pooled_floor", about: "the same with network namespace and groups made ahead, too", start: ahead(b.drivers[0]),
 		parallel: func() (func() (sample, error), error) { return ahead(b.drivers[1]), nil },
 	})
 	return nil
@@ -152,7 +152,6 @@ func (b *bench) floor(n int) error {
 	b.undo = append(b.undo, func() { _ = ns.Close() })
 	config, message := filepath.Join(b.dir, fmt.Sprintf("floor-%d", n)), filepath.Join(b.dir, fmt.Sprintf("plan-%d", n))
 	s := &settings{}
-	s.add("plan", message)
 	s.add("keeper", filepath.Join(b.dir, "keeper"))
 	s.add("filter", filepath.Join(b.dir, "filter"))
 	tree, err := cgroups.Open(fmt.Sprintf("cordon-test-floor-%d-%d", os.Getpid(), n))
@@ -182,17 +181,23 @@ func (b *bench) floor(n int) error {
 }
 
 // describe says how the driver makes the groups and files of a start, and
-// writes the plan for them.
+// writes the plan for them, and the one of the template that it enters a copy of.
 func (b *bench) describe(s *settings, model *cgroups.Group, message string, uid uint32) error {
-	host := namespaces.Host{LandlockABI: namespaces.LandlockABI(), Kill: namespaces.NoFile, UID: uid, GID: uid, Filter: b.filter, MemfdNoexec: true, ExecOnce: b.plan.Seccomp.ExecOnce}
+	host := namespaces.Host{LandlockABI: namespaces.LandlockABI(), Kill: namespaces.NoFile, UID: uid, GID: uid, Filter: b.filter, MemfdNoexec: true, ExecOnce: b.plan.Seccomp.ExecOnce, Prepared: true}
 	host.FilterFlags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 	l := namespaces.Launch{CgroupFile: namespaces.NoFile, NetNSFile: namespaces.NoFile, ReaperUID: uid + 1, ReaperGID: uid + 1}
+	view, _, err := launch.Preview(b.plan, host.LandlockABI, func(string, []string) launch.Found { return launch.Found{} })
+	if err != nil {
+		return err
+	}
+	trees := b.template(s, view, &host, message+"-template")
 	files := 0
 	file := func(words ...any) int {
 		s.add(words...)
 		files++
 		return files - 1
 	}
+	s.add("plan", message)
 	host.UserNS = file("inherited", 3)
 	host.Descriptors = []namespaces.Descriptor{{File: file("null"), Number: 0}, {File: file("output"), Number: 1}, {File: 1, Number: 2}}
 	paths := model.Paths()
@@ -207,29 +212,47 @@ func (b *bench) describe(s *settings, model *cgroups.Group, message string, uid 
 			host.Joins = append(host.Joins, file("tasks", at))
 		}
 	}
-	view, _, err := launch.Preview(b.plan, host.LandlockABI, func(string, []string) launch.Found { return launch.Found{} })
+	steps, err := namespaces.Compile(view, host)
 	if err != nil {
 		return err
 	}
+	shared, own := namespaces.Part(steps)
+	for i := range own {
+		if own[i].Op == namespaces.OpTemplate {
+			own[i].File = file("copy")
+		}
+	}
+	l.Steps = own
+	data, err := l.Message(files)
+	if err != nil {
+		return err
+	}
+	l.Steps = shared
+	template, err := l.TemplateMessage(trees)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(message, data, 0o600), os.WriteFile(message+"-template", template, 0o600))
+}
+
+// template names the trees of the view, all of which are in the template, as
+// the plan grants nothing to write.
+func (b *bench) template(s *settings, view namespaces.View, host *namespaces.Host, message string) (trees int) {
+	s.add("template", message)
 	for _, m := range view.Mounts {
 		if m.From == "" {
 			host.Sources = append(host.Sources, namespaces.Source{File: namespaces.NoFile})
 			continue
 		}
-		attr := unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_RDONLY // the plan grants nothing to write
+		attr := unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_RDONLY
 		if !m.Exec {
 			attr |= unix.MOUNT_ATTR_NOEXEC
 		}
-		host.Sources = append(host.Sources, namespaces.Source{File: file("tree", attr, m.From)})
+		s.add("tree", attr, m.From)
+		host.Sources = append(host.Sources, namespaces.Source{File: trees})
+		trees++
 	}
-	if l.Steps, err = namespaces.Compile(view, host); err != nil {
-		return err
-	}
-	data, err := l.Message(files)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(message, data, 0o600)
+	return trees
 }
 
 func exists(name string) bool {

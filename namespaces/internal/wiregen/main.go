@@ -24,7 +24,7 @@ type constant struct {
 }
 
 // version changes with every change of the layout or of an op's meaning.
-const version = 2
+const version = 3
 
 var constants = []constant{
 	{"MAGIC", 0x316b6463, "\"cdk1\", the first word of every message."},
@@ -40,12 +40,14 @@ var constants = []constant{
 	{"KIND_USERNS", 2, "request: make a user namespace; blob holds uid_map and gid_map."},
 	{"KIND_FORGET", 3, "request: the groups of the ended plugin ID are removed, drop what is held for it."},
 	{"KIND_GO", 4, "request: let the staged plugin ID go on to its exec."},
+	{"KIND_TEMPLATE", 5, "request: take the steps, all of the mount phase, in a new mount namespace, and keep it."},
 	{"FLAG_STAGE", 1, "of a launch: every wall is up, say STAGED and wait for GO before the exec."},
 	{"KIND_STAGED", 20, "reply: the plugin waits behind its walls; pid is valid."},
 	{"KIND_STARTED", 16, "reply: the plugin was executed; descriptors: pidfd, then its listener if it has one."},
 	{"KIND_FAILED", 17, "reply: step and errno say what failed; nothing is left."},
 	{"KIND_EXITED", 18, "reply: the plugin and everything in its pid namespace have ended."},
 	{"KIND_USERNS_MADE", 19, "reply: descriptor: the user namespace."},
+	{"KIND_TEMPLATE_MADE", 21, "reply: descriptor: the mount namespace."},
 	{"STEP_REQUEST", 0xfffffff0, "pseudo step: the request itself was malformed; detail says where."},
 	{"STEP_CLONE", 0xfffffff1, "pseudo step: making the plugin's process."},
 	{"STEP_REAPER", 0xfffffff2, "pseudo step: making the reaper."},
@@ -125,7 +127,7 @@ var ops = []op{
 	{"TMPFS", "mount", "fresh tmpfs at s with options t and mount attributes a"},
 	{"PROC", "mount", "fresh procfs at s with options t and mount attributes a"},
 	{"MASK", "mount", "cover s: a directory by an empty read-only tmpfs, a file by /dev/null; a missing s is fine"},
-	{"SEAL", "mount", "set mount attributes a on the mount at s"},
+	{"SEAL", "mount", "set mount attributes a on the mount at s; if b, its file system becomes read-only, too"},
 	{"HOSTNAME", "mount", "set the host name to s"},
 	{"RLIMIT", "lock", "limit a to soft b and hard c"},
 	{"KEYRING", "identity", "join a new session keyring"},
@@ -151,6 +153,7 @@ var ops = []op{
 	{"SECCOMP", "lock", "load the b bytes at t with flags a; the listener goes to the keeper"},
 	{"EXEC", "exec", "execute the first of a paths at s that exists, with b arguments and c variables at t"},
 	{"ONCE", "join", "pass the path of EXEC from page 0, the one place from which a filter may let execve take it"},
+	{"TEMPLATE", "join", "enter a copy of mount namespace fd"},
 }
 
 func phaseIndex(name string) int {

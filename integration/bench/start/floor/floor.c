@@ -13,7 +13,8 @@
  *
  * Commands on standard input, each answered by one line of nanoseconds from the
  * start to the program's first instruction and to its reaped exit:
- *   c    everything made on the spot, but the user namespace of the uid
+ *   c    everything made on the spot, but the user namespace of the uid and the
+ *        mount namespace that is kept for the plan
  *   m    make groups and network namespace ahead for the next p; answers 0 0
  *   p    with what m made
  *   sN   start program N
@@ -37,17 +38,16 @@
 
 struct set { char *file, *value; };
 struct hierarchy { char *dir; int v2; struct set sets[MAX_SETS]; int nsets; int fd, use; };
-enum kind { INHERITED, OUTPUT, NOTHING, DIRECTORY, KILL, TASKS, TREE };
+enum kind { INHERITED, OUTPUT, NOTHING, DIRECTORY, KILL, TASKS, TREE, TEMPLATE };
 struct file { enum kind kind; u64 n; char *path; };
 
 static struct hierarchy groups[MAX_GROUPS];
-static struct file files[MAX_FILES];
 static char *spawns[MAX_SPAWNS][MAX_WORDS];
-static int ngroups, nfiles, nspawns, exe, own_pids, own_net, netns = -1, made;
+static int ngroups, nspawns, exe, own_pids, own_net, netns = -1, made;
 static const char *filter_path;
 static struct launch *l;
-static u8 message[CK_MAX_MESSAGE];
-static u64 length;
+static struct plan { u8 message[CK_MAX_MESSAGE]; u64 length; struct file files[MAX_FILES]; int nfiles; } plan, template, *describing = &plan;
+static int template_ns = -1;
 
 static void die(const char *what, i64 ret)
 {
@@ -133,6 +133,8 @@ static int open_file(const struct file *f, int output)
 		return groups[f->n].use;
 	case TREE:
 		return open_tree_at(f);
+	case TEMPLATE:
+		return template_ns;
 	}
 	return -1;
 }
@@ -259,15 +261,59 @@ static void answer(int output, i64 begin, i64 reaped)
 	fflush(stdout);
 }
 
-static void load_plan(void)
+static void load_plan(const struct plan *p)
 {
 	u32 wrong;
 
-	memcpy(l->message, message, length);
-	l->nfds = (u32)nfiles;
-	wrong = check_request(l, length);
+	memcpy(l->message, p->message, p->length);
+	l->nfds = (u32)p->nfiles;
+	wrong = check_request(l, p->length);
 	if (wrong)
 		die("use the plan", -(i64)wrong);
+}
+
+static void open_files(const struct plan *p, int output)
+{
+	for (int i = 0; i < p->nfiles; i++)
+		l->fds[i] = open_file(&p->files[i], output);
+}
+
+static void close_files(const struct plan *p)
+{
+	for (int i = 0; i < p->nfiles; i++)
+		if (p->files[i].kind == TREE || p->files[i].kind == NOTHING || p->files[i].kind == OUTPUT)
+			SYS(close, l->fds[i]);
+}
+
+/* What cordon keeps for a plan: made once, and a copy entered by each start. */
+static void prepare_template(void)
+{
+	struct clone_args args = {.flags = CLONE_NEWNS | CLONE_CLEAR_SIGHAND, .exit_signal = SIGCHLD_};
+	int ends[2];
+	char path[64], failed = 1;
+	i64 pid;
+
+	if (template.length == 0)
+		return;
+	open_files(&template, -1);
+	load_plan(&template);
+	must("pipe", SYS(pipe2, ends, O_CLOEXEC_));
+	pid = must("make a mount namespace", SYS(clone3, &args, sizeof args));
+	if (pid == 0) {
+		failed = take_steps(l) != 0;
+		SYS(write, ends[1], &failed, 1);
+		for (;;)
+			pause();
+	}
+	if (SYS(read, ends[0], &failed, 1) != 1 || failed)
+		die("take the steps of the template", -(i64)l->out->error);
+	snprintf(path, sizeof path, "/proc/%ld/ns/mnt", pid);
+	template_ns = (int)must("hold it", open(path, O_RDONLY | O_CLOEXEC));
+	SYS(kill, pid, SIGKILL_);
+	waitpid((pid_t)pid, 0, 0);
+	SYS(close, ends[0]);
+	SYS(close, ends[1]);
+	close_files(&template);
 }
 
 static void start_walled(int pooled)
@@ -279,14 +325,11 @@ static void start_walled(int pooled)
 	begin = now();
 	if (!pooled)
 		make_groups();
-	for (int i = 0; i < nfiles; i++)
-		l->fds[i] = open_file(&files[i], output[1]);
-	load_plan();
+	open_files(&plan, output[1]);
+	load_plan(&plan);
 	start_reaper(pooled, &ready);
 	start_plugin(&pidfd, &gate);
-	for (int i = 0; i < nfiles; i++)
-		if (files[i].kind == TREE || files[i].kind == NOTHING || files[i].kind == OUTPUT)
-			SYS(close, l->fds[i]);
+	close_files(&plan);
 	listener = let_go(pidfd, gate, ready);
 	end_both(pidfd, listener);
 	answer(output[0], begin, now());
@@ -358,26 +401,28 @@ static char *word(char **rest)
 	return strdup(w);
 }
 
-static void read_message(const char *path)
+static void read_message(struct plan *p, const char *path)
 {
 	int fd = open(path, O_RDONLY);
-	i64 n = read(fd, message, sizeof message);
+	i64 n = read(fd, p->message, sizeof p->message);
 
 	if (n <= 0)
 		die("read the plan", -errno);
-	length = (u64)n;
+	p->length = (u64)n;
+	describing = p;
 	close(fd);
 }
 
 static void add_file(enum kind kind, const char *n, char *path)
 {
-	files[nfiles++] = (struct file){kind, n ? strtoul(n, 0, 0) : 0, path};
+	describing->files[describing->nfiles++] = (struct file){kind, n ? strtoul(n, 0, 0) : 0, path};
 }
 
 /*
- *   plan PATH, keeper PATH, filter PATH (descriptor 9 of programs)
+ *   keeper PATH, filter PATH (descriptor 9 of programs)
+ *   template PATH and plan PATH, each followed by its files
  *   group v1|v2 DIR, then set FILE VALUE for it
- *   in their order: inherited N, output, null, dir GROUP, kill GROUP, tasks GROUP, tree ATTRIBUTES PATH
+ *   in their order: inherited N, output, null, dir GROUP, kill GROUP, tasks GROUP, tree ATTRIBUTES PATH, copy
  *   spawn PROGRAM ARG...
  */
 static void setting(char *line)
@@ -385,7 +430,9 @@ static void setting(char *line)
 	char *rest = line, *what = word(&rest);
 
 	if (!strcmp(what, "plan"))
-		read_message(word(&rest));
+		read_message(&plan, word(&rest));
+	else if (!strcmp(what, "template"))
+		read_message(&template, word(&rest));
 	else if (!strcmp(what, "keeper"))
 		exe = (int)must("open the keeper", SYS(openat, AT_FDCWD_, word(&rest), O_PATH_ | O_CLOEXEC_, 0));
 	else if (!strcmp(what, "filter"))
@@ -412,6 +459,8 @@ static void setting(char *line)
 		add_file(KILL, word(&rest), 0);
 	else if (!strcmp(what, "tasks"))
 		add_file(TASKS, word(&rest), 0);
+	else if (!strcmp(what, "copy"))
+		add_file(TEMPLATE, 0, 0);
 	else if (!strcmp(what, "tree")) {
 		char *n = word(&rest);
 
@@ -452,6 +501,7 @@ int main(int argc, char **argv)
 	own_net = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
 	read_config(argv[1]);
 	l->keeper = (int)must("pidfd", SYS(pidfd_open, getpid(), 0));
+	prepare_template();
 	while (fgets(line, sizeof line, stdin)) {
 		switch (line[0]) {
 		case 'c':
