@@ -128,6 +128,9 @@ type compiler struct {
 	preparing bool
 }
 
+// fixedSteps is about how many steps go with no mount and no rule.
+const fixedSteps = 80
+
 // Compile turns a view into the steps of a launch. It is pure: the same view
 // and host give the same steps. The last step is the exec, and no mount lies
 // outside the new root.
@@ -136,6 +139,7 @@ func Compile(v View, h Host) ([]Step, error) {
 		return nil, err
 	}
 	c := &compiler{v: v, h: h, made: map[string]bool{"/": true}}
+	c.steps = make([]Step, 0, fixedSteps+3*len(v.Mounts)+len(v.Landlock.Paths)+len(v.Proc.Masked))
 	c.keep()
 	c.join()
 	c.root()
@@ -288,8 +292,8 @@ func (c *compiler) dirs(p string) {
 
 // bound tells whether p lies at or beneath a tree of the host.
 func (c *compiler) bound(p string) bool {
-	for i, m := range c.v.Mounts {
-		if m.From != "" && !c.h.Sources[i].Missing && within(p, m.Path) {
+	for i := range c.v.Mounts {
+		if m := &c.v.Mounts[i]; m.From != "" && !c.h.Sources[i].Missing && within(p, m.Path) {
 			return true
 		}
 	}
@@ -297,7 +301,8 @@ func (c *compiler) bound(p string) bool {
 }
 
 func within(p, dir string) bool {
-	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
+	rest, ok := strings.CutPrefix(p, strings.TrimSuffix(dir, "/"))
+	return p == dir || ok && strings.HasPrefix(rest, "/")
 }
 
 // root makes first what all starts of a plan have alike, sealed, and then what
@@ -414,28 +419,32 @@ func (c *compiler) attach(i int) {
 		c.tmpfs(m)
 		return
 	}
-	c.mount(Step{Op: OpAttach, File: src.File, S: m.Path, Text: c.say("mount %s at %s %s", m.From, m.Path, mountFlags(m))})
+	text := ""
+	if !c.h.Terse { // there are many, and formatting takes longer than all else
+		text = "mount " + m.From + " at " + m.Path + " " + mountFlags(&m)
+	}
+	c.mount(Step{Op: OpAttach, File: src.File, S: m.Path, Text: text})
 }
 
-// mountFlags tells a mount's flags.
-type mountFlags Mount
-
-// String is as in mount(8).
-func (m mountFlags) String() string {
-	words := []string{"read-only", "noexec"}
-	if m.Writable {
-		words[0] = "writable"
+// mountFlags tells a mount's flags, as in mount(8).
+func mountFlags(m *Mount) string {
+	switch {
+	case m.Writable && m.Exec:
+		return "writable executable nosuid nodev"
+	case m.Writable:
+		return "writable noexec nosuid nodev"
+	case m.Exec:
+		return "read-only executable nosuid nodev"
+	default:
+		return "read-only noexec nosuid nodev"
 	}
-	if m.Exec {
-		words[1] = "executable"
-	}
-	return strings.Join(append(words, "nosuid", "nodev"), " ")
 }
 
 // target makes what a mount is attached to, unless an outer grant holds it.
 func (c *compiler) target(i int) {
-	m := c.v.Mounts[i]
-	for j, outer := range c.v.Mounts {
+	m := &c.v.Mounts[i]
+	for j := range c.v.Mounts {
+		outer := &c.v.Mounts[j]
 		if j != i && outer.From != "" && !c.h.Sources[j].Missing && within(m.Path, outer.Path) && m.Path != outer.Path {
 			return
 		}
@@ -560,18 +569,22 @@ func (c *compiler) landlockPath(rule PathRule, handled uint64) {
 	if bits &= handled; bits == 0 {
 		return
 	}
-	s := Step{Op: OpLandlockPath, S: rule.Path, A: bits, Text: c.say("allow %s beneath %s", fileRights(bits), rule.Path)}
+	s := Step{Op: OpLandlockPath, S: rule.Path, A: bits}
+	ending := ""
 	if rule.Optional {
 		s.B = 1
-		s.Text += c.say(", if it is there")
+		ending = ", if it is there"
+	}
+	if !c.h.Terse {
+		s.Text = "allow " + fileRights(bits) + " beneath " + rule.Path + ending
 	}
 	c.lock(s)
 }
 
 // kind tells whether a rule's path is a directory in the view, and there at all.
 func (c *compiler) kind(p string) (dir, present bool) {
-	for i, m := range c.v.Mounts {
-		if m.Path == p {
+	for i := range c.v.Mounts {
+		if m := &c.v.Mounts[i]; m.Path == p {
 			return m.From == "" || c.h.Sources[i].Dir, !c.h.Sources[i].Missing
 		}
 	}

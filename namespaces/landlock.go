@@ -90,14 +90,11 @@ func accessBits(names []string) (uint64, error) {
 	return bits, nil
 }
 
-// fileRights are access bits; String is the reverse of accessBits, for people.
-type fileRights uint64
-
-// String lists Landlock's own names.
-func (bits fileRights) String() string {
-	var names []string
+// fileRights is the reverse of accessBits, for people: Landlock's own names.
+func fileRights(bits uint64) string {
+	names := make([]string, 0, len(landlockFiles))
 	for _, r := range landlockFiles {
-		if uint64(bits)&r.bit != 0 {
+		if bits&r.bit != 0 {
 			names = append(names, r.name)
 		}
 	}

@@ -2,6 +2,7 @@ package profiles
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -44,6 +45,9 @@ var rights = sync.OnceValue(func() []string {
 func ExpandAccess(words []string) ([]string, error) {
 	if len(words) == 0 {
 		return nil, fmt.Errorf(`expected "r", "rw", "rx" or a list of Landlock's access names`)
+	}
+	if len(words) == 1 && shorthands[words[0]] != nil { // as nearly all do; they are sorted
+		return slices.Clone(shorthands[words[0]]), nil
 	}
 	set := map[string]bool{}
 	known := rights()

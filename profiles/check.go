@@ -24,7 +24,7 @@ func (c *checker) fail(key, hint, format string, args ...any) {
 func (c *checker) document(doc *document) {
 	c.seccomp(&doc.Seccomp)
 	for i := range doc.Files {
-		c.file(fmt.Sprintf("files[%d]", i), &doc.Files[i])
+		c.file(index("files", i), &doc.Files[i])
 	}
 	c.network(doc)
 	c.capabilities(doc)
@@ -71,7 +71,7 @@ func (c *checker) seccomp(t *seccompTable) {
 		c.notAlways(key, []string{name})
 	}
 	for i := range t.Rule {
-		c.rule(fmt.Sprintf("seccomp.rule[%d]", i), &t.Rule[i])
+		c.rule(index("seccomp.rule", i), &t.Rule[i])
 	}
 }
 
@@ -82,7 +82,9 @@ func keyed(table, name string) string {
 
 func (c *checker) calls(key string, names []string) {
 	for i, name := range names {
-		c.call(index(key, i), name)
+		if len(expanded(name)) == 0 {
+			c.call(index(key, i), name)
+		}
 	}
 }
 
@@ -108,14 +110,15 @@ func (c *checker) call(key, name string) {
 // notAlways refuses what would say otherwise of a call that every program
 // makes.
 func (c *checker) notAlways(key string, names []string) {
+	always := seccomp.AlwaysAllowed()
 	for i, name := range names {
-		at := key
-		if c.pos.Has(index(key, i)) {
-			at = index(key, i)
-		}
 		members := expanded(name)
-		for _, call := range seccomp.AlwaysAllowed() {
+		for _, call := range always {
 			if contains(members, call) {
+				at := key
+				if c.pos.Has(index(key, i)) {
+					at = index(key, i)
+				}
 				c.fail(at, "", "%s is always allowed: no plugin can be started or ended without it", call)
 				break
 			}

@@ -74,20 +74,18 @@ func (a Arm) same(b Arm) bool { return a.Action == b.Action && a.Errno == b.Errn
 // Where a watched call is let through it goes to the listener instead.
 // The filter must be valid; the error is that of Validate.
 func (f Filter) Calls() ([]Call, error) {
-	if err := f.Validate(); err != nil {
-		return nil, err
-	}
-	arms, err := f.arms()
+	sets, err := f.valid()
 	if err != nil {
 		return nil, err
 	}
+	arms := f.armsOf(sets)
 	watched, err := expand(f.Watch)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]Call, 0, len(table))
 	for nr, a := range arms {
-		if watched[nr] {
+		if len(a) > 0 && watched.in(nr) {
 			a = toListener(a)
 		}
 		if len(a) > 0 {
@@ -122,13 +120,11 @@ func (f Filter) Observed() (Observed, error) {
 	if len(f.Watch) == 0 {
 		return nil, nil
 	}
-	if err := f.Validate(); err != nil {
-		return nil, err
-	}
-	arms, err := f.arms()
+	sets, err := f.valid()
 	if err != nil {
 		return nil, err
 	}
+	arms := f.armsOf(sets)
 	watched, err := expand(f.Watch)
 	if err != nil {
 		return nil, err
@@ -166,18 +162,39 @@ func (a Arm) Holds(nr int, args [maxArgs]uint64) bool {
 // arms collects and orders the arms of every call, by number. It needs known
 // names and no more.
 func (f Filter) arms() (*[len(table)][]Arm, error) {
+	sets := make([]callSet, len(f.Rules))
+	for i, r := range f.Rules {
+		calls, err := r.calls()
+		if err != nil {
+			return nil, err
+		}
+		sets[i] = calls
+	}
+	return f.armsOf(sets), nil
+}
+
+// armsOf is arms for rules that name these calls.
+func (f Filter) armsOf(sets []callSet) *[len(table)][]Arm {
 	arms := new([len(table)][]Arm)
 	for _, n := range alwaysAllowed {
 		nr, _ := Number(n)
 		arms[nr] = []Arm{{Action: ActAllow}}
 	}
-	for _, r := range f.Rules {
-		calls, err := r.calls()
-		if err != nil {
-			return nil, err
+	for i, r := range f.Rules {
+		calls := &sets[i]
+		var same []Arm // what a rule without conditions says of each of its calls
+		if len(r.Args) == 0 {
+			same = []Arm{r.arm(0)}
 		}
 		for nr := range calls.each {
-			arms[nr] = append(arms[nr], r.arm(nr))
+			switch {
+			case same == nil:
+				arms[nr] = append(arms[nr], r.arm(nr))
+			case arms[nr] == nil:
+				arms[nr] = same[:1:1] // whoever adds to it copies it
+			default:
+				arms[nr] = append(arms[nr], same[0])
+			}
 		}
 	}
 	for nr, a := range arms {
@@ -189,7 +206,7 @@ func (f Filter) arms() (*[len(table)][]Arm, error) {
 		once, _ := Number(callExecve)
 		arms[once] = []Arm{{Args: []Condition{{Op: OpLess, Value: ExecOncePage}}, Action: ActAllow}}
 	}
-	return arms, nil
+	return arms
 }
 
 // arm is the rule for one call.

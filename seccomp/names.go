@@ -3,6 +3,7 @@ package seccomp
 import (
 	"errors"
 	"fmt"
+	bitops "math/bits"
 	"slices"
 	"sort"
 	"strconv"
@@ -128,7 +129,7 @@ func Expand(names []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := make([]string, 0, len(names))
+	out := make([]string, 0, set.count())
 	for nr := range set.each {
 		out = append(out, table[nr].name)
 	}
@@ -136,14 +137,29 @@ func Expand(names []string) ([]string, error) {
 	return out, nil
 }
 
-// callSet is a set of calls of the table.
-type callSet [len(table)]bool
+// callSet is a set of calls of the table, a bit for each number.
+type callSet [(len(table) + 63) / 64]uint64
+
+func (s *callSet) put(nr int) { s[nr/64] |= 1 << (nr % 64) }
+
+func (s *callSet) in(nr int) bool { return s[nr/64]>>(nr%64)&1 != 0 }
+
+// count is how many calls there are.
+func (s *callSet) count() int {
+	n := 0
+	for _, word := range s {
+		n += bitops.OnesCount64(word)
+	}
+	return n
+}
 
 // each yields the numbers of the calls, ascending.
 func (s *callSet) each(yield func(nr int) bool) {
-	for nr, in := range s {
-		if in && !yield(nr) {
-			return
+	for i, word := range s {
+		for ; word != 0; word &= word - 1 {
+			if !yield(64*i + bitops.TrailingZeros64(word)) {
+				return
+			}
 		}
 	}
 }
@@ -151,12 +167,11 @@ func (s *callSet) each(yield func(nr int) bool) {
 // has tells whether a call is in the set.
 func (s *callSet) has(name string) bool {
 	nr, ok := Number(name)
-	return ok && s[nr]
+	return ok && s.in(nr)
 }
 
 // expand is Expand as a set.
-func expand(names []string) (*callSet, error) {
-	set := new(callSet)
+func expand(names []string) (set callSet, err error) {
 	var errs []error
 	for _, n := range names {
 		if err := set.add(n); err != nil {
@@ -164,7 +179,7 @@ func expand(names []string) (*callSet, error) {
 		}
 	}
 	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+		return callSet{}, errors.Join(errs...)
 	}
 	return set, nil
 }
@@ -173,12 +188,14 @@ func expand(names []string) (*callSet, error) {
 // a test holds.
 func (s *callSet) add(name string) error {
 	if nr, ok := Number(name); ok {
-		s[nr] = true
+		s.put(nr)
 		return nil
 	}
 	if name == knownGroup {
 		for nr := range table {
-			s[nr] = Known(nr)
+			if Known(nr) {
+				s.put(nr)
+			}
 		}
 		return nil
 	}

@@ -30,25 +30,33 @@ func AlwaysAllowed() []string { return slices.Clone(alwaysAllowed) }
 
 // Validate returns every mistake of the filter at once, or nil.
 func (f Filter) Validate() error {
+	_, err := f.valid()
+	return err
+}
+
+// valid is Validate, and gives the calls that each rule names.
+func (f Filter) valid() ([]callSet, error) {
 	if len(f.Rules) > MaxRules {
-		return fmt.Errorf("cannot use the filter: it has %d rules, and at most %d are allowed", len(f.Rules), MaxRules)
+		return nil, fmt.Errorf("cannot use the filter: it has %d rules, and at most %d are allowed", len(f.Rules), MaxRules)
 	}
 	var errs []error
+	sets := make([]callSet, len(f.Rules))
 	for i, r := range f.Rules {
-		for _, err := range r.mistakes() {
+		calls, err := r.calls()
+		sets[i] = calls
+		for _, err := range r.mistakes(calls, err) {
 			errs = append(errs, fmt.Errorf("cannot use rule %d (%s %s): %w", i+1, r.Action, shortList(r.Names), err))
 		}
 	}
 	if len(errs) == 0 {
-		errs = append(f.watchMistakes(), f.onceMistakes()...)
+		errs = append(f.watchMistakes(sets), f.onceMistakes(sets)...)
 	}
-	return errors.Join(errs...)
+	return sets, errors.Join(errs...)
 }
 
-// mistakes are all of one rule.
-func (r Rule) mistakes() []error {
+// mistakes are all of one rule, which names these calls.
+func (r Rule) mistakes(calls callSet, err error) []error {
 	var errs []error
-	calls, err := r.calls()
 	if err != nil {
 		errs = append(errs, err)
 	}
@@ -64,7 +72,7 @@ func (r Rule) mistakes() []error {
 	if len(r.Args) > MaxConditions {
 		return append(errs, fmt.Errorf("it has %d conditions, and at most %d are allowed", len(r.Args), MaxConditions))
 	}
-	if calls == nil {
+	if err != nil {
 		return errs
 	}
 	for _, n := range alwaysAllowed {
@@ -73,7 +81,7 @@ func (r Rule) mistakes() []error {
 		}
 	}
 	for _, c := range r.Args {
-		if err := c.mistakeOnAny(calls); err != nil {
+		if err := c.mistakeOnAny(&calls); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -91,12 +99,12 @@ func (c Condition) mistakeOnAny(calls *callSet) error {
 }
 
 // calls are those that a rule names, groups expanded.
-func (r Rule) calls() (*callSet, error) {
+func (r Rule) calls() (callSet, error) {
 	if len(r.Names) == 0 {
-		return nil, errors.New("it names no call")
+		return callSet{}, errors.New("it names no call")
 	}
 	if len(r.Names) > 2*len(table) {
-		return nil, fmt.Errorf("it names %d calls, and at most %d are allowed", len(r.Names), 2*len(table))
+		return callSet{}, fmt.Errorf("it names %d calls, and at most %d are allowed", len(r.Names), 2*len(table))
 	}
 	return expand(r.Names)
 }
@@ -151,7 +159,7 @@ func fits(v uint64, bits int) bool {
 }
 
 // watchMistakes are those of Watch, for rules that are right.
-func (f Filter) watchMistakes() []error {
+func (f Filter) watchMistakes(sets []callSet) []error {
 	if len(f.Watch) == 0 {
 		return nil
 	}
@@ -162,10 +170,7 @@ func (f Filter) watchMistakes() []error {
 	if err != nil {
 		return []error{fmt.Errorf("cannot watch: %w", err)}
 	}
-	arms, err := f.arms()
-	if err != nil {
-		return []error{err}
-	}
+	arms := f.armsOf(sets)
 	var errs []error
 	for nr := range watched.each {
 		switch n := table[nr].name; {
@@ -182,14 +187,11 @@ func (f Filter) watchMistakes() []error {
 const callExecve = "execve"
 
 // onceMistakes are those of ExecOnce, for rules that are right.
-func (f Filter) onceMistakes() []error {
+func (f Filter) onceMistakes(sets []callSet) []error {
 	if !f.ExecOnce {
 		return nil
 	}
-	arms, err := f.arms()
-	if err != nil {
-		return []error{err}
-	}
+	arms := f.armsOf(sets)
 	if nr, _ := Number("execveat"); slices.ContainsFunc(arms[nr], Arm.passes) {
 		return []error{errors.New("cannot allow execveat: execve is to happen once, and execveat would execute again")}
 	}

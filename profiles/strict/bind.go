@@ -33,7 +33,7 @@ type decoder struct {
 type node struct {
 	field []int
 	tag   reflect.StructTag
-	table reflect.Type // of the field, if it is a struct
+	table reflect.Type // of the field, if it is a struct, which a Parser may be, too
 	kids  map[string]*node
 }
 
@@ -46,7 +46,7 @@ func schemaOf(t reflect.Type) *node {
 	if known, ok := schemas.Load(t); ok {
 		return known.(*node) //nolint:forcetypeassert // nothing else is stored
 	}
-	root := &node{kids: map[string]*node{}}
+	root := &node{kids: make(map[string]*node, t.NumField())}
 	root.add(t, nil)
 	schemas.Store(t, root)
 	return root
@@ -55,17 +55,17 @@ func schemaOf(t reflect.Type) *node {
 func (n *node) add(t reflect.Type, index []int) {
 	for i := range t.NumField() {
 		f := t.Field(i)
-		at := append(append([]int{}, index...), i)
 		name := f.Tag.Get("toml")
-		if f.Anonymous && name == "" {
+		if name == "-" || name == "" && !f.Anonymous {
+			continue
+		}
+		at := append(index[:len(index):len(index)], i)
+		if name == "" {
 			n.add(f.Type, at)
 			continue
 		}
-		if name == "" || name == "-" {
-			continue
-		}
 		here := n
-		for _, part := range strings.Split(name, ".") {
+		for part := range strings.SplitSeq(name, ".") {
 			if here.kids == nil {
 				here.kids = map[string]*node{}
 			}
@@ -75,7 +75,7 @@ func (n *node) add(t reflect.Type, index []int) {
 			here = here.kids[part]
 		}
 		here.field, here.tag = at, f.Tag
-		if ft := structOf(f.Type); ft.Kind() == reflect.Struct && !isParser(ft) {
+		if ft := structOf(f.Type); ft.Kind() == reflect.Struct {
 			here.table = ft
 		}
 	}
@@ -279,7 +279,7 @@ func spelling(key, near string) string {
 func (d *decoder) elsewhere(key, path string) string {
 	for _, name := range d.schema.names() {
 		kid := d.schema.kids[name]
-		if kid == nil || kid.table == nil || strings.HasPrefix(path, name+".") {
+		if kid == nil || kid.table == nil || isParser(kid.table) || strings.HasPrefix(path, name+".") {
 			continue
 		}
 		for _, k := range schemaOf(kid.table).names() {
@@ -301,7 +301,7 @@ func (d *decoder) value(rv reflect.Value, v any, path string, tag reflect.Struct
 		d.pointer(rv, v, path, tag)
 		return
 	}
-	if p, ok := rv.Addr().Interface().(Parser); ok {
+	if p, ok := parserOf(rv); ok {
 		if err := p.ParseTOML(v); err != nil {
 			d.fail(path, "", "expected %v, got %s", err, show(v))
 		}
@@ -327,6 +327,33 @@ func (d *decoder) value(rv reflect.Value, v any, path string, tag reflect.Struct
 	default:
 		panic(fmt.Sprintf("strict: cannot decode into %s", rv.Type()))
 	}
+}
+
+// parserOf gives a value as a Parser. A type without methods is none, and those
+// of this package are named, as asking the runtime takes longer than the rest.
+func parserOf(rv reflect.Value) (Parser, bool) {
+	if rv.Type().PkgPath() == "" { // string, []string ...
+		return nil, false
+	}
+	at := rv.Addr()
+	if at.Type().NumMethod() == 0 {
+		return nil, false
+	}
+	switch p := at.Interface().(type) {
+	case *Size:
+		return p, true
+	case *Count:
+		return p, true
+	case *Duration:
+		return p, true
+	case *Percent:
+		return p, true
+	case *Budget:
+		return p, true
+	case Parser:
+		return p, true
+	}
+	return nil, false
 }
 
 // pointer leaves a wrong value nil, so that the caller does not judge it too; a

@@ -2,6 +2,7 @@ package strict
 
 import (
 	"fmt"
+	"reflect"
 	"testing"
 
 	"github.com/BurntSushi/toml"
@@ -29,8 +30,14 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		tree := map[string]any{}
-		if _, err := toml.Decode(string(data), &tree); err != nil {
+		if _, lib := toml.Decode(string(data), &tree); lib != nil {
+			if _, own, _ := scan(&Positions{}, string(data)); own != nil {
+				t.Errorf("the scan made %#v of what the library refuses: %v", own, lib)
+			}
 			return
+		}
+		if _, own, errs := scan(&Positions{}, string(data)); own != nil && len(errs) == 0 && !reflect.DeepEqual(own, tree) {
+			t.Errorf("the scan made %#v, the library %#v", own, tree)
 		}
 		seen := map[string]bool{}
 		compare(t, pos, seen, tree, "")

@@ -14,13 +14,16 @@ type scanner struct {
 	pos    *Positions
 	s      string
 	i      int
-	prefix string // path of the current table
+	prefix string         // path of the current table
+	table  map[string]any // and itself
 	// arrays counts the elements of each [[array of tables]].
 	arrays map[string]int
 	marks  map[string]mark
 	set    map[string]bool // keys that were given a value
 	keys   int
 	errs   Errors
+	parts  []string // the key that was read last
+	plain  plain
 }
 
 // bytesPerKey is about how much of a file goes with one key or element.
@@ -29,12 +32,16 @@ const bytesPerKey = 24
 // giveUp unwinds the scan after an error that leaves nothing to go on from.
 type giveUp struct{}
 
-func scan(pos *Positions, text string) (marks map[string]mark, errs Errors) {
+// scan gives the places of a file's keys and, where all of it is plain, its
+// tree; otherwise nil, for the library to make.
+func scan(pos *Positions, text string) (marks map[string]mark, tree map[string]any, errs Errors) {
 	s := &scanner{
-		pos: pos, s: text,
-		arrays: map[string]int{}, set: map[string]bool{},
+		pos: pos, s: text, table: map[string]any{},
+		arrays: map[string]int{}, set: make(map[string]bool, len(text)/bytesPerKey/2),
 		marks: make(map[string]mark, min(len(text)/bytesPerKey, MaxKeys)),
 	}
+	tree = s.table
+	s.plain.begin(tree, text)
 	defer func() {
 		if r := recover(); r != nil {
 			if _, ok := r.(giveUp); !ok {
@@ -42,9 +49,12 @@ func scan(pos *Positions, text string) (marks map[string]mark, errs Errors) {
 			}
 		}
 		marks, errs = s.marks, s.errs
+		if s.plain.not || len(errs) > 0 {
+			tree = nil
+		}
 	}()
 	s.file()
-	return s.marks, s.errs
+	return s.marks, tree, s.errs
 }
 
 func (s *scanner) fail(at int, key, hint, format string, args ...any) {
@@ -117,7 +127,7 @@ func (s *scanner) file() {
 		if s.peek() == '[' {
 			s.header()
 		} else {
-			s.pair(s.prefix, 0)
+			s.pair(s.prefix, s.table, 0)
 		}
 		s.endOfLine()
 	}
@@ -134,22 +144,28 @@ func (s *scanner) header() {
 	parts := s.key()
 	s.expect(']')
 	if array {
+		s.plain.unless(s.peek() == ']')
 		s.expect(']')
 	}
 	path := ""
+	table := s.plain.root
 	for n, part := range parts {
 		path = join(path, part)
+		_, known := s.marks[path]
 		s.note(path, start, start)
 		if last := n == len(parts)-1; !last || !array {
 			path = s.lastElement(path)
+			table = s.plain.header(table, path, part, known, last)
 			continue
 		}
-		at := element(path, s.arrays[path])
+		count := s.arrays[path]
+		at := element(path, count)
 		s.arrays[path]++
 		s.note(at, start, start)
+		table = s.plain.element(table, at, part, known, count)
 		path = at
 	}
-	s.prefix = path
+	s.prefix, s.table = path, table
 }
 
 func (s *scanner) lastElement(path string) string {
@@ -183,7 +199,7 @@ func (s *scanner) note(path string, key, value int) {
 }
 
 // pair reads key = value within the table at prefix.
-func (s *scanner) pair(prefix string, depth int) {
+func (s *scanner) pair(prefix string, table map[string]any, depth int) {
 	start := s.i
 	parts := s.key()
 	s.expect('=')
@@ -191,22 +207,28 @@ func (s *scanner) pair(prefix string, depth int) {
 	path := prefix
 	for n, part := range parts {
 		path = join(path, part)
+		_, known := s.marks[path]
 		if n < len(parts)-1 {
 			s.note(path, start, start)
+			table = s.plain.dotted(table, path, part, known)
+			continue
 		}
+		s.plain.unless(!known)
 	}
+	last := parts[len(parts)-1]
 	if s.set[path] {
 		line, _ := s.pos.place(s.marks[path].key)
 		s.fail(start, path, "remove one of the two", "is set twice, first on line %d", line)
 	}
 	s.set[path] = true
 	s.note(path, start, s.i)
-	s.value(path, depth)
+	table[last] = s.value(path, depth)
 }
 
-// key reads a dotted key and gives its parts.
+// key reads a dotted key and gives its parts, until the next one is read.
 func (s *scanner) key() []string {
-	var parts []string
+	parts := s.parts[:0]
+	defer func() { s.parts = parts }()
 	for {
 		s.blanks()
 		start := s.i
@@ -260,8 +282,8 @@ func Path(table, key string) string { return join(table, key) }
 // "memory.max" in quotes and memory.max are two things.
 func join(path, part string) string {
 	bare := part != ""
-	for i := range len(part) {
-		bare = bare && isBare(part[i])
+	for i := 0; bare && i < len(part); i++ {
+		bare = isBare(part[i])
 	}
 	if !bare {
 		part = strconv.Quote(part)
@@ -275,19 +297,23 @@ func join(path, part string) string {
 // element is the path of a list's element.
 func element(path string, n int) string { return path + "[" + strconv.Itoa(n) + "]" }
 
-func (s *scanner) value(path string, depth int) {
+// value reads a value, and gives it where it is plain.
+func (s *scanner) value(path string, depth int) any {
 	if depth > MaxDepth {
 		s.stop(s.i, "nested too deep: arrays and inline tables may nest %d deep", MaxDepth)
 	}
+	start := s.i
 	switch s.peek() {
 	case '"', '\'':
 		s.str()
+		return s.plain.str(s.s[start:s.i])
 	case '[':
-		s.array(path, depth)
+		return s.array(path, depth)
 	case '{':
-		s.inline(path, depth)
+		return s.inline(path, depth)
 	default:
 		s.scalar()
+		return s.plain.scalar(s.s[start:s.i])
 	}
 }
 
@@ -342,36 +368,40 @@ func (s *scanner) multiline(quote string) {
 	s.stop(start, "the string does not end")
 }
 
-func (s *scanner) array(path string, depth int) {
+func (s *scanner) array(path string, depth int) []any {
 	start := s.i
 	s.i++
+	list := []any{}
 	for n := 0; ; n++ {
 		s.lines()
 		if s.peek() == ']' {
 			s.i++
-			return
+			return list
 		}
 		at := element(path, n)
 		s.note(at, s.i, s.i)
-		s.value(at, depth+1)
+		list = append(list, s.value(at, depth+1))
 		if !s.comma(start, ']', "array") {
-			return
+			return list
 		}
 	}
 }
 
-func (s *scanner) inline(path string, depth int) {
+func (s *scanner) inline(path string, depth int) map[string]any {
 	start := s.i
 	s.i++
+	table := map[string]any{}
 	for {
 		s.lines()
 		if s.peek() == '}' {
 			s.i++
-			return
+			s.plain.unless(len(table) == 0) // a comma stands before the end
+			return table
 		}
-		s.pair(path, depth+1)
+		s.pair(path, table, depth+1)
 		if !s.comma(start, '}', "inline table") {
-			return
+			s.plain.unless(!strings.ContainsAny(s.s[start:s.i], "\n#"))
+			return table
 		}
 	}
 }

@@ -9,6 +9,7 @@
 package strict
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"sort"
@@ -137,13 +138,16 @@ func (p *Positions) tree(data []byte) (map[string]any, error) {
 		return nil, Errors{err}
 	}
 	p.index(data)
-	found, errs := scan(p, string(data))
+	found, tree, errs := scan(p, p.text)
 	if len(errs) > 0 {
 		return nil, Join(p.file, nil, errs)
 	}
 	p.at = found
-	tree := map[string]any{}
-	if _, err := toml.Decode(string(data), &tree); err != nil {
+	if tree != nil {
+		return tree, nil
+	}
+	tree = map[string]any{}
+	if _, err := toml.Decode(p.text, &tree); err != nil {
 		return nil, Errors{syntaxError(p.file, err)}
 	}
 	return tree, nil
@@ -155,9 +159,9 @@ func checkBytes(file string, data []byte) *Error {
 		return &Error{File: file, Msg: fmt.Sprintf("cannot read: %d bytes, a file may have at most %d", len(data), MaxFile)}
 	case !utf8.Valid(data):
 		return &Error{File: file, Msg: "cannot read: not UTF-8 text"}
-	case strings.HasPrefix(string(data), "\ufeff"):
+	case bytes.HasPrefix(data, []byte("\ufeff")):
 		return &Error{File: file, Line: 1, Column: 1, Msg: "cannot read: starts with a byte order mark", Hint: "save it as UTF-8 without one"}
-	case strings.ContainsRune(string(data), 0):
+	case bytes.IndexByte(data, 0) >= 0:
 		return &Error{File: file, Msg: "cannot read: contains a NUL byte, so it is not a text file"}
 	}
 	return nil
@@ -193,7 +197,7 @@ func (p *Positions) Whole() { p.whole = true }
 
 func (p *Positions) index(data []byte) {
 	p.text = string(data)
-	p.lines = []int{0}
+	p.lines = append(make([]int, 0, 1+bytes.Count(data, []byte{'\n'})), 0)
 	for i, c := range data {
 		if c == '\n' {
 			p.lines = append(p.lines, i+1)

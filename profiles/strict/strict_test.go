@@ -3,6 +3,8 @@ package strict
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -268,6 +270,34 @@ func TestNearest(t *testing.T) {
 	} {
 		if got := Nearest(in, words); got != want {
 			t.Errorf("Nearest(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+// TestPlain holds which files the scan alone makes the tree of: those that ship,
+// as people wait for them, and none that says something twice or in other
+// words, which the library judges.
+func TestPlain(t *testing.T) {
+	shipped, err := filepath.Glob("../*.toml")
+	if err != nil || len(shipped) < 8 {
+		t.Fatalf("the built-in profiles: %v, %v", shipped, err)
+	}
+	for _, path := range shipped {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, tree, errs := scan(&Positions{}, string(data)); tree == nil || len(errs) > 0 {
+			t.Errorf("%s is not plain: %v", path, errs)
+		}
+	}
+	for _, text := range []string{
+		"a = 1.5", "a = 0x1_0", "a = 0b1", "a = 0x", "a = 0x-1", "a = -0x1", "a = +1", "a = 01", "a = -0", "a = 1_000", "a = 1979-05-27", "a = \"\\n\"", "a = \"\"\"b\"\"\"", "a = '''b'''",
+		"[a]\n[a.b]\n[a]", "[a.b]\n[a]\n[a]", "a.b = 1\n[a]", "a.b = 1\n[a.c]", "a = 1\na.b = 2", "a = {}\na.b = 1", "a = [{}]\n[[a]]", "[a]\n[[a]]",
+		"[[a]]\n[a]", "a = { b = 1, }", "a = {\nb = 1 }", "[[a] ]", "a = 1\r\n", "# \x01\n", "a = 1 2", "a = yes",
+	} {
+		if _, tree, _ := scan(&Positions{}, text); tree != nil {
+			t.Errorf("%q is taken for plain: %v", text, tree)
 		}
 	}
 }

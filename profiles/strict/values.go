@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -47,6 +48,9 @@ func ParseSize(text string) (Size, error) {
 	}
 	if !plainNumber(number) || shift == 0 && strings.Contains(number, ".") {
 		return 0, errSize
+	}
+	if n, err := strconv.ParseInt(number, 10, 64); err == nil && n <= 1<<60>>shift {
+		return Size(n << shift), nil
 	}
 	r, ok := new(big.Rat).SetString(number)
 	if !ok {
@@ -151,8 +155,8 @@ func (p *Percent) ParseTOML(v any) error {
 	if !found || !plainNumber(number) {
 		return want
 	}
-	var f float64
-	if _, err := fmt.Sscanf(number, "%g", &f); err != nil {
+	f, err := strconv.ParseFloat(number, 64)
+	if err != nil {
 		return want
 	}
 	if f < 1 || f > 1e6 || math.IsNaN(f) {
@@ -185,13 +189,14 @@ func (b *Budget) ParseTOML(v any) error {
 	want := errors.New(`a budget such as "20/h" (units s, min, h, d)`)
 	s, _ := v.(string)
 	count, unit, ok := strings.Cut(s, "/")
-	window := map[string]time.Duration{"s": time.Second, "min": time.Minute, "h": time.Hour, "d": 24 * time.Hour}[unit]
-	if !ok || window == 0 || !plainNumber(count) || strings.Contains(count, ".") || len(count) > 6 {
+	window, known := map[string]time.Duration{"s": time.Second, "min": time.Minute, "h": time.Hour, "d": 24 * time.Hour}[unit]
+	if !ok || !known || !plainNumber(count) || strings.Contains(count, ".") || len(count) > 6 {
 		return want
 	}
-	if _, err := fmt.Sscanf(count, "%d", &b.Count); err != nil || b.Count == 0 {
+	n, err := strconv.Atoi(count)
+	if err != nil || n == 0 {
 		return want
 	}
-	b.Window = window
+	b.Count, b.Window = n, window
 	return nil
 }

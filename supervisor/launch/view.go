@@ -144,8 +144,9 @@ func showLinks(v *namespaces.View, host *namespaces.Host, reals []string) {
 
 // covers tells whether outer already shows what inner would.
 func covers(outer, inner namespaces.Mount) bool {
-	rest, ok := strings.CutPrefix(inner.Path, strings.TrimSuffix(outer.Path, "/")+"/")
-	return ok && !outer.Optional && path.Join(outer.From, rest) == inner.From && outer.Writable == inner.Writable && outer.Exec == inner.Exec
+	rest, ok := strings.CutPrefix(inner.Path, strings.TrimSuffix(outer.Path, "/"))
+	return ok && strings.HasPrefix(rest, "/") && !outer.Optional && path.Join(outer.From, rest) == inner.From &&
+		outer.Writable == inner.Writable && outer.Exec == inner.Exec
 }
 
 func rule(v *namespaces.View, p string, access []string) {
