@@ -154,3 +154,37 @@ func names(tree []process) string {
 	}
 	return strings.Join(list, " ")
 }
+
+// TestComplainModeShowsInPs: what only complains is told from what is enforced
+// wherever it is looked at, and the call is made.
+func TestComplainModeShowsInPs(t *testing.T) {
+	d := startDaemon(t)
+	d.profile("complains", "extends = [\"builtin:static\"]\n[violation]\nseccomp = \"log\"\n")
+	d.must("install", hostile(t), "--profile", "complains")
+	d.must("install", staticPlugin(t), "--profile", "builtin:static")
+	d.must("start", "hostile")
+	d.must("start", "static")
+	shown := map[string]string{}
+	for line := range strings.Lines(d.must("ps")) {
+		name, _, _ := strings.Cut(line, " ")
+		shown[name] = line
+	}
+	if !strings.Contains(shown["hostile"], "running (not enforced: seccomp)") || strings.Contains(shown["static"], "not enforced") {
+		t.Errorf("ps says:\n%s%s", shown["hostile"], shown["static"])
+	}
+	_, _ = d.cordon("call", "hostile", "attack", "--timeout", "1s") // it answers nothing
+	d.eventually("the call is recorded as not enforced", func() bool {
+		why, _ := d.cordon("why", "hostile")
+		return strings.Contains(why, "seccomp is not enforced (complain mode): mount(") || strings.Contains(why, "Seccomp is not enforced (complain mode): mount(")
+	})
+	if log := d.audited(); !strings.Contains(log, `"not_enforced":true`) {
+		t.Errorf("no record says that it was not enforced:\n%s", log)
+	}
+	var list []control.Status
+	d.json(&list, "ps")
+	for _, s := range list {
+		if s.State != control.Running {
+			t.Errorf("%s is %s", s.Name, s.State)
+		}
+	}
+}

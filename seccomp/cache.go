@@ -37,9 +37,10 @@ type Cache struct {
 
 	mu   sync.Mutex
 	held map[string][]byte
-	// asWritten finds a program of held by the spec's own words: what a filter
-	// means takes ten times as long to tell.
-	asWritten map[[sha256.Size]byte][]byte
+	// asWritten finds a program of held by the spec's own words, whole: what a
+	// filter means takes a hundred times as long to tell, and a checksum of the
+	// words ten times.
+	asWritten map[string][]byte
 }
 
 // NewCache returns a cache whose files lie in dir, which must belong to this
@@ -47,7 +48,7 @@ type Cache struct {
 // empty there are no files. vary names what the bytes depend on beside the
 // filter: the version of the library that compiles.
 func NewCache(dir string, compile func(Filter) ([]byte, error), vary ...string) *Cache {
-	return &Cache{dir: dir, compile: compile, vary: vary, held: make(map[string][]byte), asWritten: make(map[[sha256.Size]byte][]byte)}
+	return &Cache{dir: dir, compile: compile, vary: vary, held: make(map[string][]byte), asWritten: make(map[string][]byte)}
 }
 
 // Program returns the program of a filter, from memory, from a file or newly
@@ -56,16 +57,16 @@ func NewCache(dir string, compile func(Filter) ([]byte, error), vary ...string) 
 // is whole; otherwise the filter is compiled and the file replaced. Failing to
 // keep a program is no error. The caller must not change the bytes.
 func (c *Cache) Program(f Filter) ([]byte, error) {
-	words := f.words()
+	words := f.appendWords(make([]byte, 0, maxOnStack))
 	c.mu.Lock()
-	program, ok := c.asWritten[words]
+	program, ok := c.asWritten[string(words)] // compared in place, not copied
 	c.mu.Unlock()
 	if ok {
 		return program, nil
 	}
 	program, err := c.byMeaning(f)
 	if err == nil {
-		c.remember(words, program)
+		c.remember(string(words), program)
 	}
 	return program, err
 }
@@ -105,7 +106,7 @@ func (c *Cache) hold(key string, program []byte) {
 }
 
 // remember keeps a program by the words that led to it.
-func (c *Cache) remember(words [sha256.Size]byte, program []byte) {
+func (c *Cache) remember(words string, program []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.asWritten) >= maxHeld {
@@ -114,37 +115,48 @@ func (c *Cache) remember(words [sha256.Size]byte, program []byte) {
 	c.asWritten[words] = program
 }
 
-// words is a checksum of the spec as it is written; two specs have the same
-// only if they are the same.
-func (f Filter) words() [sha256.Size]byte {
-	b := make([]byte, 0, 8192)
-	number := func(n uint64) { b = binary.LittleEndian.AppendUint64(b, n) }
-	text := func(s string) { number(uint64(len(s))); b = append(b, s...) }
-	list := func(names []string) {
-		number(uint64(len(names)))
-		for _, n := range names {
-			text(n)
-		}
+// maxOnStack is how long a spec may be in bytes that is looked up without
+// taking memory; a built-in profile's is 6 KB.
+const maxOnStack = 16 << 10
+
+// appendWords writes the spec as it stands; two specs have the same words only
+// if they are the same.
+func (f Filter) appendWords(b []byte) []byte {
+	for i := range f.Rules {
+		b = append(b, 1) // another rule
+		b = f.Rules[i].appendWords(b)
 	}
-	for _, r := range f.Rules {
-		number(1) // another rule
-		list(r.Names)
-		number(uint64(len(r.Args)))
-		for _, c := range r.Args {
-			number(uint64(c.Index))
-			text(string(c.Op))
-			number(c.Value)
-			number(c.ValueTwo)
-		}
-		text(string(r.Action))
-		text(r.Errno)
-	}
-	number(0)
-	list(f.Watch)
+	b = append(b, 0)
+	b = appendList(b, f.Watch)
 	if f.ExecOnce {
-		number(1)
+		b = append(b, 1)
 	}
-	return sha256.Sum256(b)
+	return b
+}
+
+func (r *Rule) appendWords(b []byte) []byte {
+	b = appendList(b, r.Names)
+	b = binary.AppendUvarint(b, uint64(len(r.Args)))
+	for _, c := range r.Args {
+		b = binary.AppendUvarint(b, uint64(c.Index))
+		b = appendText(b, string(c.Op))
+		b = binary.AppendUvarint(b, c.Value)
+		b = binary.AppendUvarint(b, c.ValueTwo)
+	}
+	b = appendText(b, string(r.Action))
+	return appendText(b, r.Errno)
+}
+
+func appendText(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func appendList(b []byte, names []string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(names)))
+	for _, n := range names {
+		b = appendText(b, n)
+	}
+	return b
 }
 
 // key is the name of a filter's file: 64 hex digits.

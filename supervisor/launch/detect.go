@@ -144,20 +144,6 @@ func (p *Process) onRefused(c call) {
 	p.report(v)
 }
 
-// KillingCall is what a violation names where the filter killed at once: nobody
-// is asked about calls of another architecture, nor about those for which a
-// rule of the profile says so, and the kernel tells only by which signal the
-// process ended. A process can end itself in that way, too: unverified.
-const KillingCall = "a call that kills: of another architecture, or by a rule"
-
-// onKilled reports that the plugin's first process ended by SIGSYS.
-func (p *Process) onKilled() {
-	p.report(violation.Violation{
-		Wall: violation.Seccomp, What: KillingCall, Unverified: true, Where: violation.Where{PID: p.child.PID},
-		Action: p.judge.Decide(violation.Seccomp, time.Now()),
-	})
-}
-
 func where(n seccomp.Notification) violation.Where {
 	pid, exe := n.Process()
 	return violation.Where{PID: pid, TID: n.PID, PC: n.PC, Exe: exe}
@@ -205,7 +191,7 @@ func (p *Process) report(v violation.Violation) {
 	p.count++
 	v.Kind, v.Time, v.Plugin = "violation", time.Now(), p.r.Name
 	v.ID = fmt.Sprintf("v-%x-%d", v.Time.UnixMicro(), p.count)
-	v.NotEnforced = v.Wall == violation.Seccomp && v.Action == violation.Log
+	v.NotEnforced = v.Wall == violation.Seccomp && v.Action == violation.Log && !v.Killed
 	v.PolicyDigest, v.PlanDigest = p.digests()
 	violation.Explain(&v, p.r.Plan)
 	if p.r.OnViolation != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cordonhq/cordon/cgroups"
 	"github.com/cordonhq/cordon/namespaces"
+	"github.com/cordonhq/cordon/seccomp"
 	"github.com/cordonhq/cordon/supervisor/volume"
 )
 
@@ -66,7 +67,15 @@ func seccompFeatures() []Feature {
 	notify := seccompHas(unix.SECCOMP_GET_ACTION_AVAIL, &action)
 	kill := uint32(unix.SECCOMP_RET_KILL_PROCESS)
 	filter := seccompHas(unix.SECCOMP_GET_ACTION_AVAIL, &kill)
+	deaths, err := seccomp.OpenDeaths()
+	if err == nil {
+		_ = deaths.Close() // nothing was read
+	}
 	return []Feature{
+		{
+			Name: "seccomp audit", Wall: "seccomp", Have: err == nil, Detail: have(err == nil, "every process that the filter kills is told of, with the call"),
+			Need: "CONFIG_AUDIT=y, no audit=0, the first user and network namespace; without it only the end of a plugin's first process is seen",
+		},
 		{Name: "seccomp filter", Wall: "seccomp", Have: filter, Detail: have(filter, "available"), Need: "CONFIG_SECCOMP_FILTER=y", Hard: true},
 		{Name: "seccomp listener", Wall: "seccomp", Have: notify, Detail: have(notify, "every refused call is named before it happens"), Need: "CONFIG_SECCOMP_FILTER=y, Linux 5.0", Hard: true},
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"slices"
@@ -514,4 +515,48 @@ func TestExecveOnceAtATime(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestWhatTheFilterKillsIsNamed: nobody is asked before such a call, and of a
+// child only its parent learns. Each must be a violation that names the call.
+func TestWhatTheFilterKillsIsNamed(t *testing.T) {
+	if deaths, err := seccomp.OpenDeaths(); err != nil {
+		t.Skipf("needs the kernel's audit: %v", err)
+	} else if err := deaths.Close(); err != nil {
+		t.Fatal(err)
+	}
+	const (
+		child = "import os, ctypes, signal\nif os.fork() == 0: ctypes.CDLL(None).syscall(%d)\nos.wait()\nsignal.pause()"
+		first = "import ctypes; ctypes.CDLL(None).syscall(%d)"
+		x32   = 0x40000000 + unix.SYS_GETPID
+	)
+	l := testLauncher(t)
+	for name, c := range map[string]struct {
+		script string
+		nr     int
+		what   string
+	}{
+		"a child's x32 call":       {child, x32, "call 39 of x32 programs"},
+		"its own x32 call":         {first, x32, "call 39 of x32 programs"},
+		"a child's, by a rule":     {child, unix.SYS_SWAPOFF, "swapoff"},
+		"its own, by a rule":       {first, unix.SYS_SWAPOFF, "swapoff"},
+		"a call of a number alone": {child, math.MaxInt32, "call 1073741823 of x32 programs"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := testPlan(t, "python", nil, "python3", "-c", fmt.Sprintf(c.script, c.nr))
+			p.Seccomp.Rules = append(p.Seccomp.Rules, seccomp.Rule{Names: []string{"swapoff"}, Action: seccomp.ActKillProcess})
+			o, err := run(t, l, p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(o.violations) != 1 {
+				t.Fatalf("%d violations, want one: %v; %s", len(o.violations), o.violations, o.out)
+			}
+			v := o.violations[0]
+			if v.Wall != violation.Seccomp || v.What != c.what || !v.Killed || v.Where.PID == 0 || !strings.Contains(v.Where.Exe, "python3") {
+				t.Errorf("got %+v", v)
+			}
+			t.Log(violation.Paragraph(v))
+		})
+	}
 }

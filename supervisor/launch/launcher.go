@@ -31,6 +31,7 @@ type Launcher struct {
 	tree     *cgroups.Tree
 	watcher  *cgroups.Watcher
 	listener *seccomp.Listener
+	deaths   deaths
 	limits   map[string]cgroups.Feature // what this host can enforce, by cgroup v2 name
 	// floodLimit is seccomp.FloodLimit if it is 0; tests set a smaller one.
 	floodLimit int
@@ -97,6 +98,7 @@ func New(cfg Config) (_ *Launcher, err error) {
 	if l.listener, err = seccomp.NewListener(); err != nil {
 		return nil, err
 	}
+	l.deaths.begin()
 	l.ready = newPool(l.tree, cfg.Ready)
 	return l, nil
 }
@@ -162,7 +164,7 @@ func (l *Launcher) Close() error {
 	if k != nil {
 		errs = append(errs, k.Close())
 	}
-	errs = append(errs, l.ready.close(), l.listener.Close(), l.watcher.Close(), l.users.close(), l.templates.close(), l.parents.close())
+	errs = append(errs, l.ready.close(), l.listener.Close(), l.deaths.close(), l.watcher.Close(), l.users.close(), l.templates.close(), l.parents.close())
 	if _, err := l.tree.Sweep(); err != nil {
 		errs = append(errs, err)
 	}

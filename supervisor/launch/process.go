@@ -32,7 +32,8 @@ type Process struct {
 	wallsE error
 
 	judge   *violation.Judge
-	flood   seccomp.Flood    // the listener's loop alone uses it
+	flood   seccomp.Flood // the listener's loop alone uses it
+	fallen  fallen
 	watched seccomp.Observed // calls that are only looked at
 	work    chan call        // calls to decode; one worker
 	urgent  chan call        // the one that contains the plugin
@@ -53,6 +54,7 @@ type Process struct {
 // adopt takes the started child over: its detectors, its end.
 func (p *Process) adopt(child *namespaces.Child) error {
 	p.child = child
+	p.l.deaths.expect(p)
 	go p.decode()
 	err := p.watch()
 	if err != nil { // unwatched is unwalled: end it
@@ -108,7 +110,8 @@ func (p *Process) wait() {
 	if cpu := p.r.Plan.Time.CPU; cpu > 0 && end.Status.Signaled() && end.User+end.System >= cpu-100*time.Millisecond {
 		p.onTime("time.cpu", cpu)
 	}
-	if end.Status.Signaled() && end.Status.Signal() == syscall.SIGSYS {
+	named := p.l.deaths.forget(p, end.Status)
+	if end.Status.Signaled() && end.Status.Signal() == syscall.SIGSYS && !named {
 		p.onKilled()
 	}
 	p.exit = Exit{Orphaned: end.Orphaned, Status: end.Status, Duration: end.Time.Sub(p.child.Started)}

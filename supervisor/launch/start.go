@@ -670,6 +670,7 @@ func (s *start) process() (*Process, error) {
 		l:       s.l, r: s.r, lease: s.lease, group: s.group, view: s.view, host: s.host, doors: s.doors,
 		judge:   violation.NewJudge(s.r.Plan),
 		flood:   seccomp.Flood{Limit: s.l.floodLimit},
+		fallen:  fallen{flood: seccomp.Flood{Limit: s.l.floodLimit}},
 		watched: watched,
 		gone:    make(chan struct{}),
 		work:    make(chan call, 64),

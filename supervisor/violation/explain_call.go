@@ -25,6 +25,12 @@ func adviseCall(v *Violation, p *plan.Plan) advice {
 	if call == "" {
 		call = v.What
 	}
+	if v.Killed && !isCallName(call) {
+		return advice{
+			rule: ruled(p, []string{"seccomp.allow", "seccomp"}, "a call of another architecture is never allowed, and killed at once"),
+			also: neverLine + "a filter of one architecture could be gone round by another's numbers.",
+		}
+	}
 	if !isCallName(call) {
 		return advice{
 			rule: ruled(p, []string{"seccomp.allow", "seccomp"}, "a call without a name in the tables is never allowed"),

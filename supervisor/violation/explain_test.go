@@ -113,6 +113,11 @@ func TestExplain(t *testing.T) {
 			"a call without a name in the tables is never allowed (builtin:strict:12)", "", "No line of a profile",
 		},
 		{
+			"x32",
+			Violation{Wall: Seccomp, What: "call 39 of x32 programs", Killed: true},
+			"a call of another architecture is never allowed, and killed at once (builtin:strict:12)", "", "No line of a profile",
+		},
+		{
 			"forged name",
 			Violation{Wall: Seccomp, Call: "x\"]\n[files"},
 			"a call without a name in the tables is never allowed (builtin:strict:12)", "", "No line of a profile",

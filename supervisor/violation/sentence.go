@@ -13,6 +13,9 @@ func Sentence(v Violation) string {
 	if v.NotEnforced {
 		return "seccomp is not enforced (complain mode): " + callInWords(v) + crowd(v) + ", which no rule allows, was recorded and then made"
 	}
+	if v.Killed && (v.Action == Log || v.Action == Deny) {
+		return fact(v) + "; the kernel killed the process that made it"
+	}
 	return fact(v) + outcome(v.Action)
 }
 

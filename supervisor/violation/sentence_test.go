@@ -15,6 +15,10 @@ func TestSentence(t *testing.T) {
 			`seccomp refused mount("none", "/mnt", "tmpfs"); the plugin was killed and is in quarantine`,
 		},
 		{
+			Violation{Wall: Seccomp, What: "call 39 of x32 programs", Killed: true, Action: Deny},
+			"seccomp refused call 39 of x32 programs; the kernel killed the process that made it",
+		},
+		{
 			Violation{Wall: Seccomp, What: "ptrace", Action: Log, NotEnforced: true},
 			"seccomp is not enforced (complain mode): ptrace(), which no rule allows, was recorded and then made",
 		},

@@ -67,7 +67,10 @@ type Violation struct {
 	// NotEnforced says that the wall only complains: the call was recorded and
 	// then made.
 	NotEnforced bool `json:"not_enforced,omitempty"`
-	Unverified  bool `json:"unverified,omitempty"`
+	// Killed says that the kernel killed the process at the call, whatever the
+	// action: of another architecture, or by a rule that kills.
+	Killed     bool `json:"killed,omitempty"`
+	Unverified bool `json:"unverified,omitempty"`
 	// Unliftable says that the grant exists and something else refused it: a
 	// revocation, or an address that a name must not lead to.
 	Unliftable bool `json:"unliftable,omitempty"`
