@@ -463,10 +463,15 @@ func (p *plugin) auditEvent(ev control.Event) {
 }
 
 func violationData(v *violation.Violation) map[string]any {
-	return map[string]any{
+	data := map[string]any{
 		"id": v.ID, "wall": v.Wall, "what": violation.Escape(v.What, 512), "call": v.Call, "args": v.Args,
 		"path": violation.Escape(v.Path, 1024), "action": v.Action, "pid": v.Where.PID, "rule": v.Rule,
+		"policy_digest": v.PolicyDigest, "plan_digest": v.PlanDigest,
 	}
+	if v.NotEnforced { // a complaint is told from a refusal wherever it is read
+		data["not_enforced"] = true
+	}
+	return data
 }
 
 // recordViolation keeps a violation that does not quarantine. A plugin can
@@ -483,9 +488,17 @@ func (p *plugin) recordViolation() {
 	}
 	p.auditEvent(control.Event{
 		Plugin: p.name, Kind: "violation", Actor: "plugin",
-		Text: fmt.Sprintf("%s hit the wall %s: %s (%s)", p.name, p.hit.Wall, p.hit.What, p.hit.Action),
+		Text: fmt.Sprintf("%s hit the wall %s: %s (%s)", p.name, p.hit.Wall, p.hit.What, answered(p.hit)),
 		Data: violationData(p.hit),
 	})
+}
+
+// answered is what was done about a violation.
+func answered(v *violation.Violation) string {
+	if v.NotEnforced {
+		return "not enforced"
+	}
+	return string(v.Action)
 }
 
 // auditMuted says how many violations the audit log was spared.
