@@ -526,7 +526,7 @@ func TestWhatTheFilterKillsIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	const (
-		child = "import os, ctypes, signal\nif os.fork() == 0: ctypes.CDLL(None).syscall(%d)\nos.wait()\nsignal.pause()"
+		child = "import os, ctypes, signal\nif os.fork() == 0: ctypes.CDLL(None).syscall(%d)\nos.wait()\nsignal.alarm(30)\nsignal.pause()"
 		first = "import ctypes; ctypes.CDLL(None).syscall(%d)"
 		x32   = 0x40000000 + unix.SYS_GETPID
 	)
