@@ -136,3 +136,9 @@ bench-capability: need-go ## Measure broker, relay and revocation beside what th
 	@mkdir -p .build
 	@$(PURE) -o .build/bench-capability ./integration/bench/capability
 	@.build/bench-capability
+
+LIVES = 10000
+
+.PHONY: soak
+soak: setup ## Break the protocol LIVES (10000) times in every way, and see the daemon no larger (root; hours)
+	CORDON_SOAK=$(LIVES) go test -count=1 -timeout 12h -v -run 'TestSoak$$' ./integration

@@ -1,0 +1,374 @@
+package integration
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cordonhq/cordon/supervisor/control"
+)
+
+// soakProfile lets a plugin that breaks the protocol come back at once, for as
+// long as the soak wants it.
+const soakProfile = `extends = ["builtin:static"]
+[violation]
+ipc = "kill"
+[lifecycle]
+restart = "always"
+restart_sec = "1ms"
+restart_steps = 0
+start_limit_burst = 10000
+start_limit_interval_sec = "1s"
+`
+
+// pluginAbuses are what soak.c does, one life each.
+var pluginAbuses = []string{
+	"phase", "hello", "byte", "zero", "negative", "huge", "cut", "syntax", "depth", "names", "duplicate", "encoding",
+	"surrogate", "batch", "id", "unasked", "twice", "descriptors", "kinds", "requests", "crash",
+}
+
+// socketAbuses are what a connection to the control socket may begin with. Those
+// that are no breach are ended by the abuser.
+var socketAbuses = map[string]string{
+	"nothing":     "",
+	"byte":        "X",
+	"zero":        "\x00\x00\x00\x00",
+	"negative":    "\xff\xff\xff\xff",
+	"cut header":  "\x00\x00",
+	"cut":         "\x00\x3f\xff\xff{\"",
+	"syntax":      framed(`{"jsonrpc":"2.0",`),
+	"depth":       framed(`{"jsonrpc":"2.0","id":1,"method":"list","params":` + strings.Repeat("[", 1<<20)),
+	"names":       framed(manyNames(1 << 17)),
+	"duplicate":   framed(`{"jsonrpc":"2.0","jsonrpc":"2.0"}`),
+	"encoding":    framed("{\"jsonrpc\":\"2.0\",\"method\":\"\xff\"}"),
+	"surrogate":   framed(`{"jsonrpc":"2.0","method":"\ud800"}`),
+	"batch":       framed(`[{"jsonrpc":"2.0","method":"list"}]`),
+	"id":          framed(`{"jsonrpc":"2.0","id":null,"method":"list"}`),
+	"unasked":     framed(`{"jsonrpc":"2.0","id":77,"result":1}`),
+	"unknown":     framed(`{"jsonrpc":"2.0","id":1,"method":"no such verb"}`),
+	"never reads": strings.Repeat(framed(`{"jsonrpc":"2.0","id":"%d","method":"list"}`), 64),
+	"left":        framed(`{"jsonrpc":"2.0","id":1,"method":"logs","params":{"name":"quiet","follow":true}}`),
+}
+
+func framed(msg string) string {
+	return string(binary.BigEndian.AppendUint32(nil, uint32(len(msg)))) + msg
+}
+
+// manyNames is an object of n names, the first of them twice.
+func manyNames(n int) string {
+	var b strings.Builder
+	b.WriteString(`{"jsonrpc":"2.0","id":1,"method":"list","params":{`)
+	for i := range n {
+		fmt.Fprintf(&b, `"%d":1,`, i)
+	}
+	return b.String() + `"0":1}}`
+}
+
+// TestSoak: plugins that break the protocol in every way, life after life, and
+// connections to the control socket that do, CORDON_SOAK of each (3 in ordinary
+// tests), leave the daemon as large as it was, its other plugins answering, and
+// no descriptor behind. Only make soak holds the figures against their targets:
+// they need a quiet machine.
+func TestSoak(t *testing.T) {
+	lives, full := 3, false
+	if n := os.Getenv("CORDON_SOAK"); n != "" {
+		var err error
+		if lives, err = strconv.Atoi(n); err != nil || lives < 1 {
+			t.Fatalf("CORDON_SOAK is %q, and must be a count", n)
+		}
+		full = true
+	}
+	s := newSoak(t)
+	for _, abuse := range pluginAbuses { // what the daemon keeps for each is part of what it was
+		s.pluginLives(abuse, min(lives, 100)/2)
+	}
+	s.connections(min(lives, 200)/2)
+	before := s.settled(0)
+	quiet := s.neighbour.calls(t, min(max(lives/5, 20), 2000))
+	attacked := s.neighbour.during(t, func() {
+		for _, abuse := range pluginAbuses {
+			s.pluginLives(abuse, lives)
+		}
+		s.connections(lives)
+	})
+	after := s.settled(before.memory)
+	if after.files > before.files {
+		t.Errorf("the daemon has %d descriptors open, and had %d", after.files, before.files)
+	}
+	if !full {
+		return
+	}
+	fmt.Printf("%d lives of each of %d abuses, %d connections of each of %d; %d calls of the neighbour meanwhile\n",
+		lives, len(pluginAbuses), lives, len(socketAbuses), len(attacked))
+	fmt.Printf("daemon: %d KiB before, %d KiB after; neighbour's p99: %v quiet, %v under attack\n",
+		before.memory>>10, after.memory>>10, quantile(quiet, 99), quantile(attacked, 99))
+	figure("soak-memory/before", float64(after.memory)/float64(before.memory), 1.05)
+	figure("soak-p99/quiet", float64(quantile(attacked, 99))/float64(quantile(quiet, 99)), 3)
+}
+
+func figure(name string, value, most float64) {
+	verdict := "ok"
+	if value > most {
+		verdict = "short"
+	}
+	fmt.Printf("figure %s %.2f <=%.2f %s\n", name, value, most, verdict)
+}
+
+func quantile(took []time.Duration, percent int) time.Duration {
+	sorted := slices.Sorted(slices.Values(took))
+	return sorted[(len(sorted)-1)*percent/100]
+}
+
+// soak is a daemon with a plugin for each abuse and a quiet neighbour.
+type soak struct {
+	*daemon
+	client    *control.Client
+	neighbour neighbour
+}
+
+func newSoak(t *testing.T) *soak {
+	t.Helper()
+	s := &soak{daemon: newDaemon(t)}
+	if err := os.WriteFile(s.dir+"/profiles/soak.toml", []byte(soakProfile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	t.Cleanup(s.stop)
+	main := t.TempDir() + "/main"
+	if out, err := exec.Command("gcc", "-static", "-O1", "-o", main, "testdata/soak/soak.c").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	program, err := os.ReadFile(main)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, abuse := range pluginAbuses {
+		s.must("install", bundle(t, abuse, "cordon", map[string]string{"main": string(program)}, "./main", abuse), "--profile", "soak")
+	}
+	s.must("install", answering(t, "quiet"), "--profile", "builtin:static")
+	s.must("start", "quiet")
+	s.client, err = control.Dial(t.Context(), s.dir+"/run/cordon.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.client.Close() })
+	s.neighbour = neighbour{client: s.client}
+	return s
+}
+
+// answering is a plugin that answers every request.
+func answering(t *testing.T, name string) string {
+	t.Helper()
+	dir := bundle(t, name, "jsonrpc", map[string]string{"main.c": `#include <stdio.h>
+#include <string.h>
+static char line[65536];
+int main(void) {
+	while (fgets(line, sizeof line, stdin)) {
+		char *id = strstr(line, "\"id\":");
+		if (!id || strstr(line, "$/cancelRequest")) continue;
+		id += 5;
+		id[strcspn(id, ",}\n")] = 0;
+		printf("{\"jsonrpc\":\"2.0\",\"id\":%s,\"result\":1}\n", id);
+		fflush(stdout);
+	}
+	return 0;
+}
+`}, "./main")
+	if out, err := exec.Command("gcc", "-static", "-o", dir+"/main", dir+"/main.c").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return dir
+}
+
+// pluginLives has a plugin start, break the protocol and end, so many times.
+func (s *soak) pluginLives(name string, lives int) {
+	s.t.Helper()
+	_, _ = s.cordon("start", name) // which may say that it broke the protocol at once
+	last, since := -1, time.Now()
+	for tick := time.NewTicker(20 * time.Millisecond); ; <-tick.C {
+		state := s.status(name)
+		if state.Restarts > last {
+			last, since = state.Restarts, time.Now()
+		}
+		if state.State == control.Quarantined || state.State == control.Failed || time.Since(since) > time.Minute {
+			s.t.Fatalf("%s is %s after %d lives: %s\n%s", name, state.State, last, state.Reason, s.log)
+		}
+		if last >= lives {
+			tick.Stop()
+			break
+		}
+	}
+	s.must("stop", name)
+}
+
+func (s *soak) status(name string) control.Status {
+	s.t.Helper()
+	list, err := s.client.List(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	i := slices.IndexFunc(list, func(one control.Status) bool { return one.Name == name })
+	if i < 0 {
+		s.t.Fatalf("%s is not installed: %v", name, list)
+	}
+	return list[i]
+}
+
+// connections opens so many of each kind to the control socket.
+func (s *soak) connections(count int) {
+	s.t.Helper()
+	for name, text := range socketAbuses {
+		for i := range count {
+			if err := s.abuse(name, strings.ReplaceAll(text, "%d", "%"+strconv.Itoa(i%10))); err != nil {
+				s.t.Fatalf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
+// abuse is one connection that says text and goes, in some way.
+func (s *soak) abuse(name, text string) error {
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: s.dir + "/run/cordon.sock"})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		return err
+	}
+	var rights []byte
+	if name == "nothing" {
+		rights = syscall.UnixRights(slices.Repeat([]int{int(os.Stdin.Fd())}, 200)...)
+		text = "\x00"
+	}
+	if _, _, err := c.WriteMsgUnix([]byte(text[:1]), rights, nil); err != nil {
+		return gone(err)
+	}
+	if _, err := c.Write([]byte(text[1:])); err != nil || len(text) == 1 {
+		return gone(err)
+	}
+	if name == "never reads" || name == "left" {
+		return nil
+	}
+	if err := c.CloseWrite(); err != nil {
+		return gone(err)
+	}
+	for r := bufio.NewReader(c); err == nil; { // until the daemon has ended it
+		_, err = r.Discard(1 << 16)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	return nil
+}
+
+// gone takes it for no error that the daemon has hung up before.
+func gone(err error) error {
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ENOTCONN) {
+		return nil
+	}
+	return err
+}
+
+// size is what the daemon holds.
+type size struct {
+	memory int64 // resident, in bytes
+	files  int
+}
+
+// settled waits until the daemon holds no more descriptors than it must, and
+// where memory is given, until it holds no more than that and a twentieth, for a
+// while: the runtime gives memory back when it comes to it.
+func (s *soak) settled(memory int64) size {
+	s.t.Helper()
+	now := s.size()
+	patience := 10
+	if memory > 0 && os.Getenv("CORDON_SOAK") != "" {
+		patience = 300
+	}
+	for tick := time.NewTicker(time.Second); patience > 0; patience-- {
+		<-tick.C
+		last := now
+		now = s.size()
+		if memory == 0 && now.files == last.files && now.memory == last.memory || memory > 0 && now.memory <= memory+memory/20 {
+			tick.Stop()
+			break
+		}
+	}
+	return now
+}
+
+func (s *soak) size() size {
+	s.t.Helper()
+	proc := "/proc/" + strconv.Itoa(s.cmd.Process.Pid)
+	status, err := os.ReadFile(proc + "/status")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	fields := strings.Fields(rest)
+	kib, err := strconv.ParseInt(fields[0], 10, 64)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	files, err := os.ReadDir(proc + "/fd")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return size{memory: kib << 10, files: len(files)}
+}
+
+// neighbour is a plugin that breaks nothing, called all the time.
+type neighbour struct{ client *control.Client }
+
+// call measures one call.
+func (n neighbour) call(t *testing.T) time.Duration {
+	t.Helper()
+	began := time.Now()
+	if _, err := n.client.CallPlugin(t.Context(), control.CallParams{Name: "quiet", Method: "m", Timeout: time.Minute}); err != nil {
+		t.Errorf("the quiet neighbour: %v", err)
+	}
+	return time.Since(began)
+}
+
+// calls makes so many, one behind the other.
+func (n neighbour) calls(t *testing.T, count int) (took []time.Duration) {
+	t.Helper()
+	for range count {
+		took = append(took, n.call(t))
+	}
+	return took
+}
+
+// during makes calls, one behind the other, until fn returns.
+func (n neighbour) during(t *testing.T, fn func()) (took []time.Duration) {
+	t.Helper()
+	over, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for pace := time.NewTicker(time.Millisecond); ; <-pace.C { // it is quiet itself
+			took = append(took, n.call(t))
+			select {
+			case <-over:
+				return
+			default:
+			}
+		}
+	}()
+	func() {
+		defer close(over)
+		fn()
+	}()
+	<-done
+	return took
+}
