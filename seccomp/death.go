@@ -67,8 +67,30 @@ func (d Death) Native() bool { return d.Arch == AuditArch && Known(d.NR) }
 // them than are read; Next then goes on with what is left.
 type Deaths struct{ file *os.File }
 
+// firstPIDNamespace is the inode of the first pid namespace, the same on every
+// kernel (PROC_PID_INIT_INO of linux/proc_ns.h).
+const firstPIDNamespace = 0xEFFFFFFC
+
+// inFirstNamespaces refuses where the audit would be silent, or would count
+// processes otherwise than we do: the socket is made there, too.
+func inFirstNamespaces() error {
+	var pids, ours, first unix.Stat_t
+	for path, st := range map[string]*unix.Stat_t{"/proc/self/ns/pid": &pids, "/proc/self/ns/net": &ours, "/proc/1/ns/net": &first} {
+		if err := unix.Stat(path, st); err != nil {
+			return &os.PathError{Op: "stat", Path: path, Err: err}
+		}
+	}
+	if pids.Ino != firstPIDNamespace || ours.Ino != first.Ino {
+		return errors.New("this is not the host's first pid and network namespace")
+	}
+	return nil
+}
+
 // OpenDeaths begins to read. Close it once.
 func OpenDeaths() (*Deaths, error) {
+	if err := inFirstNamespaces(); err != nil {
+		return nil, fmt.Errorf("cannot read the kernel's audit: %w", err)
+	}
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_AUDIT)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the kernel's audit: %w", err)
