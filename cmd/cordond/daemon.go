@@ -174,6 +174,15 @@ const readyStarts = 4
 // is a descriptor and some 50 KiB of the kernel's.
 const keptTemplates = 128
 
+// readyFails tells of starts that take longer than they need.
+func (d *daemon) readyFails(err error) {
+	if err != nil {
+		d.log.Warn("cannot make ahead what the next starts need: each makes its own until it works again", "err", err)
+		return
+	}
+	d.log.Info("what the next starts need is made ahead again")
+}
+
 // openLauncher makes the launcher, which ends what an earlier daemon left, and
 // the supervisor over it.
 func (d *daemon) openLauncher() error {
@@ -191,7 +200,7 @@ func (d *daemon) openLauncher() error {
 		CgroupRoot: c.CgroupRoot, UIDBase: c.UIDBase, UIDCount: c.UIDCount, RuntimeDir: c.RuntimeDir,
 		Compile: seccomp.NewCache(cache, compile.Compile, compile.Version()).Program,
 		Refuses: bundles.Refuses,
-		Ready:   readyStarts, Templates: keptTemplates,
+		Ready:   readyStarts, ReadyFails: d.readyFails, Templates: keptTemplates,
 	})
 	if err != nil {
 		return err

@@ -158,7 +158,7 @@ func eventually(ok func() bool) bool {
 func launcher() (*launch.Launcher, error) {
 	return launch.New(launch.Config{
 		CgroupRoot: root(), UIDBase: uint32(1_910_000_000 + machine%1024*256), UIDCount: 256,
-		RuntimeDir: base + "/run", Compile: programs.Program,
+		RuntimeDir: base + "/run", Templates: 4, Compile: programs.Program,
 	})
 }
 

@@ -34,6 +34,9 @@ type Config struct {
 	// Ready is how many network namespaces, and groups for each of the last sets
 	// of limits, are made ahead in the background; 0 makes each start its own.
 	Ready int
+	// ReadyFails, if set, is called when making ahead begins to fail, and with nil
+	// when it works again. Starts make their own meanwhile, and it is tried again.
+	ReadyFails func(error)
 	// Templates is for how many plans, those used last, a mount namespace is kept
 	// that starts enter a copy of, instead of making each its own from nothing; 0
 	// keeps none.

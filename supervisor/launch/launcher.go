@@ -41,6 +41,7 @@ type Launcher struct {
 	memfd     bool // vm.memfd_noexec is there
 	users     userNamespaces
 	templates templates
+	networks  *networks
 	ready     *pool // nil without one
 	parents   parentDirs
 	turns     chan struct{} // one for each start under way
@@ -99,7 +100,8 @@ func New(cfg Config) (_ *Launcher, err error) {
 		return nil, err
 	}
 	l.deaths.begin()
-	l.ready = newPool(l.tree, cfg.Ready)
+	l.networks = newNetworks()
+	l.ready = newPool(l.tree, l.networks, cfg.Ready, cfg.ReadyFails)
 	return l, nil
 }
 
@@ -168,6 +170,7 @@ func (l *Launcher) Close() error {
 	if _, err := l.tree.Sweep(); err != nil {
 		errs = append(errs, err)
 	}
+	l.networks.close()
 	return errors.Join(append(errs, l.tree.Close())...)
 }
 

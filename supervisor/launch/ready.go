@@ -5,11 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
+	"reflect"
 	"slices"
 	"sync"
-
-	"golang.org/x/sys/unix"
+	"time"
 
 	"github.com/cordonhq/cordon/cgroups"
 	"github.com/cordonhq/cordon/namespaces"
@@ -75,8 +74,13 @@ type pool struct {
 	inFlight int
 	made     int // groups ever, for their names
 	closed   bool
-	broken   error // why no more is made; starts make their own
+	broken   error // why what was tried last was not made; starts make their own
+	closing  chan struct{}
 	done     chan struct{}
+
+	networks *networks
+	tell     func(error) // of failing, and with nil of its end; may be nil
+	after    func(time.Duration) <-chan time.Time
 }
 
 // maxKinds bounds the sets of limits that groups are made ahead for.
@@ -89,15 +93,20 @@ type kind struct {
 }
 
 // newPool fills a pool in the background until close. A size of 0 is no pool.
-func newPool(tree *cgroups.Tree, size int) *pool {
+func newPool(tree *cgroups.Tree, networks *networks, size int, tell func(error)) *pool {
 	if size <= 0 {
 		return nil
 	}
-	p := &pool{tree: tree, size: size, done: make(chan struct{})}
-	p.changed = sync.NewCond(&p.mu)
+	p := &pool{
+		tree: tree, size: size, closing: make(chan struct{}), done: make(chan struct{}),
+		networks: networks, tell: tell, after: time.After,
+	}
+	p.changed = newCond(p)
 	go p.fill()
 	return p
 }
+
+func newCond(p *pool) *sync.Cond { return sync.NewCond(&p.mu) }
 
 // begin says that a start is under way, and end that it is over: until then
 // nothing is made, which would only take the start's time.
@@ -164,48 +173,55 @@ func (p *pool) use(limits cgroups.Limits) *kind {
 	return k
 }
 
-// equalLimits compares what is asked for, not where it stands.
-func equalLimits(a, b cgroups.Limits) bool {
-	same := func(x, y *int64) bool { return x == y || x != nil && y != nil && *x == *y }
-	weight := a.CPUWeight == b.CPUWeight || a.CPUWeight != nil && b.CPUWeight != nil && *a.CPUWeight == *b.CPUWeight
-	cpu := a.CPUMax == b.CPUMax || a.CPUMax != nil && b.CPUMax != nil && *a.CPUMax == *b.CPUMax
-	return same(a.MemoryMax, b.MemoryMax) && same(a.MemoryHigh, b.MemoryHigh) && same(a.MemorySwapMax, b.MemorySwapMax) &&
-		same(a.PidsMax, b.PidsMax) && weight && cpu && a.Cpuset == b.Cpuset
-}
+// equalLimits compares what is asked for, not where it stands; every field, or a
+// limit that is added later would be lost.
+func equalLimits(a, b cgroups.Limits) bool { return reflect.DeepEqual(a, b) }
 
-// fill has a thread of its own, which it leaves in no other network namespace,
-// or ends with it.
+// fill makes what is missing until close. What fails is told once and tried
+// again, later each time: starts make their own meanwhile.
 func (p *pool) fill() {
 	defer close(p.done)
-	runtime.LockOSThread()
-	own, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		p.stop(err)
-		return
-	}
-	defer own.Close()
+	pause := firstPause
 	for {
 		job := p.next()
 		if job == nil {
 			return
 		}
-		if err := job(own); err != nil {
-			p.stop(err)
+		err := job()
+		p.went(err)
+		if err == nil {
+			pause = firstPause
+			continue
+		}
+		select {
+		case <-p.after(pause):
+			pause = min(2*pause, lastPause)
+		case <-p.closing:
 			return
 		}
 	}
 }
 
-// stop gives up making anything: starts make what they need.
-func (p *pool) stop(err error) {
+// Pauses before what failed is tried again.
+const (
+	firstPause = time.Second
+	lastPause  = time.Minute
+)
+
+// went tells of the first failure of a row, and of its end.
+func (p *pool) went(err error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	before := p.broken
 	p.broken = err
 	p.changed.Broadcast()
+	p.mu.Unlock()
+	if p.tell != nil && (before == nil) != (err == nil) {
+		p.tell(err)
+	}
 }
 
 // next waits for something to make, one thing at a time; nil at the end.
-func (p *pool) next() func(own *os.File) error {
+func (p *pool) next() func() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
@@ -222,11 +238,11 @@ func (p *pool) next() func(own *os.File) error {
 }
 
 // missing is what to make, or to take away, next; nil if nothing.
-func (p *pool) missing() func(own *os.File) error {
+func (p *pool) missing() func() error {
 	if len(p.kinds) > maxKinds {
 		last := p.kinds[len(p.kinds)-1]
 		p.kinds = p.kinds[:len(p.kinds)-1]
-		return func(*os.File) error { return removeAll(last.groups) }
+		return func() error { return removeAll(last.groups) }
 	}
 	if len(p.kinds) == 0 {
 		return nil // nobody has started anything yet
@@ -238,21 +254,14 @@ func (p *pool) missing() func(own *os.File) error {
 		if len(k.groups) < p.size {
 			p.made++
 			name := fmt.Sprintf("ready-%d-%d", os.Getpid(), p.made)
-			return func(*os.File) error { return p.makeGroup(k, name) }
+			return func() error { return p.makeGroup(k, name) }
 		}
 	}
 	return nil
 }
 
-// makeNet makes a network namespace with this thread and comes back.
-func (p *pool) makeNet(own *os.File) error {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("cannot make a network namespace: %w", err)
-	}
-	ns, err := os.Open("/proc/thread-self/ns/net")
-	if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil {
-		return errors.Join(fmt.Errorf("cannot leave a network namespace: %w", back), err)
-	}
+func (p *pool) makeNet() error {
+	ns, err := p.networks.make()
 	if err != nil {
 		return err
 	}
@@ -300,6 +309,7 @@ func (p *pool) close() error {
 	}
 	p.mu.Lock()
 	p.closed = true
+	close(p.closing)
 	nets, kinds := p.nets, p.kinds
 	p.nets, p.kinds = nil, nil
 	p.changed.Broadcast()
@@ -316,7 +326,7 @@ func (p *pool) close() error {
 }
 
 // AwaitReady waits until everything that shall be ready is (see Config.Ready),
-// and says if the pool has given up or ctx has ended; without a pool, or before
+// and says if the last try failed or ctx has ended; without a pool, or before
 // the first start, it returns at once.
 func (l *Launcher) AwaitReady(ctx context.Context) error {
 	p := l.ready

@@ -1,11 +1,16 @@
 package launch
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/cordonhq/cordon/cgroups"
 )
 
 func readyLauncher(t *testing.T, n int) *Launcher {
@@ -104,5 +109,75 @@ func TestReadyIsTakenOnceAndDrained(t *testing.T) {
 	}
 	if after := descriptors(t); after > before {
 		t.Errorf("%d descriptors, %d before", after, before)
+	}
+}
+
+// TestEveryLimitMakesAnotherKind: a group that was made ahead for other limits,
+// whichever differs, is never taken.
+func TestEveryLimitMakesAnotherKind(t *testing.T) {
+	set := func(v reflect.Value) {
+		switch v.Kind() {
+		case reflect.Pointer:
+			v.Set(reflect.New(v.Type().Elem()))
+		case reflect.Bool:
+			v.SetBool(true)
+		case reflect.String:
+			v.SetString("0")
+		default:
+			t.Fatalf("set a %s here", v.Type())
+		}
+	}
+	var fields func(whole *cgroups.Limits, v reflect.Value, name string)
+	fields = func(whole *cgroups.Limits, v reflect.Value, name string) {
+		for i := range v.NumField() {
+			f := v.Field(i)
+			if f.Kind() == reflect.Struct {
+				fields(whole, f, name+v.Type().Field(i).Name+".")
+				continue
+			}
+			set(f)
+			if equalLimits(*whole, cgroups.Limits{}) {
+				t.Errorf("%s%s makes no difference", name, v.Type().Field(i).Name)
+			}
+			f.SetZero()
+		}
+	}
+	var l cgroups.Limits
+	fields(&l, reflect.ValueOf(&l).Elem(), "")
+	if !equalLimits(l, cgroups.Limits{}) {
+		t.Error("the same limits differ")
+	}
+}
+
+// TestWhatCannotBeMadeAheadIsTriedAgain, later each time, and told of once.
+func TestWhatCannotBeMadeAheadIsTriedAgain(t *testing.T) {
+	pauses, again, told := make(chan time.Duration), make(chan time.Time), make(chan error, 8)
+	p := &pool{size: 1, closing: make(chan struct{}), done: make(chan struct{}), networks: newNetworks()}
+	p.changed = newCond(p)
+	p.networks.close() // nothing can be made
+	p.tell = func(err error) { told <- err }
+	p.after = func(d time.Duration) <-chan time.Time {
+		pauses <- d
+		return again
+	}
+	p.kinds = []*kind{{}}
+	go p.fill()
+	for _, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
+		if got := <-pauses; got != want*time.Second {
+			t.Errorf("it waits %s, want %ds", got, want)
+		}
+		again <- time.Time{}
+	}
+	<-pauses
+	if err := <-told; err == nil || len(told) > 0 {
+		t.Errorf("told %v and %d more, want one error", err, len(told))
+	}
+	p.went(nil)
+	p.went(nil)
+	if err := <-told; err != nil || len(told) > 0 {
+		t.Errorf("told %v and %d more, want the end of it", err, len(told))
+	}
+	if err := p.close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		t.Error(err)
 	}
 }

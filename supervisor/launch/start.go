@@ -35,7 +35,8 @@ type start struct {
 	group  *cgroups.Group
 	view   namespaces.View
 	host   namespaces.Host
-	net    *os.File // of the pool; nil has one made
+	net    *os.File       // nil has the keeper make one
+	making <-chan network // one that is being made on the spot; nil if none is
 	files  []*os.File
 	opened []opened // sources of the host; of the view's mounts until links were shown
 	doors  []string // trees whose sockets can be connected to
@@ -107,6 +108,8 @@ func (s *start) claim(ctx context.Context) (err error) {
 	s.fail.add(s.takeBack)
 	if s.net = s.l.ready.net(); s.net != nil {
 		s.back.add(s.net.Close)
+	} else if s.making = s.l.networks.begin(); s.making != nil {
+		s.back.add(s.dropNetwork)
 	}
 	if s.group = s.l.ready.group(s.limits()); s.group != nil {
 		return nil
@@ -119,6 +122,30 @@ func (s *start) claim(ctx context.Context) (err error) {
 	}
 	if err != nil {
 		return fmt.Errorf("cannot make the group of %s: %w", s.r.Name, err)
+	}
+	return nil
+}
+
+// networkMade waits for what was begun. If it failed the keeper is to make one,
+// and says what is wrong as its step.
+func (s *start) networkMade() {
+	if s.making == nil {
+		return
+	}
+	made := <-s.making
+	s.making = nil
+	if s.net = made.file; s.net != nil {
+		s.back.add(s.net.Close)
+	}
+}
+
+// dropNetwork is for a start that failed before it wanted the network.
+func (s *start) dropNetwork() error {
+	if s.making == nil {
+		return nil
+	}
+	if made := <-s.making; made.file != nil {
+		return made.file.Close()
 	}
 	return nil
 }
@@ -565,6 +592,7 @@ func (s *start) launch(ctx context.Context) (*Process, error) {
 		request.Files = append(request.Files, dir)
 		request.CgroupFile = len(request.Files) - 1
 	}
+	s.networkMade()
 	if s.net != nil && !switchedOff(namespaces.WallNet) {
 		request.Files = append(request.Files, s.net)
 		request.NetNSFile = len(request.Files) - 1

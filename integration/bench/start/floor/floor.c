@@ -21,6 +21,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -159,7 +161,28 @@ static void into_group(struct clone_args *args)
 	args->cgroup = (u64)l->fds[l->request->cgroup_fd];
 }
 
-static int start_reaper(int pooled, int *ready)
+/* A thread makes the network namespace while the groups are made. */
+static sem_t wanted, given;
+
+static void new_network(void)
+{
+	must("make a network namespace", SYS(unshare, CLONE_NEWNET));
+	netns = (int)must("hold it", SYS(openat, AT_FDCWD_, "/proc/thread-self/ns/net", O_RDONLY_ | O_CLOEXEC_, 0));
+	must("come back", SYS(setns, own_net, CLONE_NEWNET));
+}
+
+static void *make_networks(void *nothing)
+{
+	for (;;) {
+		while (sem_wait(&wanted) < 0)
+			;
+		new_network();
+		sem_post(&given);
+	}
+	return nothing;
+}
+
+static int start_reaper(int *ready)
 {
 	int ends[2];
 	struct clone_args args = {.flags = CLONE_PIDFD | CLONE_CLEAR_SIGHAND | wanted_namespaces(), .pidfd = (u64)&l->reaper, .exit_signal = SIGCHLD_};
@@ -167,15 +190,12 @@ static int start_reaper(int pooled, int *ready)
 
 	must("pipe", SYS(pipe2, ends, O_CLOEXEC_));
 	into_group(&args);
-	if (pooled) {
-		args.flags &= ~(u64)CLONE_NEWNET;
-		must("enter the network namespace", SYS(setns, netns, CLONE_NEWNET));
-	}
+	args.flags &= ~(u64)CLONE_NEWNET;
+	must("enter the network namespace", SYS(setns, netns, CLONE_NEWNET));
 	ret = must("make the reaper", SYS(clone3, &args, sizeof args));
 	if (ret == 0)
 		become_reaper(l, exe, ends[1]);
-	if (pooled)
-		must("come back", SYS(setns, own_net, CLONE_NEWNET));
+	must("come back", SYS(setns, own_net, CLONE_NEWNET));
 	SYS(close, ends[1]);
 	*ready = ends[0];
 	return (int)ret;
@@ -323,21 +343,22 @@ static void start_walled(int pooled)
 
 	must("pipe", SYS(pipe2, output, O_CLOEXEC_));
 	begin = now();
-	if (!pooled)
+	if (!pooled) {
+		sem_post(&wanted);
 		make_groups();
+	}
 	open_files(&plan, output[1]);
 	load_plan(&plan);
-	start_reaper(pooled, &ready);
+	while (!pooled && sem_wait(&given) < 0)
+		;
+	start_reaper(&ready);
 	start_plugin(&pidfd, &gate);
 	close_files(&plan);
 	listener = let_go(pidfd, gate, ready);
 	end_both(pidfd, listener);
 	answer(output[0], begin, now());
 	remove_groups();
-	if (pooled) {
-		close(netns);
-		netns = -1;
-	}
+	close(netns);
 	made = 0;
 }
 
@@ -346,9 +367,7 @@ static void make_ahead(void)
 	if (made)
 		return;
 	make_groups();
-	must("make a network namespace", SYS(unshare, CLONE_NEWNET));
-	netns = (int)must("hold it", open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
-	must("come back", SYS(setns, own_net, CLONE_NEWNET));
+	new_network();
 	made = 1;
 }
 
@@ -491,6 +510,7 @@ static void read_config(const char *path)
 int main(int argc, char **argv)
 {
 	char line[64];
+	pthread_t networks;
 
 	if (argc != 2)
 		return 2;
@@ -502,6 +522,8 @@ int main(int argc, char **argv)
 	read_config(argv[1]);
 	l->keeper = (int)must("pidfd", SYS(pidfd_open, getpid(), 0));
 	prepare_template();
+	if (sem_init(&wanted, 0, 0) || sem_init(&given, 0, 0) || pthread_create(&networks, 0, make_networks, 0))
+		die("start a thread", -errno);
 	while (fgets(line, sizeof line, stdin)) {
 		switch (line[0]) {
 		case 'c':
