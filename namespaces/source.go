@@ -62,7 +62,10 @@ type OpenedSource struct {
 	ID   SourceID
 	Dir  bool
 	Real string // as of Tree
-	fd   int
+	// UID and GID are its owner, Mode its permissions (S_ISVTX among them).
+	UID, GID uint32
+	Mode     uint32
+	fd       int
 }
 
 // Close lets go of it.
@@ -77,10 +80,12 @@ func OpenSource(m Mount) (*OpenedSource, error) {
 		return nil, err
 	}
 	var st unix.Statx_t
-	if err = unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE|unix.STATX_INO|unix.STATX_MNT_ID|unix.STATX_MNT_ID_UNIQUE, &st); err != nil {
+	if err = unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE|unix.STATX_MODE|unix.STATX_UID|unix.STATX_GID|unix.STATX_INO|unix.STATX_MNT_ID|unix.STATX_MNT_ID_UNIQUE, &st); err != nil {
 		err = &SourceError{Path: m.From, Err: err}
 	}
-	o := &OpenedSource{ID: SourceID{st.Mnt_id, st.Ino, st.Dev_major, st.Dev_minor}, Real: real, fd: fd}
+	o := &OpenedSource{
+		ID: SourceID{st.Mnt_id, st.Ino, st.Dev_major, st.Dev_minor}, Real: real, UID: st.Uid, GID: st.Gid, Mode: uint32(st.Mode) &^ unix.S_IFMT, fd: fd,
+	}
 	if err == nil {
 		o.Dir, err = sourceKind(uint32(st.Mode), m.From)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"os/exec"
@@ -17,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cordonhq/cordon/namespaces"
 	"github.com/cordonhq/cordon/profiles"
 	"github.com/cordonhq/cordon/profiles/plan"
 	"github.com/cordonhq/cordon/seccomp"
@@ -558,5 +560,37 @@ func TestWhatTheFilterKillsIsNamed(t *testing.T) {
 			}
 			t.Log(violation.Paragraph(v))
 		})
+	}
+}
+
+// TestTheOwnerIsOfWhatWasOpened: who may rename what is granted could otherwise
+// have the plugin write as another.
+func TestTheOwnerIsOfWhatWasOpened(t *testing.T) {
+	l := testLauncher(t)
+	if _, err := run(t, l, testPlan(t, "shell", nil, "true")); err != nil {
+		t.Fatal(err)
+	}
+	granted, other := t.TempDir(), t.TempDir()
+	if err := errors.Join(os.Chown(granted, 1000, 1000), os.Chown(other, 2000, 2000)); err != nil {
+		t.Fatal(err)
+	}
+	m := namespaces.Mount{Path: "/w", From: granted, Writable: true}
+	o, err := namespaces.OpenSource(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	m.From = other // as if it had been renamed since
+	keeper, err := l.kept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &start{l: l, keeper: keeper, lease: &lease{uid: l.cfg.UIDBase}}
+	if _, err := s.idmap(t.Context(), opened{o, m}); err != nil {
+		t.Fatal(err)
+	}
+	ids := mapLine(1000, l.cfg.UIDBase)
+	if l.users.held[ids+ids] == nil {
+		t.Errorf("the plugin does not write as 1000, whose directory it is: %v", slices.Collect(maps.Keys(l.users.held)))
 	}
 }

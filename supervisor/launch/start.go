@@ -335,7 +335,7 @@ func (s *start) source(i int) error {
 // tree makes the mount of one that was opened.
 func (s *start) tree(ctx context.Context, at int) (*namespaces.Tree, error) {
 	o := s.opened[at]
-	idmap, err := s.idmap(ctx, o.mount)
+	idmap, err := s.idmap(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -409,33 +409,28 @@ func followOuter(v *namespaces.View, i int, real string) {
 
 // idmap lets a plugin write what belongs to a user of the host, as that user.
 // Never what belongs to root: a set-user-id file left there would be root's.
-func (s *start) idmap(ctx context.Context, m namespaces.Mount) (*namespaces.IDMap, error) {
+// The owner is that of what was opened, not of what its path leads to by now.
+func (s *start) idmap(ctx context.Context, o opened) (*namespaces.IDMap, error) {
+	m := o.mount
 	if !m.Writable && !switchedOff("sockets") {
 		return s.nobody(ctx)
 	}
 	if !m.Writable || m.Owned {
 		return nil, nil
 	}
-	info, err := os.Stat(m.From)
-	if err != nil {
-		return nil, nil //nolint:nilerr // OpenTree says it better
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
 	switch {
-	case !ok:
-		return nil, nil
-	case st.Uid == 0 && info.Mode().Perm()&0o002 == 0:
+	case o.UID == 0 && o.Mode&0o002 == 0:
 		return nil, &namespaces.SourceError{Path: m.From, Why: "it belongs to root and the plugin, which never acts as root, could not write there; give it to another user (chown), whom the plugin will then write as"}
-	case st.Uid == 0:
+	case o.UID == 0:
 		return nil, &namespaces.SourceError{Path: m.From, Why: "it belongs to root and anyone may write there: others leave files and sockets in it, which would be the plugin's to reach; make a directory in it for the plugin (mkdir, chown) and grant that"}
 	}
-	groups := mapLine(st.Gid, s.lease.uid)
-	if st.Gid == 0 {
+	groups := mapLine(o.GID, s.lease.uid)
+	if o.GID == 0 {
 		// What the plugin makes belongs to nogroup; root's group shows as the
 		// reaper's, of which the plugin is no member.
 		groups = mapLine(65534, s.lease.uid) + mapLine(0, s.lease.uid+1)
 	}
-	ns, err := s.userNS(ctx, mapLine(st.Uid, s.lease.uid), groups)
+	ns, err := s.userNS(ctx, mapLine(o.UID, s.lease.uid), groups)
 	if err != nil {
 		return nil, err
 	}
