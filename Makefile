@@ -137,7 +137,7 @@ bench-capability: need-go ## Measure broker, relay and revocation beside what th
 	@$(PURE) -o .build/bench-capability ./integration/bench/capability
 	@.build/bench-capability
 
-LIVES = 10000
+LIVES ?= 10000
 
 .PHONY: soak
 soak: setup ## Break the protocol LIVES (10000) times in every way, and see the daemon no larger (root; hours)

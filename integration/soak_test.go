@@ -92,7 +92,7 @@ func TestSoak(t *testing.T) {
 	for _, abuse := range pluginAbuses { // what the daemon keeps for each is part of what it was
 		s.pluginLives(abuse, min(lives, 100)/2)
 	}
-	s.connections(min(lives, 200)/2)
+	s.connections(min(lives, 200) / 2)
 	before := s.settled(0)
 	quiet := s.neighbour.calls(t, min(max(lives/5, 20), 2000))
 	attacked := s.neighbour.during(t, func() {
@@ -144,6 +144,26 @@ func newSoak(t *testing.T) *soak {
 	}
 	s.start()
 	t.Cleanup(s.stop)
+	program := protocolBreaker(t)
+	for _, abuse := range pluginAbuses {
+		s.must("install", bundle(t, abuse, "cordon", map[string]string{"main": program}, "./main", abuse), "--profile", "soak")
+	}
+	s.must("install", answering(t, "quiet"), "--profile", "builtin:static")
+	s.must("start", "quiet")
+	client, err := control.Dial(t.Context(), s.dir+"/run/cordon.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.client = client
+	t.Cleanup(func() { _ = s.client.Close() })
+	s.neighbour = neighbour{client: s.client}
+	return s
+}
+
+// protocolBreaker is the program of a plugin that breaks the protocol as its
+// argument says.
+func protocolBreaker(t *testing.T) string {
+	t.Helper()
 	main := t.TempDir() + "/main"
 	if out, err := exec.Command("gcc", "-static", "-O1", "-o", main, "testdata/soak/soak.c").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -152,18 +172,26 @@ func newSoak(t *testing.T) *soak {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, abuse := range pluginAbuses {
-		s.must("install", bundle(t, abuse, "cordon", map[string]string{"main": string(program)}, "./main", abuse), "--profile", "soak")
-	}
-	s.must("install", answering(t, "quiet"), "--profile", "builtin:static")
-	s.must("start", "quiet")
-	s.client, err = control.Dial(t.Context(), s.dir+"/run/cordon.sock")
-	if err != nil {
+	return string(program)
+}
+
+// TestASpinningPluginIsOverdue: a call is cancelled at its deadline, its caller
+// goes on, and a plugin that spins all the same is quarantined.
+func TestASpinningPluginIsOverdue(t *testing.T) {
+	d := startDaemon(t)
+	profile := "extends = [\"builtin:static\"]\n[ipc]\ncall_timeout = \"1s\"\ncancel_grace = \"300ms\"\n"
+	if err := os.WriteFile(d.dir+"/profiles/brief.toml", []byte(profile), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.client.Close() })
-	s.neighbour = neighbour{client: s.client}
-	return s
+	d.must("install", bundle(t, "spin", "cordon", map[string]string{"main": protocolBreaker(t)}, "./main", "spin"), "--profile", "brief")
+	d.must("start", "spin")
+	if _, err := d.cordon("call", "spin", "work", "--timeout", "1s"); err == nil || !strings.Contains(err.Error(), "no answer") {
+		t.Errorf("the call: %v", err)
+	}
+	d.quarantined("spin")
+	if why := d.must("why", "spin"); !strings.Contains(why, "overdue") || !strings.Contains(why, "cancel_grace") {
+		t.Errorf("why says:\n%s", why)
+	}
 }
 
 // answering is a plugin that answers every request.

@@ -3,6 +3,7 @@ package ipc
 import (
 	"encoding/json"
 	"sync"
+	"time"
 )
 
 // reply is how a call ended.
@@ -38,7 +39,11 @@ type calls struct {
 	// many, all ids up to forgot are taken for such.
 	late   map[uint64]struct{}
 	forgot uint64
-	pool   sync.Pool
+	// overdue are the late ones whose deadline had passed, oldest first; somebody
+	// watches them while there are any.
+	overdue  []overdue
+	watching bool
+	pool     sync.Pool
 }
 
 func (t *calls) init(inFlight int) {
@@ -74,6 +79,82 @@ func (t *calls) waiting() bool {
 
 // recycle takes back a call whose reply was received.
 func (t *calls) recycle(pc *pendingCall) { t.pool.Put(pc) }
+
+// overdue is a call that was cancelled at its deadline.
+type overdue struct {
+	id    uint64
+	until time.Time // when the peer must have answered
+}
+
+// awaitLate has the connection end, as a breach, if the peer does not answer a
+// call that it was told to cancel: one that spins, or waits for ever, is told
+// from one that is only late.
+func (c *Conn) awaitLate(id uint64) {
+	grace := c.o.Limits.CancelGrace
+	if grace <= 0 || !answersCancelled(c.o.Protocol) {
+		return
+	}
+	t := &c.calls
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed || len(t.overdue) >= remembered {
+		return
+	}
+	t.overdue = append(t.overdue, overdue{id, c.o.Clock.Now().Add(grace)})
+	if !t.watching {
+		t.watching = true
+		go c.watchLate()
+	}
+}
+
+// answersCancelled says whether a request must be answered though it was
+// cancelled. Of plain JSON-RPC nobody knows.
+func answersCancelled(p Protocol) bool { return p == ProtocolCordon || p == ProtocolLSP }
+
+func (c *Conn) watchLate() {
+	for {
+		next, ok := c.calls.nextOverdue()
+		if !ok {
+			return
+		}
+		timer, stop := c.o.Clock.After(next.until.Sub(c.o.Clock.Now()))
+		select {
+		case <-timer:
+		case <-c.done:
+		}
+		stop()
+		if c.Phase() == PhaseClosed {
+			return
+		}
+		if c.calls.isLate(next.id) {
+			c.st.breaches.Add(1)
+			c.end(breach(BreachOverdue, "a call that was cancelled at its deadline was not answered within %v", c.o.Limits.CancelGrace))
+			return
+		}
+	}
+}
+
+// nextOverdue returns the first that is not answered yet.
+func (t *calls) nextOverdue() (overdue, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for len(t.overdue) > 0 {
+		next := t.overdue[0]
+		t.overdue = t.overdue[1:]
+		if _, late := t.late[next.id]; late {
+			return next, true
+		}
+	}
+	t.overdue, t.watching = nil, false
+	return overdue{}, false
+}
+
+func (t *calls) isLate(id uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, late := t.late[id]
+	return late
+}
 
 // forget removes a call that was never sent.
 func (t *calls) forget(pc *pendingCall) {

@@ -663,6 +663,9 @@ func (c *Conn) giveUp(pc *pendingCall, cause error) (reply, error) {
 		return r, r.err
 	}
 	c.sendCancel(strconv.AppendUint(nil, pc.id, 10), cause)
+	if errors.Is(cause, context.DeadlineExceeded) {
+		c.awaitLate(pc.id)
+	}
 	return reply{}, cause
 }
 

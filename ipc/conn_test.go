@@ -268,6 +268,53 @@ func TestDeadline(t *testing.T) {
 	})
 }
 
+// TestOverdue: a call past its deadline is cancelled, and one that is not
+// answered within the grace after that is a breach, whatever else the peer does.
+func TestOverdue(t *testing.T) {
+	for name, c := range map[string]struct {
+		protocol Protocol
+		grace    time.Duration
+		answers  bool
+		want     Breach
+	}{
+		"never answered":          {ProtocolCordon, 0, false, BreachOverdue},
+		"answered late":           {ProtocolCordon, 0, true, ""},
+		"never answered, LSP":     {ProtocolLSP, 0, false, BreachOverdue},
+		"no answer is due, MCP":   {ProtocolMCP, 0, false, ""},
+		"the profile has no such": {ProtocolCordon, -1, false, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				host, peer := wired(t, Options{Protocol: c.protocol, Limits: Limits{CallTimeout: time.Second, CancelGrace: c.grace}})
+				peer.drains()
+				for range 3 {
+					go func() { _, _ = host.Call(t.Context(), "m", nil) }()
+				}
+				pass(5 * time.Second)
+				if c.answers {
+					peer.say(`{"jsonrpc":"2.0","id":2,"error":{"code":-32003,"message":"cancelled"}}`, `{"jsonrpc":"2.0","id":1,"result":1}`,
+						`{"jsonrpc":"2.0","id":3,"result":1}`)
+				}
+				peer.say(`{"jsonrpc":"2.0","method":"busy"}`)
+				pass(5900 * time.Millisecond)
+				if host.Err() != nil {
+					t.Errorf("ended within the grace: %v", host.Err())
+				}
+				pass(time.Minute)
+				if c.want == "" {
+					if host.Err() != nil {
+						t.Errorf("ended with %v", host.Err())
+					}
+					return
+				}
+				if err := <-host.ended; code(err) != c.want {
+					t.Errorf("ended with %v", err)
+				}
+			})
+		})
+	}
+}
+
 // TestManyCancelledCalls: a slow but honest peer is never accused, whatever the
 // number of calls it answers late.
 func TestManyCancelledCalls(t *testing.T) {
@@ -446,7 +493,7 @@ func TestInFlightBytes(t *testing.T) {
 // memory stays bounded, and in the end it is a breach.
 func TestPeerNeverReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		host, _ := wired(t, Options{Limits: Limits{MaxFrame: 1000, MaxQueue: 4000, MaxInFlight: 100, CallTimeout: 5 * time.Second, WriteStall: 20 * time.Second}})
+		host, _ := wired(t, Options{Limits: Limits{MaxFrame: 1000, MaxQueue: 4000, MaxInFlight: 100, CallTimeout: 5 * time.Second, WriteStall: 20 * time.Second, CancelGrace: -1}})
 		start := time.Now()
 		body := json.RawMessage(`["` + strings.Repeat("x", 500) + `"]`)
 		failed := make(chan error, 50)

@@ -18,6 +18,7 @@ const (
 	BreachTruncated   Breach = "truncated"   // the stream ended inside a message; also how a killed peer looks
 	BreachHalfOpen    Breach = "half-open"   // a message was started and not finished in time
 	BreachStalled     Breach = "stalled"     // the peer does not read what is sent to it
+	BreachOverdue     Breach = "overdue"     // no answer to a call that was cancelled at its deadline
 	BreachRate        Breach = "rate"        // a flood that went on although it was slowed down
 	BreachStray       Breach = "stray"       // too much on stdout that is no message
 	BreachSyntax      Breach = "syntax"      // not JSON

@@ -43,6 +43,10 @@ type Limits struct {
 	HalfOpen time.Duration `json:"half_open,omitempty"`
 	// CallTimeout is the deadline of a call whose caller names none (default 30 s).
 	CallTimeout time.Duration `json:"call_timeout,omitempty"`
+	// CancelGrace is how long the peer may take to answer a call that was
+	// cancelled at its deadline, where its protocol wants an answer (default 10 s,
+	// negative for ever). Nothing that it says or does meanwhile counts.
+	CancelGrace time.Duration `json:"cancel_grace,omitempty"`
 	// WriteStall is how long the peer may leave what is sent to it unread while
 	// more waits (default 30 s).
 	WriteStall time.Duration `json:"write_stall,omitempty"`
@@ -72,6 +76,9 @@ func (l Limits) WithDefaults() Limits {
 	l.HelloTimeout = orDefault(l.HelloTimeout, 10*time.Second)
 	l.HalfOpen = orDefault(l.HalfOpen, 10*time.Second)
 	l.CallTimeout = orDefault(l.CallTimeout, 30*time.Second)
+	if l.CancelGrace == 0 {
+		l.CancelGrace = 10 * time.Second
+	}
 	l.WriteStall = orDefault(l.WriteStall, 30*time.Second)
 	if l.MaxDescriptors == 0 {
 		l.MaxDescriptors = 8

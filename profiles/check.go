@@ -443,6 +443,7 @@ func (c *checker) ipc(t *ipcTable) {
 	}
 	c.count("ipc.max_in_flight", t.MaxInFlight, 1, 65536)
 	c.count("ipc.max_depth", t.MaxDepth, 1, 1000)
+	c.count("ipc.max_descriptors", t.MaxDescriptors, 1, 253)
 	c.count("ipc.rate", t.Rate, 1, 1_000_000)
 }
 

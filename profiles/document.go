@@ -260,12 +260,14 @@ type response struct {
 }
 
 type ipcTable struct {
-	MaxFrame     *strict.Size     `toml:"max_frame"`
-	MaxInFlight  *int             `toml:"max_in_flight"`
-	MaxQueue     *strict.Size     `toml:"max_queue"`
-	MaxDepth     *int             `toml:"max_depth"`
-	Rate         *int             `toml:"rate"`
-	HelloTimeout *strict.Duration `toml:"hello_timeout"`
-	HalfOpen     *strict.Duration `toml:"half_open"`
-	CallTimeout  *strict.Duration `toml:"call_timeout"`
+	MaxFrame       *strict.Size     `toml:"max_frame"`
+	MaxInFlight    *int             `toml:"max_in_flight"`
+	MaxQueue       *strict.Size     `toml:"max_queue"`
+	MaxDepth       *int             `toml:"max_depth"`
+	MaxDescriptors *int             `toml:"max_descriptors"`
+	Rate           *int             `toml:"rate"`
+	HelloTimeout   *strict.Duration `toml:"hello_timeout"`
+	HalfOpen       *strict.Duration `toml:"half_open"`
+	CallTimeout    *strict.Duration `toml:"call_timeout"`
+	CancelGrace    *strict.Duration `toml:"cancel_grace"`
 }

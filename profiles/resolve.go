@@ -306,10 +306,12 @@ func (b *builder) ipc(l *layer) {
 	integer("ipc.max_queue", &p.MaxQueue, t.MaxQueue)
 	scalar(b, l, "ipc.max_in_flight", &p.MaxInFlight, t.MaxInFlight)
 	scalar(b, l, "ipc.max_depth", &p.MaxDepth, t.MaxDepth)
+	scalar(b, l, "ipc.max_descriptors", &p.MaxDescriptors, t.MaxDescriptors)
 	scalar(b, l, "ipc.rate", &p.Rate, t.Rate)
 	scalar(b, l, "ipc.hello_timeout", &p.HelloTimeout, (*time.Duration)(t.HelloTimeout))
 	scalar(b, l, "ipc.half_open", &p.HalfOpen, (*time.Duration)(t.HalfOpen))
 	scalar(b, l, "ipc.call_timeout", &p.CallTimeout, (*time.Duration)(t.CallTimeout))
+	scalar(b, l, "ipc.cancel_grace", &p.CancelGrace, (*time.Duration)(t.CancelGrace))
 }
 
 // files applies the grants of one file; one of the same path replaces.

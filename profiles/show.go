@@ -417,10 +417,12 @@ func (s *shower) ipc() {
 	count("max_in_flight", l.MaxInFlight, countValue)
 	count("max_queue", l.MaxQueue, sizeValue)
 	count("max_depth", l.MaxDepth, countValue)
+	count("max_descriptors", l.MaxDescriptors, countValue)
 	count("rate", l.Rate, countValue)
 	s.span("ipc.hello_timeout", "hello_timeout", l.HelloTimeout)
 	s.span("ipc.half_open", "half_open", l.HalfOpen)
 	s.span("ipc.call_timeout", "call_timeout", l.CallTimeout)
+	s.span("ipc.cancel_grace", "cancel_grace", l.CancelGrace)
 }
 
 // sizeValue writes a size as TOML.

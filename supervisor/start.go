@@ -194,7 +194,7 @@ func (p *plugin) broke(run *running, err error) {
 
 // breachInWords names the profile's key where one bounds what was broken.
 func breachInWords(e *ipc.ProtocolError) string {
-	key := map[ipc.Breach]string{ipc.BreachTooLarge: "max_frame", ipc.BreachDepth: "max_depth"}[e.Code]
+	key := map[ipc.Breach]string{ipc.BreachTooLarge: "max_frame", ipc.BreachDepth: "max_depth", ipc.BreachOverdue: "cancel_grace"}[e.Code]
 	if key != "" {
 		key = " (" + key + ")"
 	}

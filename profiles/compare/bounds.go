@@ -218,10 +218,12 @@ func (r *Result) connection(a, b *plan.Plan) {
 	one("max_in_flight", int64(x.MaxInFlight), int64(y.MaxInFlight), number)
 	one("max_queue", int64(x.MaxQueue), int64(y.MaxQueue), size)
 	one("max_depth", int64(x.MaxDepth), int64(y.MaxDepth), number)
+	one("max_descriptors", int64(x.MaxDescriptors), int64(y.MaxDescriptors), number)
 	one("rate", int64(x.Rate), int64(y.Rate), number)
 	one("hello_timeout", int64(x.HelloTimeout), int64(y.HelloTimeout), span)
 	one("half_open", int64(x.HalfOpen), int64(y.HalfOpen), span)
 	one("call_timeout", int64(x.CallTimeout), int64(y.CallTimeout), span)
+	one("cancel_grace", int64(x.CancelGrace), int64(y.CancelGrace), span)
 }
 
 func orDefault(n int64, text func(int64) string) string {

@@ -94,6 +94,7 @@ func ipcLimits(p *plan.Plan) []ipcLimit {
 		ipcLimitOf("max_depth", fmt.Sprint(nextCount(int64(limits.MaxDepth)))),
 		ipcLimitOf("rate", fmt.Sprint(nextCount(int64(limits.Rate)))),
 		ipcLimitOf("hello_timeout", fmt.Sprintf("%q", Span(nextSpan(limits.HelloTimeout)))),
+		ipcLimitOf("cancel_grace", fmt.Sprintf("%q", Span(nextSpan(limits.CancelGrace)))),
 	}
 	if next := nextSize(int64(limits.MaxFrame)); next > 0 && next <= maxFrame {
 		out = append(out, ipcLimitOf("max_frame", fmt.Sprintf("%q", Size(next))))

@@ -105,5 +105,6 @@ int main(int argc, char **argv) {
 	else if (!strcmp(what, "kinds")) descriptors("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"m\",\"fds\":[\"socket\",\"memfd\"]}", 2);
 	else if (!strcmp(what, "requests")) flood("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"m\"}");
 	else if (!strcmp(what, "crash")) abort();
+	else if (!strcmp(what, "spin")) { hear(buf); for (volatile int i = 0;; i++) {} }
 	for (;;) hear(buf);
 }
