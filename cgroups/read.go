@@ -161,7 +161,7 @@ func (m *member) devicesV1(values map[string]string) error {
 // Usage is what the group has used until now.
 func (g *Group) Usage() (Usage, error) {
 	u := Usage{
-		MemoryCurrent: g.figure("memory", "memory.current", "memory.usage_in_bytes"),
+		MemoryCurrent: g.Memory(),
 		MemoryPeak:    g.figure("memory", "memory.peak", "memory.max_usage_in_bytes"),
 		PidsCurrent:   g.figure("pids", "pids.current", "pids.current"),
 		CPUUsec:       g.cpuTime(),
@@ -170,6 +170,11 @@ func (g *Group) Usage() (Usage, error) {
 		return u, nil
 	}
 	return u, fmt.Errorf("cannot read usage of group %s: %w", g.name, fs.ErrNotExist)
+}
+
+// Memory is what the group holds now in bytes, -1 if the host does not count it.
+func (g *Group) Memory() int64 {
+	return g.figure("memory", "memory.current", "memory.usage_in_bytes")
 }
 
 // figure reads one number, -1 if the host does not have it.

@@ -35,6 +35,8 @@ type Process interface {
 	Freeze(ctx context.Context) error
 	Signal(s syscall.Signal) error
 	Usage() (cgroups.Usage, error)
+	// Memory is the part of Usage that every list shows, in bytes; -1 for unknown.
+	Memory() int64
 	Enforced() (launch.Enforced, error)
 	// Procs are the ids, as the host sees them, of what is there now.
 	Procs() ([]int, error)

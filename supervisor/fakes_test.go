@@ -167,6 +167,7 @@ func (p *fakeProcess) Signal(s syscall.Signal) error {
 	return nil
 }
 
+func (p *fakeProcess) Memory() int64                 { return 4096 }
 func (p *fakeProcess) Usage() (cgroups.Usage, error) { return cgroups.Usage{MemoryCurrent: 4096}, nil }
 
 func (p *fakeProcess) Enforced() (launch.Enforced, error) {

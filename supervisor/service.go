@@ -138,9 +138,7 @@ func (p *plugin) status() control.Status {
 	if r.State == control.Running {
 		st.Uptime = max(0, p.clock.Now().Sub(r.Since))
 	}
-	if u, err := snap.run.proc.Usage(); err == nil && u.MemoryCurrent > 0 {
-		st.Memory = u.MemoryCurrent
-	}
+	st.Memory = max(0, snap.run.proc.Memory())
 	return st
 }
 

@@ -63,6 +63,7 @@ func (p *modelProcess) PlanDigest() string                 { return "sha256:plan
 func (p *modelProcess) Done() <-chan struct{}              { return p.done }
 func (p *modelProcess) Exit() launch.Exit                  { return launch.Exit{Status: p.status} }
 func (p *modelProcess) Signal(syscall.Signal) error        { return nil }
+func (p *modelProcess) Memory() int64                      { return 0 }
 func (p *modelProcess) Usage() (cgroups.Usage, error)      { return cgroups.Usage{}, nil }
 func (p *modelProcess) Procs() ([]int, error)              { return nil, nil }
 func (p *modelProcess) Enforced() (launch.Enforced, error) { return launch.Enforced{}, nil }

@@ -226,6 +226,9 @@ func (p *Process) Thaw() error { return p.group.Thaw() }
 // Usage is what the plugin has used so far.
 func (p *Process) Usage() (cgroups.Usage, error) { return p.group.Usage() }
 
+// Memory is how much memory the plugin holds now, in bytes; -1 for unknown.
+func (p *Process) Memory() int64 { return p.group.Memory() }
+
 // Release gives back group and uid. Call it once, after Done.
 func (p *Process) Release() error {
 	<-p.done

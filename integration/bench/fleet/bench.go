@@ -97,15 +97,22 @@ func (b *bench) start() error {
 	if err := errors.Join(b.daemon.Start(), log.Close()); err != nil {
 		return err
 	}
-	return wait("the daemon to answer", func() (ok bool, err error) {
+	return wait("the daemon to answer", soon, func() (ok bool, err error) {
 		b.client, err = control.Dial(context.Background(), b.dir+"/run/cordon.sock")
 		return err == nil, nil
 	})
 }
 
+// How often wait asks: what costs nothing, and what has the daemon look at every
+// plugin, which it has better things to do than.
+const (
+	soon   = 5 * time.Millisecond
+	seldom = 100 * time.Millisecond
+)
+
 // wait asks until the answer is yes, an error, or patience ends.
-func wait(what string, is func() (bool, error)) error {
-	tick := time.NewTicker(5 * time.Millisecond)
+func wait(what string, every time.Duration, is func() (bool, error)) error {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
 		if ok, err := is(); ok || err != nil {
@@ -263,7 +270,7 @@ func (b *bench) restart() (time.Duration, error) {
 	if err := b.start(); err != nil {
 		return 0, err
 	}
-	err = wait("every plugin to have started", func() (bool, error) {
+	err = wait("every plugin to have started", seldom, func() (bool, error) {
 		list, err := b.client.List(context.Background())
 		for _, s := range list {
 			if strings.HasPrefix(s.Name, "calm-") && s.State != control.Running || s.State == control.Stopped {
