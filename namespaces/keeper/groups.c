@@ -30,6 +30,21 @@ static int lock_alone(int fd)
 	return 0;
 }
 
+/*
+ * Another keeper may have removed the directory while we waited for its lock:
+ * then the name is a successor's, whose lock is on another directory. One that
+ * was removed has no files.
+ */
+static int still_there(int fd)
+{
+	i64 file = SYS(openat, fd, "cgroup.procs", O_PATH_ | O_CLOEXEC_, 0);
+
+	if (file < 0)
+		return 0;
+	SYS(close, file);
+	return 1;
+}
+
 struct entry { u64 inode; i64 offset; u16 length; u8 type; char name[]; };
 
 /* What a daemon had made ahead and nobody took: "ready-*", empty. */
@@ -70,7 +85,7 @@ void remove_shared(const struct group *groups, u32 n)
 	fd = SYS(openat, last->parent, last->name, O_RDONLY_ | O_DIRECTORY_ | O_CLOEXEC_ | O_NOFOLLOW_, 0);
 	if (fd < 0)
 		return;
-	if (lock_alone((int)fd))
+	if (lock_alone((int)fd) && still_there((int)fd))
 		for (u32 g = 0; g < n; g++)
 			if (groups[g].shared) {
 				remove_ready(&groups[g]);

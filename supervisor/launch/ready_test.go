@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cordonhq/cordon/cgroups"
 )
 
@@ -180,4 +182,86 @@ func TestWhatCannotBeMadeAheadIsTriedAgain(t *testing.T) {
 	if err := p.close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		t.Error(err)
 	}
+}
+
+// TestLateKeeperSparesItsSuccessors: a keeper whose daemon has gone waits for the
+// lock of the root directory. When another has removed that directory meanwhile,
+// and a successor has made it anew, what is ready there is the successor's.
+func TestLateKeeperSparesItsSuccessors(t *testing.T) {
+	l := readyLauncher(t, 0)
+	all, _, _ := sleepers(t, l, 1)
+	paths := all[0].Group().Paths()
+	group := paths[len(paths)-1] // of the hierarchy that has the locks
+	root := filepath.Dir(group)
+	lock := func() *os.File {
+		t.Helper()
+		f, err := os.Open(root)
+		if err == nil {
+			err = unix.Flock(int(f.Fd()), unix.LOCK_SH)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	old := lock()
+	opened := func() (n int) {
+		for _, fd := range openFiles(t, l.keeper.PID()) {
+			if fd == root {
+				n++
+			}
+		}
+		return n
+	}
+	before := opened()
+	if err := l.tree.Close(); err != nil { // the daemon's own lock
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- l.keeper.Close() }()
+	for end := time.Now().Add(time.Minute); opened() <= before; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("cannot wait longer for the keeper to wait for the lock")
+		}
+	}
+	ready := root + "/ready-1"
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.Remove(root))
+	must(os.Mkdir(root, 0o755))
+	successor := lock()
+	must(os.Mkdir(ready, 0o755))
+	must(old.Close())
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	must(os.Remove(ready))
+	must(os.Remove(root))
+	must(successor.Close())
+	must(all[0].Release())
+	_ = l.Close() // its tree is closed
+	left, err := filepath.Glob("/sys/fs/cgroup/*/" + l.cfg.CgroupRoot)
+	for _, dir := range left {
+		err = errors.Join(err, os.Remove(dir))
+	}
+	must(err)
+}
+
+// openFiles are the paths of what a process has open.
+func openFiles(t *testing.T, pid int) (paths []string) {
+	t.Helper()
+	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range links {
+		if path, err := os.Readlink(link); err == nil {
+			paths = append(paths, path)
+		}
+	}
+	return paths
 }
