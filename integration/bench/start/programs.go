@@ -29,6 +29,9 @@ type program struct {
 func (b *bench) spawns(s *settings, n int) {
 	for _, p := range b.peers() {
 		words := []any{"spawn"}
+		if p.name == "crun" && exists("/sys/fs/cgroup/unified/cgroup.controllers") {
+			words[0] = "spawn_v1"
+		}
 		for _, w := range p.argv {
 			words = append(words, strings.ReplaceAll(w, "CONTAINER", fmt.Sprintf("cordon-bench-%d-%d", os.Getpid(), n)))
 		}
@@ -81,7 +84,7 @@ func (b *bench) peers() []program {
 			path("bwrap"), "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--ro-bind", b.program, "/first",
 			"--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/data", "--hostname", "cordon", "--seccomp", "9", "/first",
 		}, nil},
-		{"crun", "all namespaces but user, seccomp, memory and pids limits; no Landlock", []string{path("crun"), "run", "--bundle", oci, "CONTAINER"}, nil},
+		{"crun", "all namespaces but user, seccomp, memory and pids limits; no Landlock; on a host with both kinds of cgroups, which it refuses, it is shown those of v1 alone", []string{path("crun"), "run", "--bundle", oci, "CONTAINER"}, nil},
 		{"runc", "the same", []string{path("runc"), "run", "--bundle", oci, "CONTAINER"}, nil},
 		{"firejail", "namespaces, seccomp; no cgroup, no Landlock", []string{
 			path("firejail"), "--quiet", "--noprofile", "--net=none", "--ipc-namespace", "--caps.drop=all", "--nonewprivs", "--seccomp", "--private-dev", b.program,

@@ -26,6 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -45,6 +46,7 @@ struct file { enum kind kind; u64 n; char *path; };
 
 static struct hierarchy groups[MAX_GROUPS];
 static char *spawns[MAX_SPAWNS][MAX_WORDS];
+static int hidden[MAX_SPAWNS], without_v2 = -1; /* programs that see no cgroup v2, and the mount namespace for them */
 static int ngroups, nspawns, exe, own_pids, own_net, netns = -1, made;
 static const char *filter_path;
 static struct launch *l;
@@ -384,7 +386,10 @@ static void start_program(int n)
 	begin = now();
 	pid = vfork();
 	if (pid == 0) {
-		dup2(output[1], 1); /* first: the pipe may stand at 9 */
+		/* First, as both may stand at 9. */
+		if (hidden[n] && setns(without_v2, CLONE_NEWNS) < 0)
+			_exit(126);
+		dup2(output[1], 1);
 		if (filter_path) {
 			int fd = open(filter_path, O_RDONLY);
 
@@ -404,6 +409,19 @@ static void start_program(int n)
 		return;
 	}
 	answer(output[0], begin, now());
+}
+
+/* A mount namespace like ours but for the v2 hierarchy beside those of v1. */
+static void hide_v2(void)
+{
+	int ours = (int)must("hold the mounts", open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC));
+
+	must("make a mount namespace", SYS(unshare, CLONE_NEWNS));
+	must("make it private", SYS(mount, "", "/", "", MS_REC | MS_PRIVATE, 0));
+	must("hide cgroup v2", SYS(umount2, "/sys/fs/cgroup/unified", MNT_DETACH));
+	without_v2 = (int)must("hold it", open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC));
+	must("come back", SYS(setns, ours, CLONE_NEWNS));
+	close(ours);
 }
 
 /* ---- settings ---- */
@@ -442,7 +460,7 @@ static void add_file(enum kind kind, const char *n, char *path)
  *   template PATH and plan PATH, each followed by its files
  *   group v1|v2 DIR, then set FILE VALUE for it
  *   in their order: inherited N, output, null, dir GROUP, kill GROUP, tasks GROUP, tree ATTRIBUTES PATH, copy
- *   spawn PROGRAM ARG...
+ *   spawn PROGRAM ARG..., or spawn_v1 where the program shall see no cgroup v2
  */
 static void setting(char *line)
 {
@@ -484,7 +502,10 @@ static void setting(char *line)
 		char *n = word(&rest);
 
 		add_file(TREE, n, word(&rest));
-	} else if (!strcmp(what, "spawn")) {
+	} else if (!strcmp(what, "spawn") || !strcmp(what, "spawn_v1")) {
+		hidden[nspawns] = what[5] != 0;
+		if (hidden[nspawns] && without_v2 < 0)
+			hide_v2();
 		for (int i = 0; i < MAX_WORDS - 1 && rest; i++)
 			spawns[nspawns][i] = word(&rest);
 		nspawns++;
