@@ -27,7 +27,8 @@ import (
 	"github.com/cordonhq/cordon/supervisor/violation"
 )
 
-// Schema is the version of the layout that this package reads and writes.
+// Schema is the version of the layout that this package reads and writes. A file
+// of an earlier one is brought up to it by Open; see migrations.
 const Schema = 1
 
 // MaxViolations is how many violations a record keeps, the newest.
@@ -134,7 +135,7 @@ func openChecked(path string) (db *bbolt.DB, err error) {
 	case err != nil:
 		return nil, fmt.Errorf("the file is damaged or no state of cordond: %w", err)
 	}
-	if err := prepare(db, path); err != nil {
+	if err := prepare(db, path, migrations); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
@@ -158,17 +159,22 @@ func makePrivate(path string) error {
 	return nil
 }
 
-// prepare makes the buckets of a new file, or checks those of an old one.
-func prepare(db *bbolt.DB, path string) error {
+// prepare makes the buckets of a new file, or checks those of an old one, which
+// it first brings up to the schema of today. Other steps than migrations are for
+// tests.
+func prepare(db *bbolt.DB, path string, steps []migration) error {
 	if err := db.View(func(tx *bbolt.Tx) error { return checkSize(tx, path) }); err != nil {
+		return err
+	}
+	if err := keepBefore(db, path, steps); err != nil {
 		return err
 	}
 	return db.Update(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
 		if meta == nil {
-			return createBuckets(tx)
+			return createBuckets(tx, schemaOf(steps))
 		}
-		if err := checkSchema(meta.Get(keySchema)); err != nil {
+		if err := migrate(tx, steps); err != nil {
 			return err
 		}
 		_, err := list(tx)
@@ -189,7 +195,7 @@ func checkSize(tx *bbolt.Tx, path string) error {
 	return nil
 }
 
-func createBuckets(tx *bbolt.Tx) error {
+func createBuckets(tx *bbolt.Tx, schema uint64) error {
 	meta, err := tx.CreateBucket(bucketMeta)
 	if err != nil {
 		return err
@@ -197,17 +203,7 @@ func createBuckets(tx *bbolt.Tx) error {
 	if _, err := tx.CreateBucketIfNotExists(bucketPlugins); err != nil {
 		return err
 	}
-	return meta.Put(keySchema, binary.BigEndian.AppendUint64(nil, Schema))
-}
-
-func checkSchema(v []byte) error {
-	if len(v) != 8 {
-		return errors.New("the file is damaged: it has no schema version")
-	}
-	if got := binary.BigEndian.Uint64(v); got != Schema {
-		return fmt.Errorf("its schema is version %d, and this cordond reads version %d: run the cordond that wrote it", got, Schema)
-	}
-	return nil
+	return meta.Put(keySchema, binary.BigEndian.AppendUint64(nil, schema))
 }
 
 // Close closes the file. The store must not be used afterwards.
