@@ -68,12 +68,18 @@ const (
 	EventOOMKill EventKind = "oom_kill" // memory.max: the kernel killed a process
 	EventPidsMax EventKind = "pids.max" // a fork was refused
 	EventEmpty   EventKind = "empty"    // the last process has gone
+	// EventPressure: the whole group stood still for want of what File is of.
+	// Limit is for how long, in microseconds within two seconds.
+	EventPressure EventKind = "pressure"
 )
 
 // Event is one limit hit. Count is how often since the group was made.
 type Event struct {
 	Kind  EventKind
 	Count int64
+	// File is "memory.pressure", "cpu.pressure" or "io.pressure" with
+	// EventPressure.
+	File string
 	// Limit and Peak are the figures of the limit that was hit, -1 if unknown. A
 	// peak of memory may exceed its limit by a few pages.
 	Limit, Peak int64

@@ -292,7 +292,8 @@ func (t *Tree) findFeatures() []Feature {
 	return append(list, t.devicesFeature(),
 		t.unifiedFeature("cgroup.kill", "cgroup.kill", "Linux 5.14 and a cgroup2 mount"),
 		t.freezeFeature(),
-		t.unifiedFeature("cgroup.events", "cgroup.events", "a cgroup2 mount (/sys/fs/cgroup or /sys/fs/cgroup/unified)"))
+		t.unifiedFeature("cgroup.events", "cgroup.events", "a cgroup2 mount (/sys/fs/cgroup or /sys/fs/cgroup/unified)"),
+		t.unifiedFeature("pressure", "memory.pressure", "CONFIG_PSI, psi=1 where it is off by default, and a cgroup2 mount"))
 }
 
 func (t *Tree) modeDetail() string {

@@ -25,10 +25,12 @@ type Watcher struct {
 	mu      sync.Mutex
 	watches map[*watch]bool
 	// byWD and byFD find the watch behind an inotify watch and an eventfd.
-	byWD   map[int32]*watch
-	byFD   map[int32]*watch
-	closed bool
-	done   chan struct{}
+	byWD map[int32]*watch
+	byFD map[int32]*watch
+	// byTrigger finds the pressure file behind a descriptor.
+	byTrigger map[int32]*trigger
+	closed    bool
+	done      chan struct{}
 }
 
 // watch is one group's.
@@ -38,6 +40,8 @@ type watch struct {
 	wds   []int32
 	oom   int // v1's eventfd, -1 if there is none
 
+	// pressure: it is AddPressure's, which reads no counters.
+	pressure bool
 	// mu is held while fn runs; gone forbids any further call.
 	mu   sync.Mutex
 	gone bool
@@ -46,7 +50,8 @@ type watch struct {
 	populated                          bool
 
 	// The rest is guarded by Watcher.mu. due: read the counters in this round.
-	due bool
+	due      bool
+	triggers []*trigger
 	// said: cgroup.events, whose inotify watch is eventsWD, has changed.
 	said     bool
 	eventsWD int32
@@ -73,7 +78,8 @@ const (
 // round is one watch to look at.
 type round struct {
 	*watch
-	said bool
+	said   bool
+	stalls []Event
 }
 
 // settleLooks is how often the oom_kill counter is read after a v1 eventfd
@@ -89,7 +95,9 @@ func NewWatcher() (*Watcher, error) {
 		watches: map[*watch]bool{},
 		byWD:    map[int32]*watch{},
 		byFD:    map[int32]*watch{},
-		done:    make(chan struct{}),
+
+		byTrigger: map[int32]*trigger{},
+		done:      make(chan struct{}),
 	}
 	if err := w.openAll(); err != nil {
 		w.closeAll()
@@ -264,6 +272,10 @@ func (w *Watcher) disarm(one *watch) {
 		_ = unix.Close(one.oom) // leaves the epoll set, too
 		one.oom = -1
 	}
+	for _, t := range one.triggers {
+		delete(w.byTrigger, int32(t.f.Fd()))
+	}
+	one.closeTriggers()
 	one.wds = nil
 	delete(w.watches, one)
 }
@@ -324,7 +336,7 @@ func (w *Watcher) loop() {
 		var due []round
 		due, timeout = w.rounds()
 		for _, r := range due {
-			if r.look(r.said) {
+			if r.look() {
 				w.recheck(r.watch)
 			}
 		}
@@ -354,7 +366,9 @@ func (w *Watcher) collect(events []unix.EpollEvent) (open bool) {
 		case w.kmsg:
 			w.readLog()
 		default:
-			if one := w.byFD[e.Fd]; one != nil {
+			if t := w.byTrigger[e.Fd]; t != nil {
+				w.stalled(t, e.Events)
+			} else if one := w.byFD[e.Fd]; one != nil {
 				drain(one.oom)
 				one.due, one.settle, one.next = true, settleLooks, w.now()
 			}
@@ -377,7 +391,7 @@ func (w *Watcher) rounds() (due []round, timeout int) {
 			}
 		}
 		if one.due {
-			due = append(due, round{one, one.said})
+			due = append(due, round{one, one.said, one.stalls()})
 			one.due, one.said = false, false
 		}
 	}
@@ -446,15 +460,22 @@ func (w *Watcher) notified(wd int32, mask uint32) {
 
 // look reads the counters and tells what rose. A group that has gone gives no
 // events. The result is whether pids.max was hit on v1.
-func (one *watch) look(said bool) (hitV1 bool) {
+func (r round) look() (hitV1 bool) {
+	one := r.watch
 	one.mu.Lock()
 	defer one.mu.Unlock()
 	if one.gone {
 		return false
 	}
+	for _, e := range r.stalls {
+		one.fn(e)
+	}
+	if one.pressure {
+		return false
+	}
 	one.lookOOM()
 	one.lookPids()
-	one.lookEmpty(said)
+	one.lookEmpty(r.said)
 	m := one.group.with("pids")
 	return one.pidsMax > 0 && m != nil && !m.h.v2
 }

@@ -133,7 +133,7 @@ func TestNoCallAfterRemove(t *testing.T) {
 		remove()
 		chosen.pidsMax, chosen.oomKills, chosen.populated = -1, -1, true
 		told := len(calls)
-		chosen.look(true)
+		(round{watch: chosen, said: true}).look()
 		if len(calls) != told {
 			t.Error("called after remove returned")
 		}
@@ -179,5 +179,32 @@ func TestManyGroupsOneLoop(t *testing.T) {
 				t.Fatalf("nothing was told of %v", want)
 			}
 		}
+	})
+}
+
+// TestPressureIsTold: a group that may use a tenth of a processor and wants all
+// of it stands still most of the time.
+func TestPressureIsTold(t *testing.T) {
+	eachMode(t, func(t *testing.T, l *layout) {
+		tree := testTree(t, l)
+		if !tree.offers("pressure") {
+			t.Skip("skipped: needs pressure stall information, and Features says so")
+		}
+		g := testGroup(t, tree, Limits{CPUMax: &CPUMax{Quota: 10000, Period: 100000}})
+		w, err := NewWatcher()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		events := make(chan Event, 100)
+		remove, err := w.AddPressure(g, func(e Event) { events <- e })
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := start(t, g, "while :; do :; done")
+		for e := await(t, events, EventPressure); e.File != "cpu.pressure"; e = await(t, events, EventPressure) {
+		}
+		remove()
+		_ = cmd.Process.Kill()
 	})
 }

@@ -125,7 +125,7 @@ func TestAbuseStaysInsideItsQuota(t *testing.T) {
 func TestStressStaysInsideItsQuota(t *testing.T) {
 	const stress = "/usr/bin/stress-ng"
 	if _, err := os.Stat(stress); err != nil {
-		t.Skip("skipped: needs Debian's stress-ng (.ci/setup vm)")
+		t.Fatal("needs Debian's stress-ng: .ci/setup test installs it")
 	}
 	d := startDaemon(t)
 	profile := d.abuseProfile("shell")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/supervisor/control"
 	"github.com/cordonhq/cordon/supervisor/launch"
 	"github.com/cordonhq/cordon/supervisor/store"
 	"github.com/cordonhq/cordon/supervisor/violation"
@@ -137,6 +138,7 @@ func (p *plugin) spawn(ctx context.Context, number uint64, bundle *Bundle, req l
 	}
 	req.Stdin, req.Stdout, req.Stderr, req.Socket = w.stdin, w.stdout, w.stderr, w.socket
 	req.OnViolation = func(v violation.Violation) { p.violated(number, v) }
+	req.OnPressure = p.pressed
 	proc, err := p.launcher.Start(ctx, req)
 	if err != nil {
 		closeSession(caps)
@@ -217,6 +219,23 @@ func (p *plugin) violated(number uint64, v violation.Violation) {
 		return
 	}
 	p.box.post(m)
+}
+
+// pressed records that the whole plugin stood still for want of memory, of a
+// processor or of the disk: no violation, but what an operator looks for who is
+// told that it is slow. The kernel tells every two seconds while it lasts; the
+// first, second, fourth, eighth ... time of each is recorded.
+func (p *plugin) pressed(file string, count int64) {
+	if count&(count-1) != 0 {
+		return
+	}
+	p.box.offer(message{do: func() {
+		p.auditEvent(control.Event{
+			Plugin: p.name, Kind: "pressure", Actor: "kernel",
+			Text: fmt.Sprintf("all of %s stood still for 200 ms of 2 s, for the time number %d: %s", p.name, count, file),
+			Data: map[string]any{"file": file, "count": count},
+		})
+	}})
 }
 
 // watchExit reports the end of the last process.

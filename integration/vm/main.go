@@ -54,7 +54,7 @@ func main() {
 	flag.StringVar(&o.dir, "dir", ".build/vm", "where kernels and roots are kept")
 	flag.StringVar(&o.run, "run", "", "run only the tests that match, as go test does")
 	flag.StringVar(&o.only, "tier", "", "run only the tiers whose name contains this")
-	flag.DurationVar(&o.timeout, "timeout", 12*time.Minute, "how long one tier may take")
+	flag.DurationVar(&o.timeout, "timeout", 20*time.Minute, "how long one tier may take")
 	together := flag.String("together", "auto", "boot all kernels at the same time: yes, no, or auto, where the machine has the memory")
 	flag.Parse()
 	o.kernels = strings.Split(*list, ",")

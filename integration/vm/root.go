@@ -30,6 +30,7 @@ type tier struct {
 	tags string
 	run  string // go test's -run; the seeds of fuzz targets ask no kernel
 	skip string // go test's -skip
+	env  []string
 }
 
 // tiers are the packages whose tests ask the kernel. The rest of the tests ask
@@ -41,13 +42,13 @@ var tiers = []tier{
 	{pkg: "seccomp"},
 	// What is skipped interprets programs, which no kernel sees.
 	{pkg: "seccomp/compile", skip: "^(TestProgramMeansWhatTheFilterSays|TestRandomFilters|TestBytesAreDeterministic)$"},
-	{pkg: "supervisor/launch"},
+	{pkg: "supervisor/launch", env: []string{"CORDON_TEST_STARTS=30"}},
 	{pkg: "supervisor/launch", tags: "walltest", run: "TestEachWall"},
 	{pkg: "integration/escape", tags: "walltest"},
 	// Of the random profiles one is enough: what the model says of a kernel
 	// hangs on its Landlock, not on the profile.
 	// The client of TestOfficialMCPClient is built where it runs, with Go.
-	{pkg: "integration", skip: "^TestModelAgreesWithKernel$/^[1-9]|^TestOfficialMCPClient$"},
+	{pkg: "integration", skip: "^TestModelAgreesWithKernel$/^[1-9]|^TestOfficialMCPClient$", env: []string{"CORDON_CHAOS_POINTS=5"}},
 }
 
 // static is how test binaries are built: they bring no library.
@@ -117,14 +118,14 @@ func buildSuite(ctx context.Context, o options) ([]stream.Tier, error) {
 		if t.skip != "" {
 			argv = append(argv, "-test.skip="+t.skip)
 		}
-		suite = append(suite, stream.Tier{Name: t.name(), Dir: home + "/" + t.pkg, Argv: argv, Env: []string{"CORDON_BIN=" + programs}, Test: true})
+		suite = append(suite, stream.Tier{Name: t.name(), Dir: home + "/" + t.pkg, Argv: argv, Env: append([]string{"CORDON_BIN=" + programs, "CORDON_TEST_SLOW=1"}, t.env...), Test: true})
 	}
 	return suite, nil
 }
 
 // fill puts everything into the root. Errors stay in the stage.
 func fill(ctx context.Context, a *stage, built string, suite []stream.Tier, ahead []string) {
-	for _, d := range []string{"proc", "sys", "dev", "run", "tmp", "root", "var/tmp", "mnt", "home"} {
+	for _, d := range []string{"proc", "sys", "dev", "run", "tmp", "root", "var/lib", "var/tmp", "mnt", "home"} {
 		a.dir(d, 0o755)
 	}
 	a.copy("init", built+"/init")

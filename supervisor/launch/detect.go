@@ -159,7 +159,7 @@ func (p *Process) onLimit(e cgroups.Event) {
 		v.Wall, v.What = violation.Memory, "memory.max"
 	case cgroups.EventPidsMax:
 		v.Wall, v.What = violation.Pids, "pids.max"
-	case cgroups.EventEmpty:
+	case cgroups.EventEmpty, cgroups.EventPressure:
 		return
 	}
 	v.Action = p.judge.Decide(v.Wall, time.Now())

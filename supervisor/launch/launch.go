@@ -73,6 +73,10 @@ type Request struct {
 	// frozen (or killed, where it cannot be frozen) when Action is kill or
 	// quarantine. It must not block.
 	OnViolation func(violation.Violation)
+	// OnPressure, if set, is told when all of the plugin stood still for want of
+	// what file is of ("memory.pressure", "cpu.pressure", "io.pressure"), and how
+	// often it did by now. It must not block.
+	OnPressure func(file string, count int64)
 	// Answer, if set, answers every call that reaches the listener, in the place
 	// of the plan's responses, which then count no call as a violation: for
 	// recording what a program does. It may wait for the program, and holds up

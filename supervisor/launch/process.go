@@ -85,6 +85,13 @@ func (p *Process) watch() error {
 		return err
 	}
 	p.detect = append(p.detect, remove)
+	if told := p.r.OnPressure; told != nil {
+		remove, err := p.l.watcher.AddPressure(p.group, func(e cgroups.Event) { told(e.File, e.Count) })
+		if err != nil {
+			return err
+		}
+		p.detect = append(p.detect, remove)
+	}
 	if wall := p.r.Plan.Time.Wall; wall > 0 && !switchedOff("time.wall") {
 		p.timed = make(chan struct{})
 		p.timer = time.AfterFunc(wall, func() {
