@@ -37,6 +37,9 @@ type Process interface {
 	Usage() (cgroups.Usage, error)
 	// Memory is the part of Usage that every list shows, in bytes; -1 for unknown.
 	Memory() int64
+	// Adjust changes limits and responses to those of a plan that is the same in
+	// everything else; on an error nothing has changed.
+	Adjust(next *plan.Plan) error
 	Enforced() (launch.Enforced, error)
 	// Procs are the ids, as the host sees them, of what is there now.
 	Procs() ([]int, error)

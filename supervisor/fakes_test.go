@@ -170,6 +170,14 @@ func (p *fakeProcess) Signal(s syscall.Signal) error {
 func (p *fakeProcess) Memory() int64                 { return 4096 }
 func (p *fakeProcess) Usage() (cgroups.Usage, error) { return cgroups.Usage{MemoryCurrent: 4096}, nil }
 
+func (p *fakeProcess) Adjust(next *plan.Plan) error {
+	if next.Limits.MemoryMax != nil && *next.Limits.MemoryMax < 2<<20 {
+		return errors.New("device or resource busy")
+	}
+	p.did("adjust")
+	return nil
+}
+
 func (p *fakeProcess) Enforced() (launch.Enforced, error) {
 	return launch.Enforced{Walls: []launch.Wall{{Name: "seccomp", State: "enforced"}}}, nil
 }

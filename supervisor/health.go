@@ -18,7 +18,7 @@ var ErrUnwell = errors.New("it says that it is not well")
 // tells the actor once when it does not answer or is not well. It ends with the
 // process.
 func (p *plugin) watchHealth(run *running) {
-	half := run.plan.Lifecycle.Watchdog / 2
+	half := run.plan().Lifecycle.Watchdog / 2
 	if half <= 0 {
 		return
 	}

@@ -95,11 +95,12 @@ type running struct {
 	number uint64
 	proc   Process
 	conn   Conn
-	plan   *plan.Plan
-	judge  *violation.Judge
-	hello  atomic.Pointer[json.RawMessage]
-	told   atomic.Bool // that it broke the protocol
-	calls  callBook
+	// inForce is the plan that it runs under now; Adjust changes it.
+	inForce atomic.Pointer[plan.Plan]
+	judge   *violation.Judge
+	hello   atomic.Pointer[json.RawMessage]
+	told    atomic.Bool // that it broke the protocol
+	calls   callBook
 	// caps are what it may use of the host; nil without a broker.
 	caps    *broker.Session
 	breaker *circuits
@@ -109,6 +110,8 @@ type running struct {
 	ctx      context.Context //nolint:containedctx // of the process's own life
 	cancel   context.CancelFunc
 }
+
+func (r *running) plan() *plan.Plan { return r.inForce.Load() }
 
 // newPlugin makes the actor of a record that is in the store. Call go loop.
 func newPlugin(s *shared, r store.Record) (*plugin, error) {
@@ -228,8 +231,8 @@ func (p *plugin) accept(m message) {
 	if m.hit != nil {
 		v := *m.hit
 		p.hit = &v
-		if p.run != nil && p.run.plan != nil {
-			violation.Explain(p.hit, p.run.plan)
+		if p.run != nil && p.run.plan() != nil {
+			violation.Explain(p.hit, p.run.plan())
 		}
 		p.record.Violations = lastViolations(append(p.record.Violations, *p.hit))
 	}

@@ -317,14 +317,15 @@ func (s *Supervisor) AuditCheckpoint(context.Context) (control.AuditCheckpoint, 
 }
 
 // Reload implements control.Service.
-func (s *Supervisor) Reload(_ context.Context, by control.Caller) error {
+func (s *Supervisor) Reload(ctx context.Context, by control.Caller) (control.Reloaded, error) {
 	if s.reload == nil {
-		return control.Errorf(ipc.CodeUnsupported, "", "cannot reload: there is no configuration file")
+		return control.Reloaded{}, control.Errorf(ipc.CodeUnsupported, "", "cannot reload: there is no configuration file")
 	}
-	if err := s.reload(by.String()); err != nil {
-		return control.Errorf(ipc.CodeInvalidParams, "", "cannot reload; what held before holds on: %w", err)
+	out, err := s.reload(ctx, by.String())
+	if err != nil {
+		return out, control.Errorf(ipc.CodeInvalidParams, "", "cannot reload; what held before holds on: %w", err)
 	}
-	return nil
+	return out, nil
 }
 
 // EvidenceList implements control.Service.
@@ -413,14 +414,14 @@ func (s *Supervisor) Attach(_ context.Context, params control.NameParams, delive
 	if err != nil {
 		return control.AttachResult{}, nil, err
 	}
-	if run.plan.Protocol == ipc.ProtocolCordon {
-		return control.AttachResult{}, nil, control.Errorf(ipc.CodeUnsupported, "cordon call", "cannot attach to %s: it speaks protocol %q, not that of a client on stdio", params.Name, run.plan.Protocol)
+	if run.plan().Protocol == ipc.ProtocolCordon {
+		return control.AttachResult{}, nil, control.Errorf(ipc.CodeUnsupported, "cordon call", "cannot attach to %s: it speaks protocol %q, not that of a client on stdio", params.Name, run.plan().Protocol)
 	}
 	bridge, err := run.conn.Attach(deliver)
 	if err != nil {
 		return control.AttachResult{}, nil, err
 	}
-	return control.AttachResult{Protocol: string(run.plan.Protocol)}, bridge, nil
+	return control.AttachResult{Protocol: string(run.plan().Protocol)}, bridge, nil
 }
 
 // errClosing refuses what would begin while the daemon ends.

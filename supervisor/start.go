@@ -145,7 +145,8 @@ func (p *plugin) spawn(ctx context.Context, number uint64, bundle *Bundle, req l
 		w.closeHosts()
 		return nil, &stepError{"launch", errors.Join(err, conn.Close())}
 	}
-	run := &running{number: number, caps: caps, contract: bundle.Contract, proc: proc, conn: conn, plan: req.Plan, judge: violation.NewJudge(req.Plan), settled: make(chan struct{}), breaker: newCircuits(p.circuitChanged)}
+	run := &running{number: number, caps: caps, contract: bundle.Contract, proc: proc, conn: conn, judge: violation.NewJudge(req.Plan), settled: make(chan struct{}), breaker: newCircuits(p.circuitChanged)}
+	run.inForce.Store(req.Plan)
 	run.ctx, run.cancel = context.WithCancel(context.Background())
 	for _, l := range w.logs {
 		go p.log.copyFrom(l.stream, l.file)
@@ -188,7 +189,7 @@ func (p *plugin) broke(run *running, err error) {
 	}
 	v := violation.Violation{
 		Kind: "violation", Time: p.clock.Now().UTC(), Wall: violation.IPC, What: breachInWords(broken),
-		Where: violation.Where{PID: run.proc.PID()}, PolicyDigest: run.plan.PolicyDigest(), PlanDigest: run.proc.PlanDigest(),
+		Where: violation.Where{PID: run.proc.PID()}, PolicyDigest: run.plan().PolicyDigest(), PlanDigest: run.proc.PlanDigest(),
 	}
 	v.Action = run.judge.Decide(violation.IPC, v.Time)
 	p.violated(run.number, v)

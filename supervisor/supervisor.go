@@ -52,7 +52,7 @@ type Config struct {
 	// Evidence bounds what is kept of quarantines.
 	Evidence EvidenceRules
 	// Reload reads the configuration anew, for the one who asks; nil is none.
-	Reload func(by string) error
+	Reload func(ctx context.Context, by string) (control.Reloaded, error)
 	// Clock, Random (at least 0, below 1) and NewID have the system's as default.
 	Clock  Clock
 	Random func() float64
@@ -98,7 +98,7 @@ func (s *shared) leave() { <-s.places }
 // control.Service.
 type Supervisor struct {
 	*shared
-	reload     func(by string) error
+	reload     func(ctx context.Context, by string) (control.Reloaded, error)
 	installing sync.Mutex // one install, or removal of a bundle, at a time
 	mu         sync.RWMutex
 	plugins    map[string]*plugin

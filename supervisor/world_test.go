@@ -67,6 +67,7 @@ func (p *modelProcess) Memory() int64                      { return 0 }
 func (p *modelProcess) Usage() (cgroups.Usage, error)      { return cgroups.Usage{}, nil }
 func (p *modelProcess) Procs() ([]int, error)              { return nil, nil }
 func (p *modelProcess) Enforced() (launch.Enforced, error) { return launch.Enforced{}, nil }
+func (p *modelProcess) Adjust(*plan.Plan) error            { return nil }
 
 func (p *modelProcess) Kill() error {
 	p.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -105,6 +106,18 @@ type daemonTable struct {
 	UIDCount uint32 `toml:"uid_count"`
 	// LogFormat is text, json, or empty for text on a terminal only.
 	LogFormat string `toml:"log_format" oneof:"text json"`
+}
+
+// changed are the keys that differ in what was read anew.
+func (t daemonTable) changed(now daemonTable) []string {
+	var out []string
+	was, is := reflect.ValueOf(t), reflect.ValueOf(now)
+	for i := range was.NumField() {
+		if !was.Field(i).Equal(is.Field(i)) {
+			out = append(out, "daemon."+was.Type().Field(i).Tag.Get("toml"))
+		}
+	}
+	return out
 }
 
 func defaults() config {

@@ -265,7 +265,7 @@ func (d *daemon) serveControl() error {
 func (d *daemon) serve(signals <-chan os.Signal) {
 	for s := range signals {
 		if s == syscall.SIGHUP {
-			if err := d.reload("daemon"); err != nil {
+			if _, err := d.reload(context.Background(), "daemon"); err != nil {
 				d.log.Error("cannot reload: what held before holds on", "err", err)
 			}
 			continue
@@ -295,31 +295,33 @@ func (d *daemon) stop(ctx context.Context) {
 	d.auditEvent("daemon-stopped", "daemon", "cordond ended")
 }
 
-// reload reads [ceiling], [evidence] and [[secret]] anew, for by. The rest of the file holds from the
-// next start.
-func (d *daemon) reload(by string) error {
+// reload reads [ceiling], [evidence], [[secret]] and the profiles of what runs
+// anew, for by. The rest of the file holds from the next start.
+func (d *daemon) reload(ctx context.Context, by string) (out control.Reloaded, err error) {
 	c, _, err := loadConfig(d.options.configFile, d.options.explicit)
 	if err != nil {
-		return err
-	}
-	if c.Daemon != d.config.Daemon {
-		d.log.Warn("[daemon] has changed: that holds from the next start of cordond")
+		return out, err
 	}
 	rules, err := c.Evidence.rules()
 	if err != nil {
-		return err
+		return out, err
 	}
 	secrets, err := c.secrets()
 	if err != nil {
-		return err
+		return out, err
 	}
+	out.Daemon = d.config.Daemon.changed(c.Daemon)
 	d.bundles.SetCeiling(&c.Ceiling)
 	d.supervisor.SetEvidenceRules(rules)
 	d.secrets.Store(&secrets)
 	d.supervisor.RenewGrants()
-	d.auditEvent("daemon-reloaded", by, "[ceiling] and [evidence] were read anew; they hold for what starts or happens from now on")
-	d.log.Info("reloaded", "file", d.options.configFile)
-	return nil
+	d.auditEvent("daemon-reloaded", by, "[ceiling], [evidence] and the profiles of what runs were read anew")
+	out.Plugins = d.supervisor.Adjust(ctx, by)
+	d.log.Info("reloaded", "file", d.options.configFile, "after_a_start_of_cordond", out.Daemon)
+	for _, p := range out.Plugins {
+		d.log.Info("reloaded", "plugin", p.Name, "changed", p.Changed, "after_a_restart", p.Restart, "err", p.Error)
+	}
+	return out, nil
 }
 
 func (d *daemon) auditEvent(kind, by, text string) {

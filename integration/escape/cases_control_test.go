@@ -30,9 +30,9 @@ func (d *daemon) List(context.Context) ([]control.Status, error) {
 }
 
 // Reload counts who got so far.
-func (d *daemon) Reload(context.Context, control.Caller) error {
+func (d *daemon) Reload(context.Context, control.Caller) (control.Reloaded, error) {
 	d.reloads.Add(1)
-	return nil
+	return control.Reloaded{}, nil
 }
 
 const observers = 1717 // the group that may look

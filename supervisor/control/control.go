@@ -51,7 +51,7 @@ const (
 	MethodAuditCheckpoint = "audit.checkpoint" // {} -> AuditCheckpoint
 	MethodEvidenceList    = "evidence.list"    // NameParams, no name is all -> []Evidence
 	MethodEvidenceShow    = "evidence.show"    // EvidenceParams -> EvidenceContent
-	MethodReload          = "daemon.reload"    // {} -> {}: read the configuration anew
+	MethodReload          = "daemon.reload"    // {} -> Reloaded: read configuration and profiles anew
 )
 
 // NameParams names a plugin.
@@ -83,6 +83,26 @@ type Ask struct {
 	Granted bool   `json:"granted"`
 	// Decision is who decided, and by which rule.
 	Decision string `json:"decision"`
+}
+
+// Reloaded is what came of a reload.
+type Reloaded struct {
+	// Daemon are the keys of the configuration that have changed and hold from the
+	// next start of the daemon.
+	Daemon []string `json:"daemon,omitempty"`
+	// Plugins are the running ones whose profile amounts to something else now, or
+	// cannot be used.
+	Plugins []Adjusted `json:"plugins,omitempty"`
+}
+
+// Adjusted is one running plugin after a reload, by keys of its profile.
+type Adjusted struct {
+	Name string `json:"name"`
+	// Changed hold from now on, Restart from its next start.
+	Changed []string `json:"changed,omitempty"`
+	Restart []string `json:"restart,omitempty"`
+	// Error is why nothing of it was changed.
+	Error string `json:"error,omitempty"`
 }
 
 // Status is one line of cordon ps.

@@ -117,9 +117,9 @@ func (f *fakeService) EvidenceShow(context.Context, EvidenceParams) (EvidenceCon
 	return EvidenceContent{}, err
 }
 
-func (f *fakeService) Reload(_ context.Context, by Caller) error {
+func (f *fakeService) Reload(_ context.Context, by Caller) (Reloaded, error) {
 	_, err := f.did("reload", by)
-	return err
+	return Reloaded{}, err
 }
 
 func (f *fakeService) Capabilities(context.Context, NameParams) (Capabilities, error) {

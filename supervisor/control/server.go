@@ -102,7 +102,7 @@ func checkpointed(ctx context.Context, s *session, _ json.RawMessage) (any, erro
 }
 
 func reloaded(ctx context.Context, s *session, _ json.RawMessage) (any, error) {
-	return struct{}{}, s.server.service.Reload(ctx, s.caller)
+	return s.server.service.Reload(ctx, s.caller)
 }
 
 func listed(ctx context.Context, s *session, _ json.RawMessage) (any, error) {

@@ -31,8 +31,9 @@ type Service interface {
 	AuditCheckpoint(ctx context.Context) (AuditCheckpoint, error)
 	EvidenceList(ctx context.Context, p NameParams) ([]Evidence, error)
 	EvidenceShow(ctx context.Context, p EvidenceParams) (EvidenceContent, error)
-	// Reload reads the configuration anew; on an error what held before holds on.
-	Reload(ctx context.Context, by Caller) error
+	// Reload reads configuration and profiles anew; on an error what held before
+	// holds on.
+	Reload(ctx context.Context, by Caller) (Reloaded, error)
 	// Capabilities gives the catalogue, and the grants of a plugin if one is named.
 	Capabilities(ctx context.Context, p NameParams) (Capabilities, error)
 	// Grant and Revoke hold when they return.

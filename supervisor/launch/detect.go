@@ -192,8 +192,8 @@ func (p *Process) report(v violation.Violation) {
 	v.Kind, v.Time, v.Plugin = "violation", time.Now(), p.r.Name
 	v.ID = fmt.Sprintf("v-%x-%d", v.Time.UnixMicro(), p.count)
 	v.NotEnforced = v.Wall == violation.Seccomp && v.Action == violation.Log && !v.Killed
-	v.PolicyDigest, v.PlanDigest = p.digests()
-	violation.Explain(&v, p.r.Plan)
+	v.PolicyDigest, v.PlanDigest = p.inForce.Load().digests()
+	violation.Explain(&v, p.plan())
 	if p.r.OnViolation != nil {
 		p.r.OnViolation(v)
 	}

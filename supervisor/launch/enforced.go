@@ -268,10 +268,10 @@ func (r *reading) group() error {
 		return err
 	}
 	missing := map[string]string{}
-	for _, f := range r.p.l.unsupported(r.p.r.Plan.Limits) {
+	for _, f := range r.p.l.unsupported(r.p.plan().Limits) {
 		missing[f.Name] = f.Need
 	}
-	values := r.p.r.Plan.Limits.Values()
+	values := r.p.plan().Limits.Values()
 	names := make([]string, 0, len(values))
 	for name := range values {
 		names = append(names, name)
@@ -306,7 +306,7 @@ func (r *reading) rest() error {
 	}
 	planned := fmt.Sprintf("%d %d 1", r.p.view.UID, r.p.lease.uid)
 	r.add("uid_map", "privilege", planned, strings.Join(strings.Fields(string(b)), " "), "uid 0 is not mapped")
-	if wall := r.p.r.Plan.Time.Wall; wall > 0 {
+	if wall := r.p.plan().Time.Wall; wall > 0 {
 		r.add("time.wall", "time", wall.String(), wall.String(), "the launcher's timer")
 	}
 	return nil

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/cordonhq/cordon/cgroups"
 	"github.com/cordonhq/cordon/namespaces"
+	"github.com/cordonhq/cordon/profiles/plan"
 	"github.com/cordonhq/cordon/seccomp"
 	"github.com/cordonhq/cordon/supervisor/violation"
 )
@@ -20,11 +22,12 @@ import (
 type Process struct {
 	l       *Launcher
 	r       Request
+	inForce atomic.Pointer[force]
+	remake  func(*plan.Plan) *force
 	lease   *lease
 	group   *cgroups.Group
 	view    namespaces.View
 	host    namespaces.Host
-	digests func() (policy, plan string)
 	doors   []string // see start
 
 	child  *namespaces.Child
@@ -43,6 +46,7 @@ type Process struct {
 	timer   *time.Timer
 	timed   chan struct{} // closed when the timer's report has ended
 
+	adjusting sync.Mutex // serialises Adjust
 	mu        sync.Mutex // serialises reports
 	count     int
 	contained violation.Wall // by which the plugin was frozen or killed
@@ -92,7 +96,7 @@ func (p *Process) watch() error {
 		}
 		p.detect = append(p.detect, remove)
 	}
-	if wall := p.r.Plan.Time.Wall; wall > 0 && !switchedOff("time.wall") {
+	if wall := p.plan().Time.Wall; wall > 0 && !switchedOff("time.wall") {
 		p.timed = make(chan struct{})
 		p.timer = time.AfterFunc(wall, func() {
 			defer close(p.timed)
@@ -114,7 +118,7 @@ func (p *Process) wait() {
 	}
 	close(p.gone)
 	<-p.worked
-	if cpu := p.r.Plan.Time.CPU; cpu > 0 && end.Status.Signaled() && end.User+end.System >= cpu-100*time.Millisecond {
+	if cpu := p.plan().Time.CPU; cpu > 0 && end.Status.Signaled() && end.User+end.System >= cpu-100*time.Millisecond {
 		p.onTime("time.cpu", cpu)
 	}
 	named := p.l.deaths.forget(p, end.Status)
@@ -132,8 +136,32 @@ func (p *Process) PID() int { return p.child.PID }
 
 // PlanDigest is the policy digest with what is particular to this host.
 func (p *Process) PlanDigest() string {
-	_, digest := p.digests()
+	_, digest := p.inForce.Load().digests()
 	return digest
+}
+
+// force is a plan that is in force, with its digests.
+type force struct {
+	plan    *plan.Plan
+	digests func() (policy, plan string)
+}
+
+// plan is what the plugin runs under now.
+func (p *Process) plan() *plan.Plan { return p.inForce.Load().plan }
+
+// Adjust changes the limits of the group, and what violations lead to, to those
+// of a plan that is the same in everything else (see profiles.Changes). On an
+// error what held before holds on.
+func (p *Process) Adjust(next *plan.Plan) error {
+	p.adjusting.Lock()
+	defer p.adjusting.Unlock()
+	now := p.plan()
+	if err := p.group.Update(p.l.possible(next.Limits)); err != nil {
+		return errors.Join(err, p.group.Update(p.l.possible(now.Limits)))
+	}
+	p.judge.Change(next)
+	p.inForce.Store(p.remake(next))
+	return nil
 }
 
 // Group is the plugin's control group. It belongs to the process.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/cordonhq/cordon/cgroups"
 	"github.com/cordonhq/cordon/namespaces"
+	"github.com/cordonhq/cordon/profiles/plan"
 	"github.com/cordonhq/cordon/seccomp"
 	"github.com/cordonhq/cordon/supervisor/violation"
 )
@@ -169,9 +170,11 @@ func (s *start) takeBack() error {
 }
 
 // limits are the plan's without what this host cannot do and need not.
-func (s *start) limits() cgroups.Limits {
-	limits := s.r.Plan.Limits
-	for _, f := range s.l.unsupported(limits) {
+func (s *start) limits() cgroups.Limits { return s.l.possible(s.r.Plan.Limits) }
+
+// possible are limits without those that this host cannot enforce.
+func (l *Launcher) possible(limits cgroups.Limits) cgroups.Limits {
+	for _, f := range l.unsupported(limits) {
 		drop(&limits, f.Name)
 	}
 	for _, name := range []string{"memory.max", "pids.max", "cpu.max"} {
@@ -688,9 +691,14 @@ func (s *start) process() (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Process{
-		digests: sync.OnceValues(s.digests),
-		l:       s.l, r: s.r, lease: s.lease, group: s.group, view: s.view, host: s.host, doors: s.doors,
+	remake := func(next *plan.Plan) *force {
+		of := *s
+		of.r.Plan = next
+		return &force{plan: next, digests: sync.OnceValues(of.digests)}
+	}
+	p := &Process{
+		remake: remake,
+		l:      s.l, r: s.r, lease: s.lease, group: s.group, view: s.view, host: s.host, doors: s.doors,
 		judge:   violation.NewJudge(s.r.Plan),
 		flood:   seccomp.Flood{Limit: s.l.floodLimit},
 		fallen:  fallen{flood: seccomp.Flood{Limit: s.l.floodLimit}},
@@ -700,7 +708,9 @@ func (s *start) process() (*Process, error) {
 		urgent:  make(chan call, 1),
 		worked:  make(chan struct{}),
 		done:    make(chan struct{}),
-	}, nil
+	}
+	p.inForce.Store(remake(s.r.Plan))
+	return p, nil
 }
 
 // digests are of the policy and of the plan. They take longer than everything

@@ -36,6 +36,21 @@ func NewJudge(p *plan.Plan) *Judge {
 	return j
 }
 
+// Change has the judge go by p's responses from now on. What it remembers of each
+// wall stays: a budget that was spent is not given back.
+func (j *Judge) Change(p *plan.Plan) {
+	fresh := NewJudge(p)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for wall, l := range fresh.walls {
+		if old := j.walls[wall]; old != nil {
+			most := max(l.response.Budget, 0)
+			l.times = old.times[max(0, len(old.times)-most):]
+		}
+	}
+	j.walls = fresh.walls
+}
+
 // Decide counts one violation of w at now and says what it leads to: the
 // response's action, or what follows it once the budget within its window is
 // spent. A wall without a response, and a word that is no action, is answered
