@@ -68,6 +68,13 @@ func (c *fakeClock) AfterFunc(d time.Duration, fn func()) func() {
 	}
 }
 
+// jump moves the clock alone.
+func (c *fakeClock) jump(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
 // fire waits until a timer of d is set, and moves the clock to its end.
 func (c *fakeClock) fire(d time.Duration) { c.fireNumber(d, 0) }
 

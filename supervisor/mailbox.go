@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"sync"
+	"time"
 
 	"github.com/cordonhq/cordon/supervisor/violation"
 )
@@ -18,6 +19,8 @@ type message struct {
 	begun *running
 	// op is an operator who waits for the outcome.
 	op *operation
+	// probation is of an evRelease.
+	probation time.Duration
 	// do, if set, is run instead of an event.
 	do func()
 }

@@ -205,11 +205,14 @@ func (p *plugin) handle(m message) {
 		m.do()
 		return
 	}
+	m = p.strictly(m)
 	p.accept(m)
 	ev := m.event
 	ev.Time, ev.Jitter = p.clock.Now(), p.random()
+	before := p.state.Phase
 	next, acts := transition(p.state, ev, p.policy)
 	p.state = next
+	p.beginProbation(m, before)
 	err := p.perform(acts, m)
 	p.hit = nil
 	if m.begun != nil && p.state.Process != alive { // only a fault in transition could lead here

@@ -23,13 +23,19 @@ var _ control.Service = (*Supervisor)(nil)
 const eventQueue = 1024
 
 // do asks a plugin's actor for kind and waits until the plugin has settled.
-func (s *Supervisor) do(ctx context.Context, by control.Caller, name string, kind eventKind, reason string) (control.Status, error) {
+func (s *Supervisor) do(ctx context.Context, by control.Caller, name string, kind eventKind) (control.Status, error) {
+	return s.tell(ctx, by, name, message{event: event{Kind: kind}})
+}
+
+// tell is do for a message that says more than its kind.
+func (s *Supervisor) tell(ctx context.Context, by control.Caller, name string, m message) (control.Status, error) {
 	p, err := s.get(name)
 	if err != nil {
 		return control.Status{}, err
 	}
 	op := &operation{by: by.String(), done: make(chan error, 1)}
-	if !p.box.post(message{event: event{Kind: kind, Reason: reason}, op: op}) {
+	m.op = op
+	if !p.box.post(m) {
 		return control.Status{}, p.notFound()
 	}
 	select {
@@ -42,17 +48,17 @@ func (s *Supervisor) do(ctx context.Context, by control.Caller, name string, kin
 
 // Start implements control.Service.
 func (s *Supervisor) Start(ctx context.Context, by control.Caller, p control.NameParams) (control.Status, error) {
-	return s.do(ctx, by, p.Name, evStart, "")
+	return s.do(ctx, by, p.Name, evStart)
 }
 
 // Stop implements control.Service.
 func (s *Supervisor) Stop(ctx context.Context, by control.Caller, p control.NameParams) (control.Status, error) {
-	return s.do(ctx, by, p.Name, evStop, "")
+	return s.do(ctx, by, p.Name, evStop)
 }
 
 // Restart implements control.Service.
 func (s *Supervisor) Restart(ctx context.Context, by control.Caller, p control.NameParams) (control.Status, error) {
-	return s.do(ctx, by, p.Name, evRestart, "")
+	return s.do(ctx, by, p.Name, evRestart)
 }
 
 // Release implements control.Service.
@@ -61,12 +67,15 @@ func (s *Supervisor) Release(ctx context.Context, by control.Caller, p control.R
 	if reason == "" {
 		reason = "no reason given"
 	}
-	return s.do(ctx, by, p.Name, evRelease, reason)
+	if err := checkProbation(p.Probation); err != nil {
+		return control.Status{}, err
+	}
+	return s.tell(ctx, by, p.Name, message{event: event{Kind: evRelease, Reason: reason}, probation: p.Probation})
 }
 
 // Remove implements control.Service.
 func (s *Supervisor) Remove(ctx context.Context, by control.Caller, p control.NameParams) error {
-	_, err := s.do(ctx, by, p.Name, evRemove, "")
+	_, err := s.do(ctx, by, p.Name, evRemove)
 	return err
 }
 
@@ -130,6 +139,9 @@ func (p *plugin) status() control.Status {
 	}
 	if snap.plan != nil && snap.plan.Violation["seccomp"].Action == string(violation.Log) {
 		st.NotEnforced = []string{"seccomp"}
+	}
+	if until := r.Probation; p.clock.Now().Before(until) {
+		st.Probation = &until
 	}
 	if snap.run == nil || r.State == control.Quarantined {
 		return st

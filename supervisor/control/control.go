@@ -121,6 +121,8 @@ type Status struct {
 	Reason string `json:"reason,omitempty"`
 	// NotEnforced are the walls that only complain, as the operator asked.
 	NotEnforced []string `json:"not_enforced,omitempty"`
+	// Probation is until when it is on probation, nil if it is not.
+	Probation *time.Time `json:"probation,omitempty"`
 }
 
 // Inspection is everything about one plugin.
@@ -172,6 +174,9 @@ type CallParams struct {
 type ReleaseParams struct {
 	Name   string `json:"name"`
 	Reason string `json:"reason"`
+	// Probation is how long any violation that is not merely logged quarantines
+	// again; none if 0, a year at most.
+	Probation time.Duration `json:"probation_ns,omitempty"`
 }
 
 // LogsParams asks for the last Lines lines, and to follow.

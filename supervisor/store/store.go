@@ -76,6 +76,8 @@ type Record struct {
 	Restarts   int                   `json:"restarts"`
 	Quarantine *Quarantine           `json:"quarantine,omitempty"`
 	Violations []violation.Violation `json:"violations,omitempty"`
+	// Probation is until when any violation quarantines, since its last release.
+	Probation time.Time `json:"probation,omitzero"`
 	// Decisions are the operators' grants and revocations, oldest first.
 	Decisions []control.Decision `json:"decisions,omitempty"`
 	// PolicyDigest and PlanDigest are of the last start.
