@@ -462,3 +462,41 @@ func TestDescriptorsHeld(t *testing.T) {
 	}
 	stop(t, host, plugin)
 }
+
+// FuzzDescriptors: whatever a message says, whatever comes along with it and
+// wherever the bytes are cut, no descriptor is left and nobody panics.
+func FuzzDescriptors(f *testing.F) {
+	for _, fds := range []string{``, `,"fds":["file"]`, `,"fds":["file","memfd"]`, `,"fds":[]`, `,"fds":["door"]`, `,"fds":3`} {
+		f.Add([]byte(`{"jsonrpc":"2.0","id":1,"method":"take"`+fds+`}`), uint8(1), uint16(0))
+		f.Add([]byte(`{"jsonrpc":"2.0","id":1,"result":1`+fds+`}`), uint8(2), uint16(9))
+	}
+	f.Fuzz(func(t *testing.T, msg []byte, n uint8, cut uint16) {
+		file, err := os.Open("/proc/self/exe")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		before := descriptors(t)
+		a, b := socketpair(t)
+		host := run(NewConn(SocketTransport(a), Options{
+			Limits: Limits{MaxDescriptors: 3, MaxFrame: 1 << 16}, AcceptFiles: func(string) int { return 2 },
+			Handler: func(_ context.Context, r *Request) (any, error) {
+				_ = r.Take(len(r.Params)).Close() // of nothing as a rule
+				return len(r.Files), nil
+			},
+		}))
+		raw := appendFrame(nil, FramingLength, msg[:min(len(msg), 1<<16)])
+		at := int(cut) % len(raw)
+		_, _ = b.Write(raw[:at])
+		var fds []int
+		for range n % 6 {
+			fds = append(fds, int(file.Fd()))
+		}
+		_, _, _ = b.WriteMsgUnix(raw[at:], unix.UnixRights(fds...), nil)
+		_ = b.CloseWrite()
+		_, _ = io.Copy(io.Discard, b)
+		<-host.ended
+		_ = b.Close()
+		none(t, before)
+	})
+}

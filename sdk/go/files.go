@@ -55,6 +55,37 @@ func TakeFiles(ctx context.Context) []*os.File {
 	return files
 }
 
+// isGone tells that the peer has left.
+func isGone(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// TakeStream opens the stream that came with a handler's request: its only
+// descriptor, a socket. The handler closes it.
+func TakeStream(ctx context.Context) (*Stream, error) {
+	files := TakeFiles(ctx)
+	if len(files) != 1 {
+		closeFiles(files)
+		return nil, Errorf(CodeInvalidParams, "%d descriptors came where one stream was to", len(files))
+	}
+	return OpenStream(files[0])
+}
+
+// NewStream makes a stream: this side's end, and the one for CallFiles or
+// WithFiles.
+func NewStream() (*Stream, *os.File, error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	theirs := os.NewFile(uintptr(fds[1]), "stream")
+	ours, err := OpenStream(os.NewFile(uintptr(fds[0]), "stream"))
+	if err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	return ours, theirs, nil
+}
+
 func withFiles(ctx context.Context, files []*os.File) context.Context {
 	if len(files) == 0 {
 		return ctx

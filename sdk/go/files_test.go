@@ -2,6 +2,7 @@ package cordon
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -143,5 +144,64 @@ func TestMemoryIsSealed(t *testing.T) {
 	}
 	if _, err := NewMemory(0); err == nil {
 		t.Error("no error for no bytes")
+	}
+}
+
+// TestStreams: bytes to the plugin and from it, more than one window of them.
+func TestStreams(t *testing.T) {
+	const size = 5<<20 + 3
+	p := New("streams", "1.0.0")
+	Handle(p, "take", func(ctx context.Context, _ struct{}) (int64, error) {
+		s, err := TakeStream(ctx)
+		if err != nil {
+			return 0, err
+		}
+		defer s.Close()
+		return io.Copy(io.Discard, s)
+	})
+	Handle(p, "give", func(context.Context, struct{}) (WithFiles, error) {
+		ours, theirs, err := NewStream()
+		if err != nil {
+			return WithFiles{}, err
+		}
+		go func() {
+			defer ours.Close()
+			_, _ = ours.Write(make([]byte, size))
+			_ = ours.End()
+		}()
+		return WithFiles{Result: size, Files: []*os.File{theirs}}, nil
+	})
+	h, err := NewHarness(t.Context(), p, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs, err := NewStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_, _ = ours.Write(make([]byte, size))
+		_ = ours.End()
+	}()
+	n := 0
+	if _, err := h.CallFiles(t.Context(), "take", nil, []*os.File{theirs}, &n); err != nil || n != size {
+		t.Error(n, err)
+	}
+	files, err := h.CallFiles(t.Context(), "give", nil, nil, &n)
+	if err != nil || len(files) != 1 {
+		t.Fatal(len(files), err)
+	}
+	s, err := OpenStream(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.Copy(io.Discard, s); err != nil || got != size {
+		t.Error(got, err)
+	}
+	if _, err := h.CallFiles(t.Context(), "take", nil, nil, nil); err == nil {
+		t.Error("a request without its stream was taken")
+	}
+	if err := errors.Join(s.Close(), ours.Close(), h.Close()); err != nil {
+		t.Error(err)
 	}
 }

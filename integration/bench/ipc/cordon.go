@@ -46,6 +46,7 @@ func plugin(language string) *exec.Cmd {
 func serveCordon() {
 	p := cordon.New("echo", "1.0.0")
 	cordon.Handle(p, "echo", func(_ context.Context, in json.RawMessage) (json.RawMessage, error) { return in, nil })
+	serveLarge(p)
 	p.Main()
 }
 

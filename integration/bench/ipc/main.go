@@ -63,8 +63,18 @@ func main() {
 		return
 	}
 	rounds := flag.Int("rounds", 40, "how many turns each subject has")
+	bulk := flag.Bool("large", false, "measure large payloads alone")
 	only := flag.String("only", "", "subjects to measure, with commas between; all if empty")
 	flag.Parse()
+	if *bulk {
+		found, err := measureLarge(*rounds)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "cannot measure:", err)
+			os.Exit(1)
+		}
+		largeFigures(found)
+		return
+	}
 	if err := measure(*rounds, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "cannot measure:", err)
 		os.Exit(1)
@@ -112,7 +122,12 @@ func measure(rounds int, only string) error {
 	if err != nil {
 		return err
 	}
+	bulk, err := measureLarge(max(5, rounds/2))
+	if err != nil {
+		return err
+	}
 	figures(found, rates, allocs)
+	largeFigures(bulk)
 	return nil
 }
 

@@ -55,6 +55,8 @@ func serve(what string) {
 		serveCordon()
 	case "bare":
 		serveBare(socketOf())
+	case "bare-large":
+		serveBareLarge(socketOf())
 	case "net/rpc":
 		serveNetRPC(socketOf())
 	case "ttrpc":
@@ -292,7 +294,8 @@ var echoService = grpc.ServiceDesc{
 			in := new(wrapperspb.BytesValue)
 			return in, decode(in)
 		},
-	}},
+	}, {MethodName: "Make", Handler: makeUnary}},
+	Streams: []grpc.StreamDesc{{StreamName: "Stream", Handler: makeStream, ServerStreams: true}},
 }
 
 // --- go-plugin -------------------------------------------------------------
