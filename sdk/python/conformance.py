@@ -31,6 +31,13 @@ def make():
         notes.append(params)
 
 
+    @plugin.method("files")
+    def files(params, ctx):
+        came = ctx.take_files()
+        for file in came:
+            file.close()
+        return len(came)
+
     @plugin.notification("crash")
     def crash_note(params, ctx):
         raise RuntimeError("as asked")

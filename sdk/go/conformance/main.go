@@ -68,6 +68,13 @@ func many() {
 func plugin() *cordon.Plugin {
 	p := cordon.New("conformance", "1.0.0")
 	cordon.Handle(p, "echo", func(_ context.Context, in json.RawMessage) (json.RawMessage, error) { return in, nil })
+	cordon.Handle(p, "files", func(ctx context.Context, _ json.RawMessage) (int, error) {
+		files := cordon.TakeFiles(ctx)
+		for _, f := range files {
+			_ = f.Close()
+		}
+		return len(files), nil
+	})
 	cordon.Handle(p, "sink", func(context.Context, json.RawMessage) (any, error) { return nil, nil })
 	cordon.Handle(p, "fail", func(_ context.Context, in cordon.Error) (any, error) { return nil, &in })
 	cordon.Handle(p, "crash", func(context.Context, json.RawMessage) (any, error) { panic("as asked") })
