@@ -76,10 +76,12 @@ class ProtocolError(Exception):
 
 # --- reading one message, as for a hostile peer ---------------------------
 
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]+|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def _check_depth(text, limit):
+    if text.count("[") + text.count("{") <= limit:  # those in strings are counted too
+        return
     depth = 0
     for found in _STRING_OR_BRACKET.finditer(text):
         first = found.group()[0]
