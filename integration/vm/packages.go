@@ -19,7 +19,7 @@ import (
 // and the C compiler with which tests make the smallest programs.
 var wantedPackages = []string{
 	"bash", "dash", "coreutils", "findutils", "grep", "sed", "mawk", "hostname", "procps", "netbase",
-	"util-linux", "mount", "e2fsprogs", "kmod", "libc-bin", "python3", "gcc", "libc6-dev", "stress-ng",
+	"util-linux", "mount", "e2fsprogs", "kmod", "libc-bin", "python3", "tar", "gcc", "libc6-dev", "stress-ng",
 }
 
 // unwanted packages are depended on and not needed there.

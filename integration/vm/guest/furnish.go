@@ -88,10 +88,28 @@ func settle() error {
 	if err := unix.Sethostname([]byte("guest")); err != nil {
 		return err
 	}
+	if err := loopbackUp(); err != nil {
+		return fmt.Errorf("cannot bring up the loopback interface: %w", err)
+	}
 	var r unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
 		return err
 	}
 	r.Cur, r.Max = 1024, 1<<19
 	return unix.Setrlimit(unix.RLIMIT_NOFILE, &r)
+}
+
+// loopbackUp is the only network of a guest; netdevice(7).
+func loopbackUp() error {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(s)
+	request, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, request)
 }
