@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -737,6 +738,74 @@ func TestDeviceProgram(t *testing.T) {
 		}
 		if code := opens(g); code != 7 {
 			t.Errorf("with the program the shell ends with %d", code)
+		}
+	})
+}
+
+// TestDelegatedSubtree: under systemd the daemon lives in a group of its own
+// below its service's (Delegate=yes, DelegateSubgroup=), and the plugins' root
+// beside it. Without one of its own it is told what to do.
+func TestDelegatedSubtree(t *testing.T) {
+	eachMode(t, func(t *testing.T, l *layout) {
+		u := l.unified()
+		if u == nil || len(u.controllers) == 0 {
+			t.Skip("skipped: no unified tree with a controller")
+		}
+		service := testRoot()
+		tree, err := openTree(service+"/plugins", l, realKernel())
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := testGroup(t, tree, Limits{PidsMax: ptr(int64(7))})
+		mustRead(t, g, Limits{PidsMax: ptr(int64(7))})
+		if err := errors.Join(g.Remove(), tree.Close()); err != nil {
+			t.Fatal(err)
+		}
+		occupied := testRoot()
+		dir := u.mount + "/" + occupied
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		sleep := exec.Command("sleep", "1000")
+		if err := sleep.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			_ = sleep.Process.Kill()
+			_ = sleep.Wait()
+			if err := unix.Rmdir(dir); err != nil {
+				t.Error(err)
+			}
+		}()
+		pid := []byte(strconv.Itoa(sleep.Process.Pid))
+		if err := os.WriteFile(dir+"/cgroup.procs", pid, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if tree, err := openTree(occupied+"/plugins", l, realKernel()); err == nil {
+			_ = tree.Close()
+			t.Fatal("a group with processes got limited children")
+		} else if !strings.Contains(err.Error(), "DelegateSubgroup=") {
+			t.Errorf("it says %v", err)
+		}
+		if err := os.Mkdir(dir+"/daemon", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			_ = sleep.Process.Kill()
+			_ = sleep.Wait()
+			if err := unix.Rmdir(dir + "/daemon"); err != nil {
+				t.Error(err)
+			}
+		}()
+		if err := os.WriteFile(dir+"/daemon/cgroup.procs", pid, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		tree, err = openTree(occupied+"/plugins", l, realKernel())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tree.Close(); err != nil {
+			t.Error(err)
 		}
 	})
 }
