@@ -33,7 +33,9 @@ func (b *bench) letOut(probation time.Duration) {
 
 func (b *bench) eventually(what string, is func() bool) {
 	b.t.Helper()
-	for end := time.Now().Add(time.Minute); !is(); time.Sleep(time.Millisecond) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(time.Minute); !is(); <-tick.C {
 		if time.Now().After(end) {
 			b.t.Fatalf("cannot wait longer: %s", what)
 		}

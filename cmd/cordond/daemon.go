@@ -136,6 +136,7 @@ func (d *daemon) start() error {
 	d.auditEvent("daemon-started", "daemon", "cordond "+version()+" started")
 	d.supervisor.StartEnabled()
 	d.notify("READY=1")
+	d.startWatchdog()
 	d.log.Info("ready", "socket", d.config.Daemon.Socket, "version", version())
 	return nil
 }

@@ -180,13 +180,10 @@ func (l *Log) writeWaiting() {
 }
 
 // append writes one record of the log's own; l.mu is held.
-func (l *Log) append(ev control.Event) (control.Event, error) {
+func (l *Log) append(ev control.Event) error {
 	ev.Time = l.now()
-	written, err := l.appendAll([]control.Event{ev})
-	if err != nil {
-		return control.Event{}, err
-	}
-	return written[0], nil
+	_, err := l.appendAll([]control.Event{ev})
+	return err
 }
 
 // appendAll writes records in one piece, all or none; l.mu is held. Their times

@@ -84,7 +84,7 @@ func (l *Log) openTree() (unsigned bool, err error) {
 // recordRecovery writes down what had to be mended.
 func (l *Log) recordRecovery(torn []byte, unsigned bool) error {
 	if len(torn) > 0 {
-		_, err := l.append(control.Event{
+		err := l.append(control.Event{
 			Kind: "audit-recovered", Actor: "daemon",
 			Text: fmt.Sprintf("took off %d bytes of a record that a crash left unfinished", len(torn)),
 			Data: map[string]any{"sha256": hashOf(torn)},
@@ -96,7 +96,7 @@ func (l *Log) recordRecovery(torn []byte, unsigned bool) error {
 	if !unsigned || l.keys.made || l.seq == 0 {
 		return nil
 	}
-	_, err := l.append(control.Event{
+	err := l.append(control.Event{
 		Kind: "audit-recovered", Actor: "daemon",
 		Text: fmt.Sprintf("there was no checkpoint: %d records were taken up as they are", l.seq),
 	})

@@ -76,7 +76,7 @@ func (l *Log) prune() {
 	}
 	old := files[:len(files)-l.keep]
 	through := files[len(old)].first - 1
-	_, err = l.append(control.Event{
+	err = l.append(control.Event{
 		Kind: "audit-pruned", Actor: "daemon",
 		Text: fmt.Sprintf("records up to %d are no longer kept; the tree over them is", through),
 		Data: map[string]any{"through": through},

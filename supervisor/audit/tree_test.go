@@ -382,3 +382,30 @@ func FuzzProof(f *testing.F) {
 		}
 	})
 }
+
+// TestVerifyOfWhatIsPutAsideMeanwhile: between the opening of the newest file and
+// the listing of the others it may be put aside, and the next one, too.
+func TestVerifyOfWhatIsPutAsideMeanwhile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	l := small(t, path)
+	l.keep = 1000
+	var files []aside
+	for len(files) < 3 {
+		if _, err := l.Append(control.Event{Text: "an event"}); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if files, err = asideOf(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	newest, err := os.Open(files[1].path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = newest.Close() }()
+	older, err := (&verifier{paths: pathsOf(path)}).asideBut(newest)
+	if err != nil || len(older) != 1 || older[0] != files[0].path {
+		t.Errorf("before %s come %v, %v", files[1].path, older, err)
+	}
+}

@@ -117,8 +117,8 @@ func (v *verifier) run() error {
 	return v.conclude()
 }
 
-// asideBut are the files that were put aside, without the newest, which may
-// just have become one.
+// asideBut are the files that were put aside before the newest, which may just
+// have become one itself, and others after it.
 func (v *verifier) asideBut(newest *os.File) ([]string, error) {
 	st, err := newest.Stat()
 	if err != nil {
@@ -134,9 +134,10 @@ func (v *verifier) asideBut(newest *os.File) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !os.SameFile(st, other) {
-			out = append(out, f.path)
+		if os.SameFile(st, other) {
+			break // what follows was begun later
 		}
+		out = append(out, f.path)
 	}
 	return out, nil
 }

@@ -219,7 +219,9 @@ func TestLateKeeperSparesItsSuccessors(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- l.keeper.Close() }()
-	for end := time.Now().Add(time.Minute); opened() <= before; time.Sleep(time.Millisecond) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(time.Minute); opened() <= before; <-tick.C {
 		if time.Now().After(end) {
 			t.Fatal("cannot wait longer for the keeper to wait for the lock")
 		}
