@@ -22,7 +22,7 @@ func asker(t *testing.T, asks string) string {
 	}
 	dir := bundle(t, "asker", "cordon", map[string]string{
 		"cordon.py": string(sdk),
-		"main.py": `import sys
+		"main.py": `import mmap, os, sys
 sys.path.insert(0, "/plugin")
 import cordon
 plugin = cordon.Plugin("asker", "1.0.0")
@@ -33,6 +33,27 @@ def do(params, ctx):
         return {"result": ctx.call(params["method"], params.get("params"))}
     except cordon.Error as err:
         return {"code": err.code, "message": err.message}
+
+@plugin.method("hand")
+def hand(params, ctx):
+    try:
+        result, files = ctx.call_files(params["method"], params.get("params"))
+    except cordon.Error as err:
+        return {"code": err.code, "message": err.message}
+    said = []
+    for f in files:
+        text = os.pread(f.fileno(), 100, 0).decode()
+        try:
+            os.pwrite(f.fileno(), b"!", 0)
+        except OSError as err:
+            text += " " + err.strerror
+        try:
+            mmap.mmap(f.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)
+        except OSError as err:
+            text += ", " + err.strerror
+        said.append(text)
+        f.close()
+    return {"result": {"result": result, "said": said}}
 
 @plugin.method("say")
 def say(params, ctx):
@@ -61,14 +82,19 @@ type answer struct {
 	Message string          `json:"message"`
 }
 
-func (d *daemon) ask(method string, params any) answer {
+func (d *daemon) ask(method string, params any) answer { return d.asked("do", method, params) }
+
+// handed is ask for what is answered by descriptors.
+func (d *daemon) handed(method string, params any) answer { return d.asked("hand", method, params) }
+
+func (d *daemon) asked(how, method string, params any) answer {
 	d.t.Helper()
 	text, err := json.Marshal(map[string]any{"method": method, "params": params})
 	if err != nil {
 		d.t.Fatal(err)
 	}
 	var a answer
-	if err := json.Unmarshal([]byte(d.must("call", "asker", "do", string(text))), &a); err != nil {
+	if err := json.Unmarshal([]byte(d.must("call", "asker", how, string(text))), &a); err != nil {
 		d.t.Fatal(err)
 	}
 	return a
@@ -159,6 +185,16 @@ why = "to sign"
 	if a := d.ask("secret.read", map[string]string{"name": "api-key"}); !strings.Contains(string(a.Result), base64.StdEncoding.EncodeToString([]byte("very-secret-key"))) {
 		t.Fatalf("secret.read: %+v", a)
 	}
+	// The same as descriptors: what was handed over is read, not written, not code.
+	if a := d.handed("fs.open", map[string]string{"path": files + "/photo"}); !strings.Contains(string(a.Result), `"bits Bad file descriptor, Operation not permitted"`) {
+		t.Errorf("fs.open: %+v", a)
+	}
+	if a := d.handed("fs.open", map[string]string{"path": files + "/photo", "access": "rw"}); a.Code != -32011 { // asked for reading only
+		t.Errorf("fs.open for writing: %+v", a)
+	}
+	if a := d.handed("secret.open", map[string]string{"name": "api-key"}); !strings.Contains(string(a.Result), `"very-secret-key Operation not permitted`) {
+		t.Errorf("secret.open: %+v", a)
+	}
 	for method, params := range map[string]any{
 		"fs.write":    map[string]any{"path": files + "/photo", "data": ""}, // asked for reading only
 		"fs.read":     map[string]string{"path": "/etc/hostname"},
@@ -207,7 +243,7 @@ why = "to sign"
 	d.must("stop", "asker")
 	log := d.audited()
 	for _, want := range []string{
-		`asker used kv.put: served`, `asker used fs.read r:` + files + `/photo: served`, `asker used secret.read api-key: served`,
+		`asker used kv.put: served`, `asker used fs.open r:` + files + `/photo: served`, `asker used secret.open api-key: served`, `asker used fs.read r:` + files + `/photo: served`, `asker used secret.read api-key: served`,
 		`"grant":"` + d.dir + `/profiles/asker.toml:2"`, `asker hit the wall grant: fs.open r:/etc/hostname (deny)`, `kv of asker was revoked`, `"kind":"granted"`,
 	} {
 		if !strings.Contains(log, want) {

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cordonhq/cordon/ipc"
@@ -41,6 +42,7 @@ type Broker struct {
 	audit        Auditor
 	capabilities []capability.Capability
 	methods      map[string]*method
+	work         workers
 }
 
 // Auditor takes records. Queue keeps their order, may lose the newest with the
@@ -62,7 +64,7 @@ type method struct {
 
 // New makes a broker of a catalogue. A schema that cannot be used is an error.
 func New(clock Clock, audit Auditor, capabilities []capability.Capability) (*Broker, error) {
-	b := &Broker{clock: clock, audit: audit, capabilities: capabilities, methods: map[string]*method{}}
+	b := &Broker{clock: clock, audit: audit, capabilities: capabilities, methods: map[string]*method{}, work: workers{make(chan func())}}
 	for _, one := range capabilities {
 		for _, m := range one.Methods {
 			c, err := contract.Of(m.Name, m.Params, m.Result)
@@ -229,38 +231,96 @@ func (s *Session) Handle(ctx context.Context, r *ipc.Request) (any, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	phase := capability.Serving
-	if r.Conn != nil && r.Conn.Phase() == ipc.PhaseReady {
-		phase = capability.Ready
+	q := query{phase: capability.Serving, params: r.Params}
+	if r.Conn != nil {
+		q.takes = r.Conn.Takes
+		if r.Conn.Phase() == ipc.PhaseReady {
+			q.phase = capability.Ready
+		}
 	}
-	return s.call(ctx, m, phase, r.Params)
+	return s.call(ctx, m, q)
+}
+
+// query is what a call came with.
+type query struct {
+	phase  capability.Phase
+	params json.RawMessage
+	takes  func(ipc.DescriptorKind) bool
 }
 
 // call is the third walk: contract, grant, budget, breaker, and then the
-// capability itself.
-func (s *Session) call(ctx context.Context, m *method, phase capability.Phase, params json.RawMessage) (any, error) {
-	if !slices.Contains(m.of.Phases, phase) {
-		return nil, ipc.Errorf(ipc.CodeNotReady, "%s is not served while a plugin is %s", m.Name, phase)
+// capability itself. All of it is a worker's: one that never returns costs its
+// grant a place, and nobody else anything.
+func (s *Session) call(ctx context.Context, m *method, q query) (any, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	began := s.b.clock.Now()
+	late := make(chan struct{})
+	stop := s.b.clock.AfterFunc(serveTime, func() { close(late) })
+	defer stop()
+	var let atomic.Pointer[admitted]
+	done := make(chan answer, 1)
+	s.b.work.do(func() { done <- s.serve(ctx, m, q, &let) })
+	var got answer
+	select {
+	case got = <-done:
+		if got.refused {
+			return nil, got.err
+		}
+	case <-late:
+		got.err = ipc.Errorf(ipc.CodeDeadline, "%s did not answer within %v", m.Name, serveTime)
+		m.failed(s.b.clock.Now())
+		go abandon(done)
+	case <-ctx.Done():
+		got.err = ctx.Err()
+		go abandon(done)
 	}
-	if err := m.contract.Params(m.Name, params); err != nil {
-		return nil, ipc.Errorf(ipc.CodeContract, "cannot call %s: its parameters break the contract: %w", m.Name, err)
+	a := let.Load()
+	if a == nil { // given up before it was let through
+		return nil, got.err
+	}
+	if got.err == nil {
+		got = s.checked(m, a, got)
+	}
+	s.noted(m, a, got.err, s.b.clock.Now().Sub(began))
+	return got.result, s.shown(m, got.err)
+}
+
+// answer is how a call went.
+type answer struct {
+	result  any
+	err     error
+	refused bool // it was not let through: err is what the plugin sees
+}
+
+// abandon closes what comes too late.
+func abandon(done <-chan answer) { discard((<-done).result) }
+
+// serve lets a call through or not, and has it served.
+func (s *Session) serve(ctx context.Context, m *method, q query, let *atomic.Pointer[admitted]) answer {
+	if !slices.Contains(m.of.Phases, q.phase) {
+		return answer{refused: true, err: ipc.Errorf(ipc.CodeNotReady, "%s is not served while a plugin is %s", m.Name, q.phase)}
+	}
+	if err := m.contract.Params(m.Name, q.params); err != nil {
+		return answer{refused: true, err: ipc.Errorf(ipc.CodeContract, "cannot call %s: its parameters break the contract: %w", m.Name, err)}
 	}
 	target := ""
 	if m.Target != nil {
 		var err error
-		if target, err = m.Target(params); err != nil {
-			return nil, ipc.Errorf(ipc.CodeInvalidParams, "cannot call %s: %w", m.Name, err)
+		if target, err = m.Target(q.params); err != nil {
+			return answer{refused: true, err: ipc.Errorf(ipc.CodeInvalidParams, "cannot call %s: %w", m.Name, err)}
 		}
 	}
 	a, err := s.g.admit(m.of.Name, target)
 	if err != nil {
-		return nil, s.refused(m, target, err)
+		return answer{refused: true, err: s.refused(m, target, err)}
 	}
+	defer a.end()
 	if err := m.admit(s.b.clock.Now()); err != nil {
-		a.end()
-		return nil, err
+		return answer{refused: true, err: err}
 	}
-	return s.serve(ctx, m, a, params)
+	let.Store(a)
+	return s.fenced(ctx, m, a, q)
 }
 
 // refused turns what admit said into an answer, and a denial into a violation.
@@ -284,42 +344,6 @@ func (s *Session) Deny(d Denial) {
 	}
 }
 
-// answer is how a call went.
-type answer struct {
-	result any
-	err    error
-}
-
-// serve runs the capability in a goroutine of its own: one that never returns
-// costs its grant a place, and nobody else anything.
-func (s *Session) serve(ctx context.Context, m *method, a *admitted, params json.RawMessage) (any, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	began := s.b.clock.Now()
-	late := make(chan struct{})
-	stop := s.b.clock.AfterFunc(serveTime, func() { close(late) })
-	defer stop()
-	done := make(chan answer, 1)
-	go func() {
-		defer a.end()
-		done <- s.fenced(ctx, m, a, params)
-	}()
-	var got answer
-	select {
-	case got = <-done:
-	case <-late:
-		got.err = ipc.Errorf(ipc.CodeDeadline, "%s did not answer within %v", m.Name, serveTime)
-		m.failed(s.b.clock.Now())
-	case <-ctx.Done():
-		got.err = ctx.Err()
-	}
-	if got.err == nil {
-		got = s.checked(m, a, got)
-	}
-	s.noted(m, a, got.err, s.b.clock.Now().Sub(began))
-	return got.result, s.shown(m, got.err)
-}
-
 // checked looks once more before an answer leaves: what was revoked meanwhile
 // is not served.
 func (s *Session) checked(m *method, a *admitted, got answer) answer {
@@ -331,17 +355,17 @@ func (s *Session) checked(m *method, a *admitted, got answer) answer {
 }
 
 // fenced calls the capability behind a fence of its own.
-func (s *Session) fenced(ctx context.Context, m *method, a *admitted, params json.RawMessage) (got answer) {
+func (s *Session) fenced(ctx context.Context, m *method, a *admitted, q query) (got answer) {
 	defer func() {
 		if p := recover(); p != nil {
 			got = answer{err: fmt.Errorf("panic: %v", p)}
 		}
 	}()
 	result, err := m.Serve(ctx, &capability.Call{
-		Plugin: s.o.Plugin, Method: m.Name, Params: params, Target: a.target, Root: a.root, Grant: a.entry.Capability,
-		Narrowed: a.narrowed, Env: &s.o.Env, Spend: a.spend, Hold: a.hold,
+		Plugin: s.o.Plugin, Method: m.Name, Params: q.params, Target: a.target, Root: a.root, Grant: a.entry.Capability,
+		Narrowed: a.narrowed, Takes: q.takes, Env: &s.o.Env, Spend: a.spend, Hold: a.hold,
 	})
-	return answer{result, err}
+	return answer{result: result, err: err}
 }
 
 // shown is the error that the plugin sees; a capability's own failure is not
@@ -481,6 +505,11 @@ func outcomeOf(err error) string {
 
 // discard closes what a result would have handed over.
 func discard(result any) {
+	if with, ok := result.(ipc.WithFiles); ok {
+		for _, f := range with.Files {
+			_ = f.Close() // nobody has got it
+		}
+	}
 	if c, ok := result.(interface{ Close() error }); ok {
 		_ = c.Close()
 	}

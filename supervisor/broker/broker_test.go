@@ -199,7 +199,7 @@ func TestWrongPhaseIsRefused(t *testing.T) {
 	r := newRig(t, fine, granted("secret.read", "x"))
 	r.Open("", nil)
 	m := r.b.methods["secret.read"]
-	if _, err := r.call(t.Context(), m, capability.Ready, json.RawMessage(`{"name":"x"}`)); code(err) != ipc.CodeNotReady {
+	if _, err := r.call(t.Context(), m, query{phase: capability.Ready, params: json.RawMessage(`{"name":"x"}`)}); code(err) != ipc.CodeNotReady {
 		t.Fatalf("before it is served: %v", err)
 	}
 }

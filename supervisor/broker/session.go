@@ -147,6 +147,9 @@ type grants struct {
 	under     func(plan.Capability) *plan.Capability
 	holds     map[*hold]struct{}
 	closed    bool
+	// turn counts what changed any of these; what was let through in one turn
+	// needs no second look in it while its lease runs.
+	turn uint64
 }
 
 // hold is one thing that a revocation cuts.
@@ -256,6 +259,8 @@ type admitted struct {
 	target   string
 	root     string
 	entry    *entry
+	until    time.Time // of the lease when it was let through; zero for no end
+	turn     uint64
 	narrowed bool
 	once     sync.Once
 }
@@ -285,7 +290,7 @@ func (g *grants) admit(name, target string) (*admitted, error) {
 	}
 	e.uses++
 	e.active++
-	return &admitted{g: g, name: name, target: target, root: root, entry: e, narrowed: g.narrowed(name, root)}, nil
+	return &admitted{g: g, name: name, target: target, root: root, entry: e, until: e.until, turn: g.turn, narrowed: g.narrowed(name, root)}, nil
 }
 
 // end gives the call's place back.
@@ -301,6 +306,9 @@ func (a *admitted) end() {
 func (a *admitted) still() error {
 	a.g.mu.Lock()
 	defer a.g.mu.Unlock()
+	if a.turn == a.g.turn && (a.until.IsZero() || a.g.now().Before(a.until)) {
+		return nil
+	}
 	return a.g.allowed(a.name, a.target)
 }
 
@@ -352,6 +360,7 @@ func (a *admitted) hold(cut func()) (done func(), err error) {
 func (g *grants) decide(list []Decision) int {
 	g.mu.Lock()
 	g.decisions = slices.Clone(list)
+	g.turn++
 	cut := g.sever()
 	g.mu.Unlock()
 	return run(cut)
@@ -368,6 +377,7 @@ func (g *grants) renew(p Policy) int {
 	}
 	g.policy = g.policy[:0:0]
 	g.under = p.Under
+	g.turn++
 	until := g.now().Add(LeaseTime)
 	for _, c := range meet(g.original, p.Grants) {
 		e := &entry{Capability: c}
@@ -449,6 +459,7 @@ func (g *grants) lapse() int {
 func (g *grants) close() {
 	g.mu.Lock()
 	g.closed = true
+	g.turn++
 	cut := g.sever()
 	g.mu.Unlock()
 	run(cut)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 
+	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/profiles/plan"
 )
 
@@ -81,7 +82,10 @@ type Call struct {
 	Grant        plan.Capability
 	// Narrowed says that something beneath Root was revoked.
 	Narrowed bool
-	Env      *Env
+	// Takes says whether the plugin takes descriptors of a kind: only then may
+	// the result be an ipc.WithFiles. nil is a plugin that takes none.
+	Takes func(ipc.DescriptorKind) bool
+	Env   *Env
 	// Spend takes n bytes of the grant's budget and fails when it is used up.
 	Spend func(n int64) error
 	// Hold keeps a thing that outlives the call, such as a connection: cut is
@@ -89,6 +93,15 @@ type Call struct {
 	// concurrency until done is called, which is to be called when the thing has
 	// ended. It fails with ErrCut if the grant has gone already.
 	Hold func(cut func()) (done func(), err error)
+}
+
+// Needs refuses a call whose answer would be a descriptor that this plugin does
+// not take; instead names the byte form.
+func (c *Call) Needs(kind ipc.DescriptorKind, instead string) error {
+	if c.Takes == nil || !c.Takes(kind) {
+		return ipc.Errorf(ipc.CodeUnsupported, "cannot call %s: its answer is a descriptor (%s), and the plugin's hello takes none of that kind; %s gives bytes", c.Method, kind, instead)
+	}
+	return nil
 }
 
 // Env is what a capability may know of the plugin it serves.

@@ -27,23 +27,34 @@ import (
 const maxBytes = 1 << 20
 
 const (
-	pathSchema = `{"type": "string", "minLength": 2, "maxLength": 4095, "pattern": "^/"}`
+	// What the schemas say is checked on the bytes, without building a document:
+	// no patterns, and integers of at most 15 digits. target has the rest.
+	pathSchema = `{"type": "string", "minLength": 2, "maxLength": 4095}`
+	openParams = `{"type": "object", "properties": {"path": ` + pathSchema + `, "access": {"enum": ["r", "rw"]},
+		"truncate": {"type": "boolean"}, "create": {"type": "boolean"},
+		"_meta": {"type": "object"}}, "required": ["path"], "additionalProperties": false}`
 	readParams = `{"type": "object", "properties": {"path": ` + pathSchema + `,
-		"offset": {"type": "integer", "minimum": 0, "maximum": 9007199254740991}, "length": {"type": "integer", "minimum": 0, "maximum": 1048576},
+		"offset": {"type": "integer", "minimum": 0, "maximum": 281474976710655}, "length": {"type": "integer", "minimum": 0, "maximum": 1048576},
 		"_meta": {"type": "object"}}, "required": ["path"], "additionalProperties": false}`
 	writeParams = `{"type": "object", "properties": {"path": ` + pathSchema + `,
-		"offset": {"type": "integer", "minimum": 0, "maximum": 9007199254740991}, "data": {"type": "string", "maxLength": 1398104},
+		"offset": {"type": "integer", "minimum": 0, "maximum": 281474976710655}, "data": {"type": "string", "maxLength": 1398104},
 		"truncate": {"type": "boolean"}, "create": {"type": "boolean"},
 		"_meta": {"type": "object"}}, "required": ["path", "data"], "additionalProperties": false}`
 )
 
 // New makes the capability.
 func New() capability.Capability {
+	mounts := &mounts{of: map[string]map[mountKey]*mount{}}
 	return capability.Capability{
 		Name: "fs.open",
-		Text: "Files beneath a granted directory of the host, by their path there. No link leads out of the directory, no other file system mounted below it is entered, and only regular files are opened.",
+		Text: "Files beneath a granted directory of the host, by their path there. No link leads out of the directory, no other file system mounted below it is entered, and only regular files are opened. A descriptor that was handed over stays usable after a revocation, which the kernel cannot end; a grant that counts bytes hands none over.",
 		Cost: capability.Disk, Phases: capability.Always(),
+		Closed: mounts.closed,
 		Methods: []capability.Method{
+			{
+				Name: "fs.open", Text: "hands over a descriptor of a file, for reading (r) or both (rw); nothing in it can be executed",
+				Params: openParams, Result: `{"type": "object"}`, Target: openTarget, Serve: mounts.open,
+			},
 			{Name: "fs.read", Text: "gives up to 1 MiB of a file, as base64", Params: readParams, Result: `{"type": "object"}`, Target: target("r"), Serve: read},
 			{Name: "fs.write", Text: "writes up to 1 MiB of base64 into a file, at an offset", Params: writeParams, Result: `{"type": "object"}`, Target: target("rw"), Serve: write},
 		},
@@ -52,6 +63,7 @@ func New() capability.Capability {
 
 type request struct {
 	Path     string `json:"path"`
+	Access   string `json:"access"`
 	Offset   int64  `json:"offset"`
 	Length   *int64 `json:"length"`
 	Data     []byte `json:"data"`
@@ -67,11 +79,22 @@ func target(rights string) func(json.RawMessage) (string, error) {
 		if err := json.Unmarshal(params, &r); err != nil {
 			return "", err
 		}
-		if strings.ContainsRune(r.Path, 0) || path.Clean(r.Path) != r.Path || r.Path == "/" {
-			return "", fmt.Errorf("expected a path without '.', '..', '//', a final slash or a NUL")
+		if !path.IsAbs(r.Path) || strings.ContainsRune(r.Path, 0) || path.Clean(r.Path) != r.Path || r.Path == "/" {
+			return "", fmt.Errorf("expected an absolute path without '.', '..', '//', a final slash or a NUL")
 		}
 		return rights + ":" + r.Path, nil
 	}
+}
+
+func openTarget(params json.RawMessage) (string, error) {
+	var r request
+	if err := json.Unmarshal(params, &r); err != nil {
+		return "", err
+	}
+	if r.Access == "rw" || r.Create || r.Truncate {
+		return target("rw")(params)
+	}
+	return target("r")(params)
 }
 
 func read(_ context.Context, c *capability.Call) (any, error) {
@@ -179,14 +202,9 @@ const resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE
 // O_RDWR, with or without O_CREAT. With noLinks no symbolic link is followed.
 // The caller closes the file.
 func Open(root, at string, flags int, noLinks bool) (*os.File, error) {
-	_, dir, err := grant.SplitPath(root)
+	dir, rel, noLinks, err := split(root, at, noLinks)
 	if err != nil {
 		return nil, err
-	}
-	rel := strings.TrimPrefix(strings.TrimPrefix(at, dir), "/")
-	if rel == "" { // the grant is for a file
-		dir, rel = path.Split(dir)
-		noLinks = true
 	}
 	fd, err := retry(func() (int, error) { return openRoot(dir) })
 	if err != nil {
@@ -194,6 +212,17 @@ func Open(root, at string, flags int, noLinks bool) (*os.File, error) {
 	}
 	defer func() { _ = unix.Close(fd) }()
 	return openBeneath(fd, rel, at, flags, noLinks)
+}
+
+// split is the directory that a path is looked for in, and where in it.
+func split(root, at string, noLinks bool) (dir, rel string, without bool, err error) {
+	_, dir, err = grant.SplitPath(root)
+	rel = strings.TrimPrefix(strings.TrimPrefix(at, dir), "/")
+	if rel == "" { // the grant is for a file
+		dir, rel = path.Split(dir)
+		noLinks = true
+	}
+	return dir, rel, noLinks, err
 }
 
 // openRoot opens the granted directory itself. A link in its path could have
@@ -212,39 +241,68 @@ func openRoot(dir string) (int, error) {
 	return fd, nil
 }
 
+// howTo is how a path beneath a granted directory is followed.
+func howTo(noLinks bool) uint64 {
+	if noLinks {
+		return resolve | unix.RESOLVE_NO_SYMLINKS
+	}
+	return resolve
+}
+
 // openBeneath looks at what is there before it opens it: opening a device or a
 // FIFO does something already.
 func openBeneath(dir int, rel, name string, flags int, noLinks bool) (*os.File, error) {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: resolve}
-	if noLinks {
-		how.Resolve |= unix.RESOLVE_NO_SYMLINKS
-	}
-	place, err := retry(func() (int, error) { return unix.Openat2(dir, rel, &how) })
+	how := howTo(noLinks)
+	place, err := find(dir, rel, how)
 	if errors.Is(err, unix.ENOENT) && flags&unix.O_CREAT != 0 {
-		return create(dir, rel, name, flags, how.Resolve)
+		return create(dir, rel, name, flags, how)
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = unix.Close(place) }()
-	var st unix.Stat_t
-	if err := unix.Fstat(place, &st); err != nil {
+	if _, err := openable(place, flags); err != nil {
 		return nil, err
-	}
-	writes := flags&unix.O_ACCMODE != unix.O_RDONLY
-	switch {
-	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return nil, unix.EISDIR
-	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return nil, errIrregular
-	case writes && st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0:
-		return nil, errSetID
 	}
 	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", place), flags&^unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), name), nil
+}
+
+// find resolves a path and opens nothing.
+func find(dir int, rel string, how uint64) (int, error) {
+	return retry(func() (int, error) {
+		return unix.Openat2(dir, rel, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: how})
+	})
+}
+
+// look says what is at a path, if it may be opened.
+func look(dir int, rel string, flags int, how uint64) (unix.Stat_t, error) {
+	place, err := find(dir, rel, how)
+	if err != nil {
+		return unix.Stat_t{}, err
+	}
+	defer func() { _ = unix.Close(place) }()
+	return openable(place, flags)
+}
+
+// openable refuses what is no regular file, and to write to a set-id one.
+func openable(place, flags int) (st unix.Stat_t, err error) {
+	if err := unix.Fstat(place, &st); err != nil {
+		return st, err
+	}
+	writes := flags&unix.O_ACCMODE != unix.O_RDONLY
+	switch {
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return st, unix.EISDIR
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return st, errIrregular
+	case writes && st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0:
+		return st, errSetID
+	}
+	return st, nil
 }
 
 // create makes a file that was not there, with the owner of its directory.

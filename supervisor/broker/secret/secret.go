@@ -47,10 +47,16 @@ func New(find func(name string) (Source, bool)) capability.Capability {
 		Name: "secret.read",
 		Text: "A secret that the host keeps under a name: [[secret]] in cordond.toml says where. Each time it is read anew, recorded by name, and taken out of the plugin's log and of evidence.",
 		Cost: capability.Disk, Phases: capability.Always(),
-		Methods: []capability.Method{{
-			Name: "secret.read", Text: "gives a secret, as base64", Params: params, Result: `{"type": "object"}`, Target: named,
-			Serve: func(ctx context.Context, c *capability.Call) (any, error) { return serve(ctx, c, find) },
-		}},
+		Methods: []capability.Method{
+			{
+				Name: "secret.open", Text: "hands a secret over in memory that nobody can change any more (a sealed memfd)", Params: params, Result: `{"type": "object"}`, Target: named,
+				Serve: func(ctx context.Context, c *capability.Call) (any, error) { return pass(ctx, c, find) },
+			},
+			{
+				Name: "secret.read", Text: "gives a secret, as base64", Params: params, Result: `{"type": "object"}`, Target: named,
+				Serve: func(ctx context.Context, c *capability.Call) (any, error) { return serve(ctx, c, find) },
+			},
+		},
 	}
 }
 
@@ -63,6 +69,58 @@ func named(params json.RawMessage) (string, error) {
 }
 
 func serve(ctx context.Context, c *capability.Call, find func(string) (Source, bool)) (any, error) {
+	value, err := take(ctx, c, find)
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		Data []byte `json:"data"`
+	}{value}, nil
+}
+
+// pass is the descriptor form.
+func pass(ctx context.Context, c *capability.Call, find func(string) (Source, bool)) (any, error) {
+	if err := c.Needs(ipc.KindMemfd, "secret.read"); err != nil {
+		return nil, err
+	}
+	value, err := take(ctx, c, find)
+	if err != nil {
+		return nil, err
+	}
+	f, err := sealed(value)
+	if err != nil {
+		return nil, fmt.Errorf("cannot hand over secret %s: %w", c.Target, err)
+	}
+	return ipc.WithFiles{Result: struct {
+		Size int `json:"size"`
+	}{len(value)}, Files: []*os.File{f}}, nil
+}
+
+// sealed is memory with a value in it that nobody can change, make longer or
+// execute; memfd_create(2).
+func sealed(value []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate("secret", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_NOEXEC_SEAL)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
+		fd, err = unix.MemfdCreate("secret", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), "secret") // #nosec G115 -- a descriptor
+	if _, err = f.Write(value); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err == nil {
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// take reads a secret, and has it redacted from now on.
+func take(ctx context.Context, c *capability.Call, find func(string) (Source, bool)) ([]byte, error) {
 	source, ok := find(c.Target)
 	if !ok {
 		return nil, ipc.Errorf(ipc.CodeNotFound, "cannot read secret %.128q: the host has none of that name", c.Target)
@@ -75,9 +133,7 @@ func serve(ctx context.Context, c *capability.Call, find func(string) (Source, b
 		return nil, err
 	}
 	c.Env.Redact(string(bytes.TrimSpace(value)))
-	return struct {
-		Data []byte `json:"data"`
-	}{value}, nil
+	return value, nil
 }
 
 // Check says what is wrong with a source.

@@ -3,10 +3,14 @@ package secret
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/supervisor/broker/capability"
@@ -77,5 +81,49 @@ func TestServedSecretIsHiddenFirst(t *testing.T) {
 	var answer *ipc.RPCError
 	if _, err := serve(t.Context(), c, find); !errors.As(err, &answer) || answer.Code != ipc.CodeNotFound {
 		t.Fatalf("a secret that the host does not have: %v", err)
+	}
+}
+
+// TestASecretIsHandedOverSealed: nobody can change it, and a plugin that takes
+// no memory gets none.
+func TestASecretIsHandedOverSealed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "hush")
+	if err := os.WriteFile(file, []byte("hush\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var hidden []string
+	c := &capability.Call{
+		Method: "secret.open", Target: "x", Spend: func(int64) error { return nil },
+		Env: &capability.Env{Redact: func(s string) { hidden = append(hidden, s) }},
+	}
+	find := func(string) (Source, bool) { return Source{File: file}, true }
+	var answer *ipc.RPCError
+	if _, err := pass(t.Context(), c, find); !errors.As(err, &answer) || answer.Code != ipc.CodeUnsupported {
+		t.Fatalf("a plugin that takes none gets %v", err)
+	}
+	c.Takes = func(k ipc.DescriptorKind) bool { return k == ipc.KindMemfd }
+	got, err := pass(t.Context(), c, find)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := got.(ipc.WithFiles).Files[0] //nolint:forcetypeassert // a panic is as good
+	defer f.Close()
+	if kind, err := ipc.KindOf(int(f.Fd())); err != nil || kind != ipc.KindMemfd {
+		t.Errorf("it is a %s, %v", kind, err)
+	}
+	if text, err := io.ReadAll(f); err != nil || string(text) != "hush\n" {
+		t.Errorf("it reads %q, %v", text, err)
+	}
+	if _, err := f.WriteAt([]byte("x"), 0); err == nil {
+		t.Error("it can be changed")
+	}
+	if err := f.Truncate(0); err == nil {
+		t.Error("it can be cut")
+	}
+	if _, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
+		t.Error("it can be mapped for writing")
+	}
+	if !slices.Equal(hidden, []string{"hush"}) {
+		t.Errorf("what is redacted is %q", hidden)
 	}
 }
