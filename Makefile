@@ -124,6 +124,12 @@ bench-fleet: build ## Measure a daemon with 1000 plugins of which 100 crash in l
 	@$(PURE) -o .build/bench-fleet ./integration/bench/fleet
 	@.build/bench-fleet
 
+.PHONY: bench-memory
+bench-memory: build ## Measure what 1000 idle plugins cost in memory, time to start and wake-ups (root)
+	@mkdir -p .build
+	@$(PURE) -o .build/bench-fleet ./integration/bench/fleet
+	@.build/bench-fleet -memory
+
 fuzz: ## Run every fuzz target for FUZZTIME (10s) each
 	@.ci/fuzz $(FUZZTIME)
 

@@ -125,14 +125,29 @@ func (b *logBook) readBack() {
 	}
 }
 
+// logRead is what is read at a time of a plugin that says much.
+type logRead [16 << 10]byte
+
+var largeReads = sync.Pool{New: func() any { return new(logRead) }}
+
 // copyFrom reads a plugin's output until it ends, and closes it.
 func (b *logBook) copyFrom(stream string, r io.ReadCloser) {
 	defer func() { _ = r.Close() }() // only read from
 	split := lineSplitter{emit: func(line []byte, cut bool) { b.add(stream, line, cut) }}
-	buf := make([]byte, 16<<10)
+	// A plugin that says nothing for days costs little; one that says much has a
+	// large buffer for as long as it does.
+	small, large := make([]byte, 256), false
 	for {
+		buf := small
+		if large {
+			buf = largeReads.Get().(*logRead)[:] //nolint:forcetypeassert // of one pool
+		}
 		n, err := r.Read(buf)
 		split.write(buf[:n])
+		if large {
+			largeReads.Put((*logRead)(buf))
+		}
+		large = n == len(buf)
 		if err != nil {
 			split.flush()
 			return

@@ -35,14 +35,14 @@ type call struct {
 func (p *Process) onCall(n seccomp.Notification) seccomp.Verdict {
 	if p.r.Answer != nil {
 		select {
-		case p.work <- call{Notification: n}:
+		case p.work <- &call{Notification: n}:
 		case <-p.gone:
 		}
 		return seccomp.Verdict{Pending: true}
 	}
 	if p.watched.Passes(n) {
 		select {
-		case p.work <- call{Notification: n, observed: true}:
+		case p.work <- &call{Notification: n, observed: true}:
 			return seccomp.Verdict{Pending: true}
 		default:
 			return seccomp.Verdict{Continue: true}
@@ -60,8 +60,9 @@ func (p *Process) onCall(n seccomp.Notification) seccomp.Verdict {
 		queue = p.urgent
 	}
 	if report {
+		kept := c
 		select {
-		case queue <- c:
+		case queue <- &kept:
 			return seccomp.Verdict{Pending: true}
 		default:
 			p.flood.Unreported(n.NR, suppressed)
@@ -83,15 +84,15 @@ func (p *Process) decode() {
 	for {
 		select {
 		case c := <-p.urgent:
-			p.onRefused(c)
+			p.onRefused(*c)
 			continue
 		default:
 		}
 		select {
 		case c := <-p.urgent:
-			p.onRefused(c)
+			p.onRefused(*c)
 		case c := <-p.work:
-			p.serve(c)
+			p.serve(*c)
 		case <-p.gone:
 			p.rest()
 			return
@@ -118,9 +119,9 @@ func (p *Process) rest() {
 	for {
 		select {
 		case c := <-p.urgent:
-			p.onRefused(c)
+			p.onRefused(*c)
 		case c := <-p.work:
-			p.serve(c)
+			p.serve(*c)
 		default:
 			return
 		}

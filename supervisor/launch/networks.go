@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,8 +14,9 @@ import (
 // no other than the host's, or ends with it: half a millisecond of the kernel's
 // that a start need not wait for while it makes its groups.
 type networks struct {
-	jobs chan chan<- network // taken by whoever is free to make one
-	done chan struct{}
+	jobs  chan chan<- network // taken by whoever is free to make one
+	done  chan struct{}
+	ended sync.WaitGroup
 }
 
 // network is one that was made, or why none was.
@@ -25,7 +27,7 @@ type network struct {
 
 func newNetworks() *networks {
 	n := &networks{jobs: make(chan chan<- network), done: make(chan struct{})}
-	go n.serve()
+	n.ended.Go(n.serve)
 	return n
 }
 
@@ -44,13 +46,13 @@ func (n *networks) serve() {
 		case answer := <-n.jobs:
 			if err != nil { // no descriptor was left; perhaps now
 				answer <- network{err: fmt.Errorf("cannot make a network namespace: %w", err)}
-				go n.serve()
+				n.ended.Go(n.serve)
 				return
 			}
 			made, home := makeNet(own)
 			answer <- made
 			if !home {
-				go n.serve()
+				n.ended.Go(n.serve)
 				return
 			}
 		}
@@ -98,4 +100,7 @@ func (n *networks) make() (*os.File, error) {
 }
 
 // close ends the thread; whoever asks later gets none.
-func (n *networks) close() { close(n.done) }
+func (n *networks) close() {
+	close(n.done)
+	n.ended.Wait()
+}

@@ -38,8 +38,8 @@ type Process struct {
 	flood   seccomp.Flood // the listener's loop alone uses it
 	fallen  fallen
 	watched seccomp.Observed // calls that are only looked at
-	work    chan call        // calls to decode; one worker
-	urgent  chan call        // the one that contains the plugin
+	work    chan *call       // calls to decode; one worker
+	urgent  chan *call       // the one that contains the plugin
 	gone    chan struct{}    // closed when no call can come any more
 	worked  chan struct{}    // closed when the worker has ended
 	detect  []func()         // stops the detectors, in order

@@ -704,8 +704,8 @@ func (s *start) process() (*Process, error) {
 		fallen:  fallen{flood: seccomp.Flood{Limit: s.l.floodLimit}},
 		watched: watched,
 		gone:    make(chan struct{}),
-		work:    make(chan call, 64),
-		urgent:  make(chan call, 1),
+		work:    make(chan *call, 64),
+		urgent:  make(chan *call, 1),
 		worked:  make(chan struct{}),
 		done:    make(chan struct{}),
 	}

@@ -26,11 +26,12 @@ static char line[65536];
 int main(int argc, char **argv) {
 	if (argc > 1) { usleep(100000); abort(); }
 	while (fgets(line, sizeof line, stdin)) {
-		char *id = strstr(line, "\"id\":");
+		char answered[64] = "", *id = strstr(line, "\"id\":");
 		if (!id || strstr(line, "$/cancelRequest")) continue;
 		id += 5;
-		id[strcspn(id, ",}\n")] = 0;
-		printf("{\"jsonrpc\":\"2.0\",\"id\":%s,\"result\":1}\n", id);
+		strncpy(answered, id, strcspn(id, ",}\n") & 63);
+		printf("{\"jsonrpc\":\"2.0\",\"id\":%s,\"result\":%s}\n", answered, strstr(line, "\"initialize\"") ?
+		       "{\"protocolVersion\":\"2025-06-18\",\"capabilities\":{},\"serverInfo\":{\"name\":\"calm\",\"version\":\"1\"}}" : "{}");
 		fflush(stdout);
 	}
 	return 0;
@@ -69,7 +70,7 @@ func (b *bench) furnish() error {
 		"profiles/calm.toml":   "extends = [\"builtin:strict\"]\n",
 		"profiles/crash.toml":  "extends = [\"builtin:static\"]\n[lifecycle]\nrestart = \"always\"\nrestart_sec = \"1s\"\nrestart_steps = 0\nstart_limit_burst = 10000\n",
 		"program.c":            program,
-		"calm/plugin.toml":     "schema = 1\n[plugin]\nname = \"calm\"\nversion = \"1.0.0\"\nexec = [\"./main\"]\nprotocol = \"jsonrpc\"\n",
+		"calm/plugin.toml":     "schema = 1\n[plugin]\nname = \"calm\"\nversion = \"1.0.0\"\nexec = [\"./main\"]\nprotocol = \"mcp\"\n",
 		"crashing/plugin.toml": "schema = 1\n[plugin]\nname = \"crashing\"\nversion = \"1.0.0\"\nexec = [\"./main\", \"crash\"]\nprotocol = \"jsonrpc\"\n",
 	}
 	for name, text := range files {

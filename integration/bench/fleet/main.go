@@ -1,7 +1,8 @@
 // Command fleet measures a daemon with a thousand plugins of which a hundred
 // crash in loops: what the healthy ones' callers notice, what the daemon uses,
 // and how long a restarted daemon takes to start all of them. make bench-fleet
-// runs it, as root, against the built daemon.
+// runs it, as root, against the built daemon. With -memory (make bench-memory)
+// it measures what plugins cost that do nothing.
 //
 // Quiet and crashing windows take turns, so that whatever else the machine does
 // meets both alike. A line for each figure says
@@ -43,7 +44,12 @@ func main() {
 	flag.IntVar(&e.calls, "calls", e.calls, "calls in each window, at least")
 	flag.DurationVar(&e.span, "span", e.span, "length of each window, at least")
 	bin := flag.String("bin", "bin", "the directory of cordond")
+	memory := flag.Bool("memory", false, "measure what plugins cost that do nothing, and how long they take to start")
 	flag.Parse()
+	measure := measure
+	if *memory {
+		measure = measureMemory
+	}
 	if err := measure(os.Stdout, e, *bin); err != nil {
 		fmt.Fprintln(os.Stderr, "cannot measure:", err)
 		os.Exit(1)
@@ -143,11 +149,15 @@ func at(list []float64, percent int) float64 {
 
 // machine says where the figures come from.
 func (r *report) machine(e effort) {
+	r.host()
+	r.say("counts: %d plugins, %d of them crash 0.1 s after each start and are started again after 1 s; %d windows of each kind, each at least %v and %d calls",
+		e.plugins, e.crashing, e.windows, e.span, e.calls)
+}
+
+func (r *report) host() {
 	var u unix.Utsname
 	_ = unix.Uname(&u) // unknown is said as an empty word
 	r.say("machine: %s, %d processors (%s), %s", unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), processor(), runtime.Version())
-	r.say("counts: %d plugins, %d of them crash 0.1 s after each start and are started again after 1 s; %d windows of each kind, each at least %v and %d calls",
-		e.plugins, e.crashing, e.windows, e.span, e.calls)
 }
 
 func processor() string {
