@@ -20,7 +20,7 @@ func TestAdjust(t *testing.T) {
 	}
 	b.source.change(func(p *plan.Plan) {
 		p.Limits.MemoryMax, p.Proc = new(int64(32<<20)), "full"
-		p.Violation = map[string]plan.Response{"ipc": {Action: "kill"}}
+		p.Violation = map[string]plan.Response{"ipc": {Action: "kill"}, "watchdog": {Action: "kill"}}
 		p.Lifecycle.Restart = "no"
 	})
 	got := b.Adjust(t.Context(), "ann")

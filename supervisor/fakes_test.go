@@ -384,7 +384,7 @@ func newBench(t *testing.T) *bench {
 	b.connector = &fakeConnector{made: make(chan *fakeConn, 64)}
 	b.source = &fakeSource{plan: plan.Plan{
 		Protocol: ipc.ProtocolMCP, Lifecycle: testPolicy,
-		Violation: map[string]plan.Response{"ipc": {Action: "quarantine"}},
+		Violation: map[string]plan.Response{"ipc": {Action: "quarantine"}, "watchdog": {Action: "kill"}},
 	}}
 	b.open()
 	if _, err := b.Install(t.Context(), operator, control.InstallParams{Dir: "/bundles/p", Profile: "strict"}); err != nil {

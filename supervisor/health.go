@@ -15,7 +15,7 @@ import (
 var ErrUnwell = errors.New("it says that it is not well")
 
 // watchHealth asks a running plugin how it is, twice within watchdog_sec, and
-// tells the actor once when it does not answer or is not well. It ends with the
+// tells the actor when it does not answer or is not well. It ends with the
 // process.
 func (p *plugin) watchHealth(run *running) {
 	half := run.plan().Lifecycle.Watchdog / 2
@@ -28,17 +28,31 @@ func (p *plugin) watchHealth(run *running) {
 		case run.ctx.Err() != nil:
 			return
 		case errors.Is(err, ErrUnwell):
-			p.unhealthy(run, err.Error())
-			return
+			if p.unhealthy(run, err.Error()) {
+				return
+			}
 		case err != nil:
-			p.unhealthy(run, fmt.Sprintf("it did not answer its watchdog (watchdog_sec %s)", violation.Span(2*half)))
-			return
+			if p.unhealthy(run, fmt.Sprintf("it did not answer its watchdog (watchdog_sec %s)", violation.Span(2*half))) {
+				return
+			}
 		}
 	}
 }
 
-func (p *plugin) unhealthy(run *running, reason string) {
-	p.box.post(message{event: event{Kind: evUnhealthy, Run: run.number, Reason: reason}})
+// unhealthy tells the actor, as the violation that it is, and says whether that
+// ends the run: what follows is the profile's to say.
+func (p *plugin) unhealthy(run *running, reason string) (ends bool) {
+	v := violation.Violation{
+		Kind: "violation", ID: p.newID(), Plugin: p.name, Time: p.clock.Now().UTC(), Wall: violation.Watchdog, What: violation.Escape(reason, 512),
+		Where: violation.Where{PID: run.proc.PID()}, PolicyDigest: run.plan().PolicyDigest(), PlanDigest: run.proc.PlanDigest(),
+	}
+	v.Action = run.judge.Decide(violation.Watchdog, v.Time)
+	if v.Action == violation.Kill {
+		p.box.post(message{hit: &v, event: event{Kind: evUnhealthy, Run: run.number, Reason: reason}})
+		return true
+	}
+	p.violated(run.number, v)
+	return v.Action == violation.Quarantine
 }
 
 // askHealth asks once and waits no longer than d.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/cordonhq/cordon/profiles/plan"
+	"github.com/cordonhq/cordon/supervisor/control"
+	"github.com/cordonhq/cordon/supervisor/violation"
 )
 
 const testWatchdog = 38 * time.Second
@@ -43,6 +45,30 @@ func TestWatchdog(t *testing.T) {
 			}
 			if !proc.has("kill") {
 				t.Errorf("it was not killed: %v", proc.list())
+			}
+			why, err := b.Why(t.Context(), control.NameParams{Name: "p"})
+			if err != nil || len(why) != 1 || why[0].Wall != violation.Watchdog || !strings.Contains(why[0].What, c.want) {
+				t.Errorf("why says %+v, %v", why, err)
+			}
+		})
+	}
+}
+
+// TestWatchdogAnswers: what a missed heartbeat leads to is the profile's to say.
+func TestWatchdogAnswers(t *testing.T) {
+	for action, want := range map[string]control.State{"quarantine": control.Quarantined, "deny": control.Running} {
+		t.Run(action, func(t *testing.T) {
+			b := newBench(t)
+			b.source.change(func(p *plan.Plan) {
+				p.Lifecycle.Watchdog = testWatchdog
+				p.Violation = map[string]plan.Response{"watchdog": {Action: action}}
+			})
+			_, conn := b.start()
+			conn.well = func(context.Context) error { return wellness(json.RawMessage(`{"healthy":false,"reason":"no disk"}`)) }
+			b.clock.fireNumber(testWatchdog/2, 1)
+			b.await(map[string]string{"quarantine": "quarantined", "deny": "violation"}[action])
+			if got := b.status().State; got != want {
+				t.Errorf("it is %s", got)
 			}
 		})
 	}

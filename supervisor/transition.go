@@ -271,7 +271,8 @@ func whenRunning(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) 
 		}
 		return settle(gone(s), ev, p, thenPolicy, ev.Reason, action{Kind: actFree})
 	case evUnhealthy:
-		return killThen(s, ev, thenFail, ev.Reason)
+		next, acts := killThen(s, ev, thenFail, ev.Reason)
+		return next, append(acts, action{Kind: actRecord})
 	case evViolation:
 		return liveViolation(s, ev)
 	case evRelease:
