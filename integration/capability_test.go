@@ -149,6 +149,10 @@ name = "log"
 [[capability]]
 name = "secret.read"
 target = ["api-key", "other"]
+[ipc]
+hello_timeout = "2m"
+[lifecycle]
+timeout_start_sec = "2m"
 `, files))
 	d.must("install", asker(t, fmt.Sprintf(`[[capability]]
 name = "fs.open"

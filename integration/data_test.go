@@ -16,65 +16,62 @@ size = "8M"
 inodes = 300
 `
 
-// TestKeptDataIsBounded fills the data of a plugin that is kept: the kernel stops
-// it, what it took outlives the plugin and a killed daemon, and a larger size
+// TestKeptDataIsBounded fills the data of plugins that are kept: the kernel stops
+// them, what they took outlives the plugin and a killed daemon, and a larger size
 // makes room at the next start.
 func TestKeptDataIsBounded(t *testing.T) {
 	d := startDaemon(t)
-	profile := d.dir + "/profiles/kept.toml"
-	write := func(text string) {
+	plugin := abusePlugin(t)
+	d.profile("kept", keptProfile)
+	attacked := func(a abuse) {
 		t.Helper()
-		if err := os.WriteFile(profile, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
+		d.must("install", plugin, "--as", a.attack, "--profile", d.dir+"/profiles/kept.toml")
+		d.must("start", a.attack)
+		_, _ = d.cordon("call", a.attack, a.attack, "--timeout", "1ms") // it never answers
+		d.eventually("the kernel stops it", func() bool { return a.met(d) })
+		if d.mounts() != 1 {
+			t.Errorf("its data are mounted %d times", d.mounts())
+		}
+		d.must("stop", a.attack)
+		if d.mounts() != 0 {
+			t.Error("its data are mounted while it is stopped")
 		}
 	}
-	write(keptProfile)
-	d.must("install", abusePlugin(t), "--as", "disk", "--profile", profile)
-	d.must("start", "disk")
-	_, _ = d.cordon("call", "disk", "disk", "--timeout", "1ms") // it never answers
-	full := abuse{attack: "disk", meets: "ENOSPC", most: 8 << 20}
-	d.eventually("the kernel stops it", func() bool { return full.met(d) })
-	if free := d.freeData("disk"); free > 1<<20 {
-		t.Errorf("%d bytes are free where it met ENOSPC", free)
+	attacked(abuse{attack: "disk", meets: "ENOSPC", most: 8 << 20})
+	d.must("remove", "disk")
+	attacked(abuse{attack: "inodes", meets: "ENOSPC", most: 304}) // whole blocks of inodes
+	full := func(when string) {
+		t.Helper()
+		d.must("start", "inodes")
+		if free := d.freeInodes("inodes"); free != 0 {
+			t.Errorf("%s it may make %d files", when, free)
+		}
 	}
-	d.must("stop", "disk")
-	if d.mounts() != 0 {
-		t.Error("its data are mounted while it is stopped")
-	}
-	d.must("start", "disk")
-	if free := d.freeData("disk"); free > 1<<20 {
-		t.Errorf("after a restart %d bytes are free", free)
-	}
+	full("after a restart")
 	d.kill()
 	d.start()
-	d.must("start", "disk")
-	if free := d.freeData("disk"); free > 1<<20 {
-		t.Errorf("after a killed daemon %d bytes are free", free)
+	full("after a killed daemon")
+	d.must("stop", "inodes")
+	d.profile("kept", strings.ReplaceAll(keptProfile, "8M", "256M"))
+	d.must("start", "inodes")
+	if free := d.freeInodes("inodes"); free == 0 {
+		t.Error("much larger, it has no room for another file")
 	}
-	d.must("stop", "disk")
-	write(strings.ReplaceAll(keptProfile, "8M", "32M"))
-	d.must("start", "disk")
-	if free := d.freeData("disk"); free < 20<<20 {
-		t.Errorf("24 MiB larger, it has %d bytes free", free)
-	}
-	d.must("stop", "disk")
-	d.must("remove", "disk")
-	if _, err := os.Lstat(d.dir + "/state/volumes/disk"); err == nil || d.mounts() != 0 {
+	d.must("stop", "inodes")
+	d.must("remove", "inodes")
+	if _, err := os.Lstat(d.dir + "/state/volumes/inodes"); err == nil || d.mounts() != 0 {
 		t.Error("its data outlived it")
 	}
 }
 
-// freeData is what is free in the data of a plugin that runs, in bytes.
-func (d *daemon) freeData(plugin string) int64 {
+// freeInodes is how many files the data of a plugin that runs have room for.
+func (d *daemon) freeInodes(plugin string) int64 {
 	d.t.Helper()
-	if d.mounts() != 1 {
-		d.t.Fatalf("its data are mounted %d times", d.mounts())
-	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(d.dir+"/state/data/"+plugin, &st); err != nil {
 		d.t.Fatal(err)
 	}
-	return int64(st.Bavail) * st.Bsize
+	return int64(st.Ffree)
 }
 
 // mounts counts those below the daemon's state.
