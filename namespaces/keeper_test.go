@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -369,5 +370,26 @@ func TestLostDescriptorsEndTheLaunch(t *testing.T) {
 	}
 	if _, err := os.Stat(fmt.Sprintf("/proc/%d", started)); started == 0 || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the plugin %d is still there: %v", started, err)
+	}
+}
+
+// TestNoNamespaceIsMadeBelowAUserNamespace: of many in a row, as the keeper
+// changes the proc by which it writes the limits.
+func TestNoNamespaceIsMadeBelowAUserNamespace(t *testing.T) {
+	k := testKeeper(t)
+	for i := range 70 {
+		m := fmt.Sprintf("1000 %d 1", 1900000000+i)
+		ns, err := k.UserNS(t.Context(), m, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ns.Close()
+		cmd := exec.CommandContext(t.Context(), "nsenter", "--user=/proc/self/fd/3", "--preserve-credentials",
+			"sh", "-c", "cat /proc/sys/user/max_*_namespaces")
+		cmd.ExtraFiles = []*os.File{ns}
+		out, err := cmd.CombinedOutput()
+		if limits := strings.Fields(string(out)); err != nil || len(limits) != 8 || strings.Trim(strings.Join(limits, ""), "0") != "" {
+			t.Fatalf("namespace %d: %v, its limits are %q, want eight times 0", i, err, out)
+		}
 	}
 }

@@ -67,6 +67,7 @@ u32 check_request(struct launch *l, u64 length);
 int take_steps(struct launch *l); /* until one fails: its errno, the rest in l->out */
 void run_steps(void *launch);
 const char *next_string(const char *s);
+i64 detached(const char *type, const char *options, u64 attributes); /* a mount, or minus an errno */
 
 /* reaper.c: the forked half before the exec, and the entry after it. */
 void become_reaper(struct launch *l, int exe, int ready);

@@ -90,7 +90,7 @@ static int configure(int fs, const char *options)
 }
 
 /* A fresh file system that is nowhere yet: a descriptor, or minus an errno. */
-static i64 detached(const char *type, const char *options, u64 attributes)
+i64 detached(const char *type, const char *options, u64 attributes)
 {
 	i64 fs = SYS(fsopen, type, FSOPEN_CLOEXEC), mount;
 	int err;

@@ -215,7 +215,8 @@ func (b *bench) window(crashing bool) (w window, err error) {
 		}
 		w.latencies = append(w.latencies, float64(time.Since(at).Nanoseconds())/1000)
 	}
-	w.cores = (b.processorTime() - used).Seconds() / time.Since(began).Seconds()
+	w.span = time.Since(began)
+	w.cores = (b.processorTime() - used).Seconds() / w.span.Seconds()
 	after, err := b.restarts()
 	w.crashes = after - before
 	return w, err
