@@ -69,7 +69,7 @@ const (
 	EventPidsMax EventKind = "pids.max" // a fork was refused
 	EventEmpty   EventKind = "empty"    // the last process has gone
 	// EventPressure: the whole group stood still for want of what File is of.
-	// Limit is for how long, in microseconds within two seconds.
+	// Limit is for how long at least, in microseconds since the look before.
 	EventPressure EventKind = "pressure"
 )
 

@@ -5,128 +5,261 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// The threshold of EventPressure: within pressureWindow no process of the group
-// did any work for so long, although one could have, had there been memory, a
-// processor or the disk for it. A window of two seconds may be asked for without
-// CAP_SYS_RESOURCE (Documentation/accounting/psi.rst), and is the pace of the
-// kernel's telling: once a window at most.
+// The threshold of EventPressure: no process of the group did any work for so
+// long since the last look, although one could have, had there been memory, a
+// processor or the disk for it. Looks are made while something stands still
+// below the group's parent: once a window, and once more after it. A window of
+// two seconds may be asked for without CAP_SYS_RESOURCE
+// (Documentation/accounting/psi.rst).
 const (
-	pressureStall  = 200_000   // microseconds
-	pressureWindow = 2_000_000 // microseconds
+	pressureStall  = 200_000         // microseconds
+	pressureWindow = 2 * time.Second // of the kernel's trigger
 )
 
 // pressureFiles are of any group of a unified tree, whatever controllers it has.
 var pressureFiles = []string{"memory.pressure", "cpu.pressure", "io.pressure"}
 
-// trigger is one pressure file under watch.
-type trigger struct {
-	*watch
-	file string
-	f    *os.File
-	hits int64 // since the last look; guarded by Watcher.mu
-	told int64
+// pressures watches groups for standing still. The kernel is asked for word of
+// their parent alone: a trigger of each group's own would cost each three
+// descriptors, and its end three waits of the kernel for all readers
+// (psi_trigger_destroy), in whoever removes the group.
+type pressures struct {
+	wake int // an eventfd: what is polled has changed
+
+	mu       sync.Mutex
+	triggers map[string][]*os.File // by the parent's path; none where the kernel has no such files
+	groups   map[*pressed]bool
+	closed   bool
+	done     chan struct{} // nil until there is something to wait for
+}
+
+// pressed is one group.
+type pressed struct {
+	unified *member
+	parent  string
+	fn      func(Event)
+
+	mu    sync.Mutex // held while fn runs
+	gone  bool
+	total map[string]int64 // what was read last, microseconds
+	told  map[string]int64
 }
 
 // AddPressure calls fn with EventPressure whenever a group stood still for want
-// of memory, of a processor or of the disk, as Add calls its function: in the
-// same loop, with the same duties. remove waits for a call in flight. On a host
-// without pressure stall information (CONFIG_PSI; psi=1), or without a unified
-// tree, nothing is ever told, and Features says so.
+// of memory, of a processor or of the disk. fn must not wait for the Watcher.
+// remove waits for a call in flight. On a host without pressure stall
+// information (CONFIG_PSI; psi=1), or without a unified tree, nothing is ever
+// told, and Features says so.
 func (w *Watcher) AddPressure(g *Group, fn func(Event)) (remove func(), err error) {
 	u := g.unified()
 	if u == nil {
 		return func() {}, nil
 	}
-	one := &watch{group: g, fn: fn, oom: -1, eventsWD: -1, pressure: true}
+	one := &pressed{unified: u, parent: filepath.Dir(u.dir.path), fn: fn, total: map[string]int64{}, told: map[string]int64{}}
+	if err := w.pressures.add(one); err != nil {
+		return nil, fmt.Errorf("cannot watch group %s: %w", g.name, err)
+	}
+	return func() { w.pressures.remove(one) }, nil
+}
+
+func (p *pressures) add(one *pressed) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return errors.New("the watcher is closed")
+	}
+	if _, armed := p.triggers[one.parent]; !armed {
+		triggers, err := armPressure(one.parent)
+		if err != nil {
+			return err
+		}
+		if p.triggers == nil {
+			p.triggers, p.groups = map[string][]*os.File{}, map[*pressed]bool{}
+		}
+		p.triggers[one.parent] = triggers
+	}
+	p.groups[one] = true
+	if p.done == nil {
+		wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		if err != nil {
+			return fmt.Errorf("eventfd: %w", err)
+		}
+		p.wake, p.done = wake, make(chan struct{})
+		go p.loop()
+	}
+	ring(p.wake)
+	return nil
+}
+
+// armPressure asks for word of a group; it holds while the files are open.
+func armPressure(group string) (triggers []*os.File, err error) {
 	for _, file := range pressureFiles {
-		f, err := armPressure(u, file)
+		f, err := os.OpenFile(filepath.Join(group, file), os.O_RDWR|unix.O_NONBLOCK, 0)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EOPNOTSUPP) {
 			continue
 		}
-		if err != nil {
-			one.closeTriggers()
-			return nil, fmt.Errorf("cannot watch group %s: %w", g.name, err)
+		if err == nil {
+			if _, err = unix.Write(int(f.Fd()), fmt.Appendf(nil, "some %d %d\x00", pressureStall, pressureWindow.Microseconds())); err == nil {
+				triggers = append(triggers, f)
+				continue
+			}
+			err = errors.Join(fmt.Errorf("cannot ask %s for a trigger: %w", file, err), f.Close())
 		}
-		one.triggers = append(one.triggers, &trigger{watch: one, file: file, f: f})
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed {
-		one.closeTriggers()
-		return nil, fmt.Errorf("cannot watch group %s: the watcher is closed", g.name)
-	}
-	for _, t := range one.triggers {
-		event := unix.EpollEvent{Events: unix.EPOLLPRI, Fd: int32(t.f.Fd())}
-		if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, int(t.f.Fd()), &event); err != nil {
-			w.disarm(one)
-			return nil, fmt.Errorf("cannot watch group %s: epoll: %w", g.name, err)
-		}
-		w.byTrigger[event.Fd] = t
-	}
-	w.watches[one] = true
-	return func() { w.removePressure(one) }, nil
-}
-
-// armPressure asks for the threshold; it holds while the file is open.
-func armPressure(u *member, file string) (*os.File, error) {
-	f, err := u.dir.open(file, unix.O_RDWR|unix.O_NONBLOCK)
-	if err != nil {
+		closeTriggers(triggers)
 		return nil, err
 	}
-	if _, err := unix.Write(int(f.Fd()), fmt.Appendf(nil, "full %d %d\x00", pressureStall, pressureWindow)); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot ask %s for a trigger: %w", file, err), f.Close())
+	return triggers, nil
+}
+
+func closeTriggers(triggers []*os.File) {
+	for _, f := range triggers {
+		_ = f.Close() // nothing was written that could be lost
 	}
-	return f, nil
 }
 
-// stalled notes what epoll said of a trigger; the caller holds w.mu.
-func (w *Watcher) stalled(t *trigger, events uint32) {
-	if events&unix.EPOLLERR != 0 { // the group has gone, and says so for ever
-		w.dropTrigger(t)
-		return
-	}
-	t.hits++
-	t.due = true
-}
-
-func (w *Watcher) dropTrigger(t *trigger) {
-	delete(w.byTrigger, int32(t.f.Fd()))
-	_ = t.f.Close() // leaves the epoll set, too
-	t.triggers = slices.DeleteFunc(t.triggers, func(other *trigger) bool { return other == t })
-}
-
-func (one *watch) closeTriggers() {
-	for _, t := range one.triggers {
-		_ = t.f.Close()
-	}
-	one.triggers = nil
-}
-
-// stalls are the events of a round; the caller holds w.mu.
-func (one *watch) stalls() []Event {
-	var all []Event
-	for _, t := range one.triggers {
-		if t.hits > 0 {
-			t.told += t.hits
-			t.hits = 0
-			all = append(all, Event{Kind: EventPressure, File: t.file, Count: t.told, Limit: pressureStall, Peak: -1})
-		}
-	}
-	return all
-}
-
-func (w *Watcher) removePressure(one *watch) {
+func (p *pressures) remove(one *pressed) {
 	one.mu.Lock() // waits for a call in flight
 	one.gone = true
 	one.mu.Unlock()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.closed {
-		w.disarm(one)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.groups, one)
+}
+
+// close ends the loop; no function is called after it.
+func (p *pressures) close() {
+	p.mu.Lock()
+	first, done := !p.closed, p.done
+	p.closed = true
+	if first && done != nil {
+		ring(p.wake)
 	}
+	p.mu.Unlock()
+	if !first || done == nil {
+		return
+	}
+	<-done
+	for _, triggers := range p.triggers {
+		closeTriggers(triggers)
+	}
+	_ = unix.Close(p.wake)
+}
+
+func ring(eventfd int) { _, _ = unix.Write(eventfd, []byte{1, 0, 0, 0, 0, 0, 0, 0}) } // EAGAIN: it rings already
+
+func (p *pressures) loop() {
+	defer close(p.done)
+	timeout := -1
+	for {
+		fds, parents, open := p.polled()
+		if !open {
+			return
+		}
+		n, err := unix.Poll(fds, timeout)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil { // no memory; the next add tries again
+			timeout = int(pressureWindow.Milliseconds())
+			continue
+		}
+		drain(p.wake)
+		stalled := map[string]bool{}
+		for i, parent := range parents {
+			if n == 0 || fds[i+1].Revents&unix.POLLPRI != 0 {
+				stalled[parent] = true
+			}
+			if fds[i+1].Revents&(unix.POLLERR|unix.POLLNVAL) != 0 { // the parent has gone, and says so for ever
+				p.forget(parent)
+			}
+		}
+		p.look(stalled)
+		switch {
+		case n == 0: // the look after a stall: the kernel adds up every two seconds
+			timeout = -1
+		case len(stalled) > 0:
+			timeout = int(pressureWindow.Milliseconds())
+		}
+	}
+}
+
+// polled gives what to wait for: the eventfd first, then each parent's triggers.
+func (p *pressures) polled() (fds []unix.PollFd, parents []string, open bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fds = append(fds, unix.PollFd{Fd: int32(p.wake), Events: unix.POLLIN})
+	for parent, triggers := range p.triggers {
+		for _, f := range triggers {
+			fds = append(fds, unix.PollFd{Fd: int32(f.Fd()), Events: unix.POLLPRI})
+			parents = append(parents, parent)
+		}
+	}
+	return fds, parents, !p.closed
+}
+
+// forget lets a parent go that was removed; a group made there later arms anew.
+func (p *pressures) forget(parent string) {
+	p.mu.Lock()
+	triggers := p.triggers[parent]
+	delete(p.triggers, parent)
+	p.mu.Unlock()
+	closeTriggers(triggers)
+}
+
+// look reads the groups below the parents where something stood still.
+func (p *pressures) look(stalled map[string]bool) {
+	var due []*pressed
+	p.mu.Lock()
+	for one := range p.groups {
+		if stalled[one.parent] {
+			due = append(due, one)
+		}
+	}
+	p.mu.Unlock()
+	for _, one := range due {
+		one.look()
+	}
+}
+
+func (one *pressed) look() {
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	for _, file := range pressureFiles {
+		if one.gone {
+			return
+		}
+		text, err := one.unified.dir.read(file)
+		total, ok := stoodStill(string(text))
+		if err != nil || !ok {
+			continue
+		}
+		since := total - one.total[file]
+		one.total[file] = total
+		if since >= pressureStall {
+			one.told[file]++
+			one.fn(Event{Kind: EventPressure, File: file, Count: one.told[file], Limit: pressureStall, Peak: -1})
+		}
+	}
+}
+
+// stoodStill gives the total of the line "full" of a pressure file, in
+// microseconds.
+func stoodStill(text string) (int64, bool) {
+	for line := range strings.Lines(text) {
+		rest, full := strings.CutPrefix(line, "full ")
+		if _, total, ok := strings.Cut(rest, "total="); full && ok {
+			n, err := strconv.ParseInt(strings.TrimSpace(total), 10, 64)
+			return n, err == nil
+		}
+	}
+	return 0, false
 }

@@ -25,12 +25,12 @@ type Watcher struct {
 	mu      sync.Mutex
 	watches map[*watch]bool
 	// byWD and byFD find the watch behind an inotify watch and an eventfd.
-	byWD map[int32]*watch
-	byFD map[int32]*watch
-	// byTrigger finds the pressure file behind a descriptor.
-	byTrigger map[int32]*trigger
-	closed    bool
-	done      chan struct{}
+	byWD   map[int32]*watch
+	byFD   map[int32]*watch
+	closed bool
+	done   chan struct{}
+
+	pressures pressures
 }
 
 // watch is one group's.
@@ -40,8 +40,6 @@ type watch struct {
 	wds   []int32
 	oom   int // v1's eventfd, -1 if there is none
 
-	// pressure: it is AddPressure's, which reads no counters.
-	pressure bool
 	// mu is held while fn runs; gone forbids any further call.
 	mu   sync.Mutex
 	gone bool
@@ -50,8 +48,7 @@ type watch struct {
 	populated                          bool
 
 	// The rest is guarded by Watcher.mu. due: read the counters in this round.
-	due      bool
-	triggers []*trigger
+	due bool
 	// said: cgroup.events, whose inotify watch is eventsWD, has changed.
 	said     bool
 	eventsWD int32
@@ -78,8 +75,7 @@ const (
 // round is one watch to look at.
 type round struct {
 	*watch
-	said   bool
-	stalls []Event
+	said bool
 }
 
 // settleLooks is how often the oom_kill counter is read after a v1 eventfd
@@ -95,9 +91,7 @@ func NewWatcher() (*Watcher, error) {
 		watches: map[*watch]bool{},
 		byWD:    map[int32]*watch{},
 		byFD:    map[int32]*watch{},
-
-		byTrigger: map[int32]*trigger{},
-		done:      make(chan struct{}),
+		done:    make(chan struct{}),
 	}
 	if err := w.openAll(); err != nil {
 		w.closeAll()
@@ -272,10 +266,6 @@ func (w *Watcher) disarm(one *watch) {
 		_ = unix.Close(one.oom) // leaves the epoll set, too
 		one.oom = -1
 	}
-	for _, t := range one.triggers {
-		delete(w.byTrigger, int32(t.f.Fd()))
-	}
-	one.closeTriggers()
 	one.wds = nil
 	delete(w.watches, one)
 }
@@ -297,6 +287,7 @@ func (w *Watcher) remove(one *watch) {
 
 // Close ends the loop and forgets every watch; no function is called after it.
 func (w *Watcher) Close() error {
+	w.pressures.close()
 	w.mu.Lock()
 	if w.closed {
 		w.mu.Unlock()
@@ -366,9 +357,7 @@ func (w *Watcher) collect(events []unix.EpollEvent) (open bool) {
 		case w.kmsg:
 			w.readLog()
 		default:
-			if t := w.byTrigger[e.Fd]; t != nil {
-				w.stalled(t, e.Events)
-			} else if one := w.byFD[e.Fd]; one != nil {
+			if one := w.byFD[e.Fd]; one != nil {
 				drain(one.oom)
 				one.due, one.settle, one.next = true, settleLooks, w.now()
 			}
@@ -391,7 +380,7 @@ func (w *Watcher) rounds() (due []round, timeout int) {
 			}
 		}
 		if one.due {
-			due = append(due, round{one, one.said, one.stalls()})
+			due = append(due, round{one, one.said})
 			one.due, one.said = false, false
 		}
 	}
@@ -465,12 +454,6 @@ func (r round) look() (hitV1 bool) {
 	one.mu.Lock()
 	defer one.mu.Unlock()
 	if one.gone {
-		return false
-	}
-	for _, e := range r.stalls {
-		one.fn(e)
-	}
-	if one.pressure {
 		return false
 	}
 	one.lookOOM()
