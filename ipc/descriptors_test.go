@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -355,6 +356,8 @@ func TestHostileDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	memory := memfd(t, "x", unix.F_SEAL_SHRINK)
+	// Their numbers are in use below, which keeps no file from being collected.
+	t.Cleanup(func() { runtime.KeepAlive([]*os.File{file, dir, memory}) })
 	one := []int{int(file.Fd())}
 	many := func(n int) (fds []int) {
 		for range n {

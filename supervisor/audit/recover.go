@@ -145,6 +145,9 @@ func (l *Log) startOf() ([]source, error) {
 		return nil, errors.New("it is not a regular file")
 	}
 	aside, err := asideOf(l.log)
+	if err == nil {
+		aside, err = halfRotated(st, aside)
+	}
 	if err != nil {
 		return nil, err
 	}

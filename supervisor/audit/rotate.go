@@ -46,16 +46,23 @@ func asideOf(log string) ([]aside, error) {
 }
 
 // rotate puts the file aside and begins another; l.mu is held. Where that
-// fails, the log goes on in the file that it has.
+// fails, the log goes on in the file that it has. There is a file under the
+// log's name at every moment, for those who read it meanwhile: the old one has
+// both names until the new one takes its place.
 func (l *Log) rotate() {
-	name := asideName(l.log, l.first)
-	if err := os.Rename(l.log, name); err != nil {
+	f, err := l.begin()
+	if err != nil {
 		return
 	}
-	f, err := os.OpenFile(l.log, os.O_RDWR|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
-	if err != nil {
-		if back := os.Rename(name, l.log); back != nil {
-			l.err = fmt.Errorf("the audit log cannot go on after it was put aside: %w", errors.Join(err, back))
+	name := asideName(l.log, l.first)
+	if err := os.Link(l.log, name); err != nil {
+		_ = errors.Join(f.Close(), os.Remove(f.Name())) // it is empty
+		return
+	}
+	if err := os.Rename(f.Name(), l.log); err != nil {
+		_ = errors.Join(f.Close(), os.Remove(f.Name())) // it is empty
+		if err := os.Remove(name); err != nil {
+			l.err = fmt.Errorf("the audit log cannot go on after it was put aside: %w", err)
 		}
 		return
 	}
@@ -65,6 +72,30 @@ func (l *Log) rotate() {
 	}
 	l.file, l.size, l.first = f, 0, l.seq+1
 	l.prune()
+}
+
+// begin makes the file that takes the log's place; what a crash left of an
+// earlier one is empty.
+func (l *Log) begin() (*os.File, error) {
+	next := l.log + ".next"
+	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	return os.OpenFile(next, os.O_RDWR|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+}
+
+// halfRotated takes off the second name that a crash between rotate's two steps
+// left to the newest file, and returns the others.
+func halfRotated(newest os.FileInfo, files []aside) ([]aside, error) {
+	if len(files) == 0 {
+		return nil, nil
+	}
+	last := files[len(files)-1]
+	st, err := os.Lstat(last.path)
+	if err != nil || !os.SameFile(newest, st) {
+		return files, err
+	}
+	return files[:len(files)-1], os.Remove(last.path)
 }
 
 // prune removes the oldest files; the log says so first, so that what is gone

@@ -327,6 +327,41 @@ func TestALogOfBeforeTheTreeIsTakenUp(t *testing.T) {
 	}
 }
 
+// TestACrashWhileItIsPutAside: between its two steps the newest file has two
+// names, and its records are there once.
+func TestACrashWhileItIsPutAside(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	l := small(t, path)
+	for range 7 {
+		if _, err := l.Append(control.Event{Text: "an event"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, seq := l.first, l.seq
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(path, asideName(path, first)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path+".next", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := wholeLog(t, path)
+	l = small(t, path)
+	if l.seq != seq {
+		t.Errorf("record %d is the last, want %d", l.seq, seq)
+	}
+	for range 20 {
+		if _, err := l.Append(control.Event{Text: "an event"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := wholeLog(t, path); before.Last != seq || after.Last != l.seq {
+		t.Errorf("verified through %d and then %d, want %d and %d", before.Last, after.Last, seq, l.seq)
+	}
+}
+
 // TestVerifyWhileItIsWritten: the daemon need not stop.
 func TestVerifyWhileItIsWritten(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
