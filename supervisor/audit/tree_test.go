@@ -357,6 +357,9 @@ func TestACrashWhileItIsPutAside(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if l.first == first {
+		t.Error("the file was never put aside again")
+	}
 	if after := wholeLog(t, path); before.Last != seq || after.Last != l.seq {
 		t.Errorf("verified through %d and then %d, want %d and %d", before.Last, after.Last, seq, l.seq)
 	}
