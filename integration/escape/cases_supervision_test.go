@@ -5,6 +5,7 @@ package escape
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -112,7 +113,7 @@ func withoutKeeper(t *trial) string {
 	if t.isOff("pid namespace") {
 		return survives(t)
 	}
-	if !eventually(func() bool { return len(t.procs()) == 0 || !alive(t.procs()[0]) }) {
+	if !eventually(func() bool { return !slices.ContainsFunc(t.procs(), alive) }) {
 		return survives(t)
 	}
 	return ""
