@@ -64,6 +64,7 @@ type Host struct {
 	Sources     []Source // one for each of View.Mounts
 	Joins       []int    // v1 tasks files
 	Holds       []int    // descriptors that the keeper keeps open while the plugin lives
+	Kept        []int    // as Holds, for a successor of the daemon alone
 	Kill        int      // cgroup.kill, or freezer.state of v1
 	KillThaws   bool     // Kill is freezer.state
 	Groups      []GroupDir
@@ -231,6 +232,9 @@ func (c *compiler) fail(err error) {
 func (c *compiler) keep() {
 	for _, f := range c.h.Holds {
 		c.add(Step{Op: OpHold, Wall: WallGroup, File: f, Text: "keep the group's lock"})
+	}
+	for _, f := range c.h.Kept {
+		c.add(Step{Op: OpHold, Wall: WallProcess, File: f, A: 1, Text: "keep what a successor of the daemon needs"})
 	}
 	switch {
 	case c.h.Kill == NoFile:

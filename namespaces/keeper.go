@@ -7,9 +7,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -131,7 +134,7 @@ type answer struct {
 // Keeper is the daemon's side of one keeper process. Safe for concurrent use.
 type Keeper struct {
 	conn *net.UnixConn
-	cmd  *exec.Cmd
+	proc keeperProcess
 	gone chan struct{} // closed when it has ended, and everything that was below it
 	// launching has an element for each launch in flight. Beyond them the keeper
 	// reads nothing, the GO included that the launches themselves wait for.
@@ -159,7 +162,7 @@ func StartKeeper() (*Keeper, error) {
 	}
 	defer theirs.Close()
 	k := &Keeper{conn: ours, gone: make(chan struct{}), launching: make(chan struct{}, wireMaxLaunches), pending: map[uint64]chan answer{}, children: map[uint64]*Child{}}
-	k.cmd = &exec.Cmd{
+	cmd := &exec.Cmd{
 		Path:       fmt.Sprintf("/proc/self/fd/%d", program.Fd()),
 		Args:       []string{"cordon-keeper"},
 		Env:        []string{},
@@ -169,11 +172,33 @@ func StartKeeper() (*Keeper, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot become the keeper's subreaper: %w", err), ours.Close())
 	}
-	if err := k.cmd.Start(); err != nil {
+	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot start the keeper: %w", err), ours.Close())
 	}
+	k.proc = startedKeeper{cmd}
 	go k.read()
 	return k, nil
+}
+
+// keeperProcess is the process of a keeper, of our own making or not.
+type keeperProcess interface {
+	PID() int
+	// wait returns when it has ended and what was below it is being ended; an
+	// error says that it did not end by itself.
+	wait(children []*Child) error
+}
+
+// startedKeeper is one that this process started.
+type startedKeeper struct{ cmd *exec.Cmd }
+
+func (p startedKeeper) PID() int { return p.cmd.Process.Pid }
+
+func (p startedKeeper) wait([]*Child) error {
+	err := p.cmd.Wait()
+	if err != nil { // else it has ended and reaped everything itself
+		endOrphans(p.PID())
+	}
+	return err
 }
 
 func sealedProgram() (*os.File, error) {
@@ -211,10 +236,7 @@ func socketPair() (*net.UnixConn, *os.File, error) {
 	theirs := os.NewFile(uintptr(fds[1]), "keeper")
 	ours := os.NewFile(uintptr(fds[0]), "keeper")
 	defer ours.Close()
-	// A request may be larger than the default buffer; too small shows as EMSGSIZE.
-	if err := unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4*wireMaxMessage); err != nil {
-		_ = unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_SNDBUF, 4*wireMaxMessage)
-	}
+	growSendBuffer(fds[0])
 	conn, err := net.FileConn(ours)
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("cannot use the keeper's socket: %w", err), theirs.Close())
@@ -226,8 +248,16 @@ func socketPair() (*net.UnixConn, *os.File, error) {
 	return unixConn, theirs, nil
 }
 
+// growSendBuffer: a request may be larger than the default buffer; too small
+// shows as EMSGSIZE.
+func growSendBuffer(fd int) {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4*wireMaxMessage); err != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 4*wireMaxMessage)
+	}
+}
+
 // PID is the keeper's process id.
-func (k *Keeper) PID() int { return k.cmd.Process.Pid }
+func (k *Keeper) PID() int { return k.proc.PID() }
 
 // Gone is closed when the keeper has ended.
 func (k *Keeper) Gone() <-chan struct{} { return k.gone }
@@ -540,30 +570,56 @@ func stepError(r wireReply, steps []Step) error {
 // read takes replies until the socket ends; then every child is over.
 func (k *Keeper) read() {
 	defer close(k.gone)
-	buf, oob := make([]byte, wireReplySize+1), make([]byte, unix.CmsgSpace(4*4))
-	for {
-		n, oobn, flags, _, err := k.conn.ReadMsgUnix(buf, oob)
-		if err != nil || n == 0 {
+	for in := newReplies(k.conn); ; {
+		a, err := in.next()
+		if err != nil {
 			break
 		}
-		var r wireReply
-		files := rights(oob[:oobn])
-		if n != wireReplySize || binary.Read(bytes.NewReader(buf[:n]), binary.LittleEndian, &r) != nil || r.Magic != wireMagic {
-			closeAll(files)
-			continue
-		}
-		k.deliver(answer{reply: r, files: files, lost: flags&unix.MSG_CTRUNC != 0})
+		k.deliver(a)
 	}
-	_ = k.conn.CloseWrite()                 // whyever reading ended, it shall end now
-	if k.end = k.cmd.Wait(); k.end != nil { // else it has ended and reaped everything itself
-		endOrphans(k.cmd.Process.Pid)
-	}
+	_ = k.conn.CloseWrite() // whyever reading ended, it shall end now
+	k.end = k.proc.wait(k.living())
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for id, c := range k.children {
 		c.end = ChildEnd{Orphaned: true, Status: syscall.WaitStatus(syscall.SIGKILL), Time: time.Now()}
 		close(c.done)
 		delete(k.children, id)
+	}
+}
+
+// living are the plugins that have not ended.
+func (k *Keeper) living() []*Child {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Collect(maps.Values(k.children))
+}
+
+// replies are read from the keeper's socket, one at a time.
+type replies struct {
+	conn     *net.UnixConn
+	buf, oob []byte
+}
+
+func newReplies(conn *net.UnixConn) *replies {
+	return &replies{conn: conn, buf: make([]byte, wireReplySize+1), oob: make([]byte, unix.CmsgSpace(4*(wireMaxHold+2)))}
+}
+
+// next leaves out what is no reply.
+func (in *replies) next() (answer, error) {
+	for {
+		n, oobn, flags, _, err := in.conn.ReadMsgUnix(in.buf, in.oob)
+		if err != nil {
+			return answer{}, err
+		}
+		if n == 0 {
+			return answer{}, io.EOF
+		}
+		a := answer{files: rights(in.oob[:oobn]), lost: flags&unix.MSG_CTRUNC != 0}
+		if n == wireReplySize && binary.Read(bytes.NewReader(in.buf[:n]), binary.LittleEndian, &a.reply) == nil && a.reply.Magic == wireMagic {
+			return a, nil
+		}
+		closeAll(a.files)
 	}
 }
 

@@ -25,7 +25,7 @@ func TestKeeperUnderSanitizers(t *testing.T) {
 		"-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-unused-function", "-Wno-clobbered",
 		"-o", program,
 	}
-	for _, source := range []string{"fuzz.c", "clone.c", "userns.c", "template.c", "groups.c", "check.c", "steps.c", "reaper.c"} {
+	for _, source := range []string{"fuzz.c", "holder.c", "room.c", "clone.c", "userns.c", "template.c", "groups.c", "check.c", "steps.c", "reaper.c"} {
 		args = append(args, "keeper/"+source)
 	}
 	if out, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
@@ -91,6 +91,7 @@ func wellFormed(t *testing.T, dir string) []string {
 	add(l.TemplateMessage(8))
 	add(pack(wireRequest{ID: 1, Kind: wireKindUserns, CgroupFD: wireNoString, NetnsFD: wireNoString}, nil, b.data))
 	add(pack(wireRequest{ID: 1, Kind: wireKindForget, CgroupFD: wireNoString, NetnsFD: wireNoString}, nil, nil))
+	add(pack(wireRequest{Kind: wireKindKeep, Flags: 1000, CgroupFD: wireNoString, NetnsFD: wireNoString}, nil, nil))
 	var names []string
 	for i, m := range messages {
 		name := filepath.Join(dir, fmt.Sprintf("seed-%d", i))

@@ -5,7 +5,7 @@ package namespaces
 // The keeper's protocol, shared with keeper/wire.h.
 const (
 	wireMagic            = 0x316b6463 // "cdk1", the first word of every message.
-	wireVersion          = 0x3        // of the layout; both sides must agree.
+	wireVersion          = 0x4        // of the layout; both sides must agree.
 	wireMaxMessage       = 0x20000    // bytes of one request, header, steps and blob together.
 	wireMaxSteps         = 0x400      // steps of one launch.
 	wireMaxFds           = 0xc8       // descriptors of one request (the kernel's limit is 253).
@@ -18,6 +18,8 @@ const (
 	wireKindForget       = 0x3        // request: the groups of the ended plugin ID are removed, drop what is held for it.
 	wireKindGo           = 0x4        // request: let the staged plugin ID go on to its exec.
 	wireKindTemplate     = 0x5        // request: take the steps, all of the mount phase, in a new mount namespace, and keep it.
+	wireKindKeep         = 0x6        // request: when the daemon goes, keep the plugins for flags milliseconds and listen for a successor on the descriptor that came along (none: the one that came before); 0 ends them at once.
+	wireKindLoose        = 0x7        // request: drop what plugin ID has held for a successor alone: HOLD with a.
 	wireFlagStage        = 0x1        // of a launch: every wall is up, say STAGED and wait for GO before the exec.
 	wireKindStaged       = 0x14       // reply: the plugin waits behind its walls; pid is valid.
 	wireKindStarted      = 0x10       // reply: the plugin was executed; descriptors: pidfd, then its listener if it has one.
@@ -25,6 +27,11 @@ const (
 	wireKindExited       = 0x12       // reply: the plugin and everything in its pid namespace have ended.
 	wireKindUsernsMade   = 0x13       // reply: descriptor: the user namespace.
 	wireKindTemplateMade = 0x15       // reply: descriptor: the mount namespace.
+	wireKindKeeper       = 0x16       // reply to a successor, before all else: pid is the keeper's, detail counts the daemons; descriptor: the keeper's pidfd.
+	wireKindKept         = 0x17       // reply to a successor, one for each plugin: as STARTED, and then what HOLD keeps, in that order; detail is HAS_*.
+	wireKindAll          = 0x18       // reply to a successor: every plugin was told of.
+	wireHasPidfd         = 0x1        // of KEPT: the first descriptor is its pidfd; otherwise it has ended.
+	wireHasListener      = 0x2        // of KEPT: then its listener.
 	wireStepRequest      = 0xfffffff0 // pseudo step: the request itself was malformed; detail says where.
 	wireStepClone        = 0xfffffff1 // pseudo step: making the plugin's process.
 	wireStepReaper       = 0xfffffff2 // pseudo step: making the reaper.
@@ -87,7 +94,7 @@ const wireReplySize = 72
 
 // The kinds of steps, in the order of their phases.
 const (
-	// OpHold: keeper: keep descriptor fd open while the plugin lives.
+	// OpHold: keeper: keep descriptor fd open while the plugin lives; if a, for a successor of the daemon alone (see LOOSE).
 	OpHold Op = 1
 	// OpKillfd: keeper: end the plugin's group by fd: write 1 to cgroup.kill or, if a, THAWED to freezer.state, for what is frozen does not die.
 	OpKillfd Op = 2

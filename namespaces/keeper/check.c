@@ -156,7 +156,10 @@ u32 check_request(struct launch *l, u64 length)
 		return strings_ok(l, 0, 2, 2) && r->nsteps == 0 ? 0 : 9;
 	case CK_KIND_FORGET:
 	case CK_KIND_GO:
+	case CK_KIND_LOOSE:
 		return r->nsteps == 0 ? 0 : 9;
+	case CK_KIND_KEEP:
+		return r->nsteps == 0 && l->nfds <= 1 ? 0 : 9;
 	default:
 		return 10;
 	}

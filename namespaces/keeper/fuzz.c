@@ -204,7 +204,16 @@ i64 raw_call(i64 n, i64 a, i64 b, i64 c, i64 d, i64 e, i64 f)
 		return a == PR_GET_SECUREBITS ? (i64)bits : a == PR_GET_NO_NEW_PRIVS ? 1 : well() ? 0 : -1;
 	case __NR_fcntl:
 	case __NR_pidfd_getfd:
+	case __NR_accept4:
 		return a_descriptor();
+	case __NR_getsockopt:
+		memset((void *)d, 0, 12); /* root */
+		((u32 *)d)[1] = any(4) ? 0 : 1000;
+		return well() ? 0 : -22;
+	case __NR_clock_gettime:
+		((i64 *)b)[0] = (i64)any(100);
+		((i64 *)b)[1] = 0;
+		return 0;
 	case __NR_flock:
 	case __NR_nanosleep:
 	case __NR_madvise:
@@ -234,7 +243,7 @@ static u64 change(u8 *m, u64 n)
 
 static void happen(struct slot *s)
 {
-	switch (any(6)) {
+	switch (any(7)) {
 	case 0:
 		if (s->gate >= 0)
 			on_gate(s);
@@ -255,8 +264,18 @@ static void happen(struct slot *s)
 		if (s->say)
 			speak(s);
 		break;
+	case 5: /* the daemon goes, or its successor comes */
+		if (control < 0)
+			on_successor();
+		else if (may_hold())
+			daemon_gone();
+		if (ending) { /* go on all the same */
+			ending = 0;
+			control = 20;
+		}
+		break;
 	default:
-		on_word(s, any(2) ? CK_KIND_GO : CK_KIND_FORGET);
+		on_word(s, any(3) ? any(2) ? CK_KIND_GO : CK_KIND_FORGET : CK_KIND_LOOSE);
 	}
 }
 
@@ -326,7 +345,7 @@ int main(int argc, char **argv)
 		fclose(f);
 		n++;
 	}
-	if (make_arenas())
+	if (make_arenas(arenas, ARENAS))
 		return 3;
 	for (u64 i = strtoul(argv[2], 0, 0); i > 0; i--) {
 		u64 which = any(n);

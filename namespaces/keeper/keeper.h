@@ -2,8 +2,8 @@
  * The keeper: one small static program, three entries.
  *
  *   launcher (launcher.c)  takes plans from the daemon, makes plugins, is their
- *                          parent, reports their end, ends all of them when the
- *                          daemon goes away
+ *                          parent, reports their end, hands them to the daemon's
+ *                          successor (holder.c) or ends them all
  *   steps    (steps.c)     what a new plugin does before its exec
  *   reaper   (reaper.c)    pid 1 of a plugin's pid namespace
  *
@@ -95,6 +95,23 @@ int make_template(struct launch *l);
 struct group { int parent; int shared; char name[80]; };
 void remove_group(const struct group *g);
 void remove_shared(const struct group *groups, u32 n);
+
+/*
+ * holder.c: waiting for the daemon's successor. keep_for takes the listening
+ * socket (or -1, to go on with the one it has); hold_begins says whether there
+ * is anything to wait by; hold_left is in milliseconds, -1 while nobody waits;
+ * take_successor gives root's connection or -1.
+ */
+void keep_for(int fd, u32 ms);
+int may_hold(void);
+int hold_begins(void);
+void hold_ends(void);
+int hold_left(void);
+int take_successor(void);
+
+/* room.c: nonzero if it cannot be had. */
+int make_arenas(struct launch **arenas, u32 n);
+void raise_descriptors(void);
 
 /* launcher.c */
 extern int proc; /* the directory, opened before anything was mounted */

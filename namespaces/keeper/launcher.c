@@ -8,8 +8,9 @@
  *            'R' it is let go (or STAGED, and GO) -> the gate closes at exec: STARTED
  *   end:     plugin reaped -> reaper killed, and with it the namespace ->
  *            reaper reaped: EXITED -> FORGET: what was held is let go
- *   no daemon: every group is killed, everything reaped, every group directory
- *            removed; then we end
+ *   no daemon: what runs is held for a successor, who is told of every plugin
+ *            (KEPT ... ALL) and goes on; when none comes in time every group is
+ *            killed, everything reaped, every group directory removed; then we end
  *
  * No plugin can hold up another: nothing here waits but epoll.
  */
@@ -23,9 +24,9 @@
 #define MSG_CTRUNC_ 0x8
 
 enum { IN = 1, OUT = 4, HUP = 16 };
-enum source { FROM_DAEMON, FROM_GATE, FROM_READY, FROM_PLUGIN, FROM_REAPER };
+enum source { FROM_DAEMON, FROM_GATE, FROM_READY, FROM_PLUGIN, FROM_REAPER, FROM_SUCCESSOR };
 enum state { FREE, LAUNCHING, RUNNING, ENDING, ENDED };
-enum { SAY_STARTED = 1, SAY_FAILED = 2, SAY_EXITED = 4, SAY_STAGED = 8 };
+enum { SAY_STARTED = 1, SAY_FAILED = 2, SAY_EXITED = 4, SAY_STAGED = 8, SAY_KEPT = 16 };
 
 struct slot {
 	enum state state;
@@ -34,6 +35,7 @@ struct slot {
 	int plugin, reaper, gate, ready, listener, killfd; /* -1: none */
 	int thaws; /* killfd is a freezer.state */
 	int gate_waiting, reaper_up, stage; /* stage: the daemon has not said GO */
+	int adrift; /* the daemon that launched it has gone: nobody waits for how that went */
 	u32 say; /* replies not sent yet */
 	u32 step, error, detail;
 	u32 plugin_pid, reaper_pid;
@@ -41,6 +43,7 @@ struct slot {
 	struct rusage_ usage;
 	u32 nheld, ngroups;
 	int held[CK_MAX_HOLD];
+	u8 loose[CK_MAX_HOLD];
 	struct group groups[CK_MAX_HOLD];
 };
 
@@ -48,6 +51,8 @@ static struct launch *arenas[ARENAS];
 static struct slot slots[CK_MAX_SLOTS];
 static u32 nslots; /* slots[nslots..] were never used */
 static int control, epoll, exe, self, writing, ending;
+static int telling; /* a successor has not been told of all */
+static u32 daemons;
 int proc;
 
 static void close_fd(int *fd)
@@ -79,7 +84,7 @@ static void close_watched(int *fd)
 
 static int send_reply(struct ck_reply *reply, const int *fds, u32 nfds)
 {
-	struct { struct cmsghdr_ header; int fds[4]; } control_data = {{sizeof(struct cmsghdr_) + nfds * sizeof(int), 1, 1}, {0}};
+	struct { struct cmsghdr_ header; int fds[CK_MAX_HOLD + 2]; } control_data = {{sizeof(struct cmsghdr_) + nfds * sizeof(int), 1, 1}, {0}};
 	struct iovec_ iov = {reply, sizeof *reply};
 	struct msghdr_ message = {0, 0, 0, &iov, 1, 0, 0, 0, 0};
 	i64 ret;
@@ -100,6 +105,35 @@ static int send_reply(struct ck_reply *reply, const int *fds, u32 nfds)
 
 static void forget(struct slot *s);
 
+/* All that a successor needs of a plugin; what has ended by then it is told next. */
+static int say_kept(const struct slot *s, struct ck_reply r)
+{
+	int fds[CK_MAX_HOLD + 2];
+	u32 n = 0;
+
+	r.kind = CK_KIND_KEPT;
+	r.detail = (s->plugin >= 0 ? CK_HAS_PIDFD : 0) | (s->listener >= 0 ? CK_HAS_LISTENER : 0);
+	if (s->plugin >= 0)
+		fds[n++] = s->plugin;
+	if (s->listener >= 0)
+		fds[n++] = s->listener;
+	for (u32 i = 0; i < s->nheld; i++)
+		if (s->held[i] >= 0)
+			fds[n++] = s->held[i];
+	return send_reply(&r, fds, n);
+}
+
+static void say_all(void)
+{
+	struct ck_reply r = {.magic = CK_MAGIC, .version = CK_VERSION, .kind = CK_KIND_ALL};
+
+	for (u32 i = 0; i < nslots; i++)
+		if (slots[i].say & SAY_KEPT)
+			return;
+	if (telling && !send_reply(&r, 0, 0))
+		telling = 0;
+}
+
 /* Sends what a slot has to say, in order; what does not fit waits for EPOLLOUT. */
 static void speak(struct slot *s)
 {
@@ -108,8 +142,15 @@ static void speak(struct slot *s)
 
 	if (ending)
 		s->say = 0;
+	if (control < 0) /* what is left to say is a successor's */
+		return;
 	r.pid = s->plugin_pid;
 	r.reaper = s->reaper_pid;
+	if (s->say & SAY_KEPT) {
+		if (say_kept(s, r))
+			return;
+		s->say &= ~(u32)SAY_KEPT;
+	}
 	if (s->say & SAY_STAGED) {
 		r.kind = CK_KIND_STAGED;
 		if (send_reply(&r, 0, 0))
@@ -121,7 +162,8 @@ static void speak(struct slot *s)
 		if (send_reply(&r, fds, s->plugin < 0 ? 0 : s->listener < 0 ? 1 : 2))
 			return;
 		s->say &= ~(u32)SAY_STARTED;
-		close_fd(&s->listener); /* the daemon's from here on */
+		if (!may_hold())
+			close_fd(&s->listener); /* the daemon's from here on */
 	}
 	if (s->say & SAY_FAILED) {
 		r.kind = CK_KIND_FAILED;
@@ -202,8 +244,10 @@ static u32 keep(struct slot *s, struct launch *l)
 			if (n >= sizeof g->name)
 				return ENAMETOOLONG_;
 			memcpy(g->name, l->blob + step->s, n + 1);
-		} else
+		} else {
+			s->loose[s->nheld] = step->op == CK_OP_HOLD && step->a != 0;
 			s->held[s->nheld++] = (int)fd;
+		}
 	}
 	return 0;
 }
@@ -236,7 +280,7 @@ static void release_arena(struct slot *s)
 
 static void fail(struct slot *s, u32 step, u32 error, u32 detail)
 {
-	if (!(s->say & SAY_FAILED)) {
+	if (!(s->say & SAY_FAILED) && !s->adrift) {
 		s->say |= SAY_FAILED;
 		s->step = step;
 		s->error = error;
@@ -461,13 +505,72 @@ static void answer_template(struct launch *l)
 
 /* ---- the daemon ---- */
 
-static void daemon_gone(void)
+static void end_everything(void)
 {
 	ending = 1;
-	SYS(epoll_ctl, epoll, 2 /* EPOLL_CTL_DEL */, control, (void *)0);
+	keep_for(-1, 0);
+	hold_ends();
 	for (u32 i = 0; i < nslots; i++)
 		if (slots[i].state != FREE)
 			end_all(&slots[i]);
+}
+
+/* What had not reached its exec ends; whoever comes is told of all the same. */
+static void await_successor(void)
+{
+	for (u32 i = 0; i < nslots; i++) {
+		struct slot *s = &slots[i];
+
+		if (s->state == FREE)
+			continue;
+		s->adrift = 1;
+		s->say = s->state == ENDED ? SAY_EXITED : 0;
+		if (s->state == LAUNCHING)
+			fail(s, CK_STEP_DIED, ECANCELED_, 0);
+	}
+}
+
+static int all_ended(void)
+{
+	for (u32 i = 0; i < nslots; i++)
+		if (slots[i].state != FREE && slots[i].state != ENDED)
+			return 0;
+	return 1;
+}
+
+static void daemon_gone(void)
+{
+	int fd;
+
+	close_watched(&control);
+	writing = telling = 0;
+	if (all_ended() || (fd = hold_begins()) < 0)
+		return end_everything();
+	await_successor();
+	watch(fd, IN, 0, FROM_SUCCESSOR, 1 /* EPOLL_CTL_ADD */);
+}
+
+static void on_successor(void)
+{
+	struct ck_reply r = {.magic = CK_MAGIC, .version = CK_VERSION, .kind = CK_KIND_KEEPER};
+	int fd = take_successor(), listening = hold_begins();
+
+	if (fd < 0)
+		return;
+	SYS(epoll_ctl, epoll, 2 /* EPOLL_CTL_DEL */, listening, (void *)0);
+	hold_ends();
+	control = fd;
+	watch(control, IN, 0, FROM_DAEMON, 1);
+	r.pid = (u32)SYS(getpid, 0);
+	r.detail = ++daemons;
+	send_reply(&r, &self, 1);
+	telling = 1;
+	for (u32 i = 0; i < nslots; i++)
+		if (slots[i].state != FREE) {
+			slots[i].say |= SAY_KEPT;
+			speak(&slots[i]);
+		}
+	say_all();
 }
 
 static struct launch *free_arena(void)
@@ -512,6 +615,9 @@ static void on_word(struct slot *s, u32 kind)
 		s->state = ENDING;
 		end_all(s);
 	}
+	for (u32 i = 0; kind == CK_KIND_LOOSE && i < s->nheld; i++)
+		if (s->loose[i])
+			close_fd(&s->held[i]);
 	if (kind == CK_KIND_GO && s->state == LAUNCHING && s->stage) {
 		s->stage = 0;
 		open_gate(s);
@@ -531,9 +637,11 @@ static void obey(struct launch *l, u64 n)
 		answer_userns(l);
 	else if (l->request->kind == CK_KIND_TEMPLATE)
 		answer_template(l);
+	else if (l->request->kind == CK_KIND_KEEP)
+		keep_for(l->nfds ? l->fds[0] : -1, l->request->flags);
 	else
 		for (u32 i = 0; i < nslots; i++)
-			if (slots[i].id == id)
+			if (slots[i].state != FREE && slots[i].id == id)
 				on_word(&slots[i], l->request->kind);
 	for (u32 i = 0; i < l->nfds; i++)
 		close_fd(&l->fds[i]);
@@ -550,6 +658,7 @@ static void on_daemon(u32 events)
 		for (u32 i = 0; i < nslots; i++)
 			if (slots[i].say)
 				speak(&slots[i]);
+		say_all();
 		watch(control, IN | (writing ? OUT : 0), 0, FROM_DAEMON, 3);
 	}
 	if (!(events & (IN | HUP)))
@@ -580,8 +689,12 @@ static void handle(const struct epoll_event_ *event)
 
 	switch ((enum source)(event->data & 0xff)) {
 	case FROM_DAEMON:
-		if (!ending)
+		if (!ending && control >= 0)
 			on_daemon(event->events);
+		break;
+	case FROM_SUCCESSOR:
+		if (!ending && control < 0)
+			on_successor();
 		break;
 	case FROM_GATE:
 		if (s->gate >= 0)
@@ -602,14 +715,6 @@ static void handle(const struct epoll_event_ *event)
 	}
 }
 
-static int all_ended(void)
-{
-	for (u32 i = 0; i < nslots; i++)
-		if (slots[i].state != FREE && slots[i].state != ENDED)
-			return 0;
-	return 1;
-}
-
 static void remove_groups(void)
 {
 	for (u32 i = 0; i < nslots; i++)
@@ -618,37 +723,6 @@ static void remove_groups(void)
 				remove_group(&slots[i].groups[g]);
 	for (u32 i = 0; i < nslots; i++)
 		remove_shared(slots[i].groups, slots[i].ngroups);
-}
-
-/* Each plugin takes some twenty descriptors of ours; its own limit is a step's. */
-static void raise_descriptors(void)
-{
-	u64 limit[2];
-
-	if (SYS(prlimit64, 0, 7 /* RLIMIT_NOFILE */, (void *)0, limit) < 0)
-		return;
-	limit[0] = limit[1];
-	SYS(prlimit64, 0, 7, limit, (void *)0);
-}
-
-static void *map(u64 size, int flags)
-{
-	i64 at = SYS(mmap, (void *)0, size, 3 /* PROT_READ | PROT_WRITE */, 0x20 /* MAP_ANONYMOUS */ | flags, -1, 0);
-
-	return at < 0 && at > -4096 ? 0 : (void *)at;
-}
-
-/* Pages are the kernel's at first use; a child has those of its own launch alone. */
-static int make_arenas(void)
-{
-	for (u32 i = 0; i < ARENAS; i++) {
-		arenas[i] = map(sizeof *arenas[i], 2 /* MAP_PRIVATE */);
-		if (arenas[i] == 0 || (arenas[i]->out = map(sizeof *arenas[i]->out, 1 /* MAP_SHARED */)) == 0)
-			return 1;
-		if (SYS(madvise, arenas[i], sizeof *arenas[i], 10 /* MADV_DONTFORK */) < 0)
-			return 1;
-	}
-	return 0;
 }
 
 static int prepare(void)
@@ -673,7 +747,7 @@ static int prepare(void)
 	proc = (int)SYS(openat, AT_FDCWD_, "/proc", O_PATH_ | O_DIRECTORY_ | O_CLOEXEC_, 0);
 	self = (int)SYS(pidfd_open, SYS(getpid, 0), 0);
 	epoll = (int)SYS(epoll_create1, O_CLOEXEC_);
-	if (fd < 0 || control < 0 || exe < 0 || proc < 0 || self < 0 || epoll < 0 || remember_home() || make_arenas())
+	if (fd < 0 || control < 0 || exe < 0 || proc < 0 || self < 0 || epoll < 0 || remember_home() || make_arenas(arenas, ARENAS))
 		return 1;
 	watch(control, IN, 0, FROM_DAEMON, 1);
 	return 0;
@@ -687,10 +761,12 @@ int launcher_main(int daemon)
 	if (prepare())
 		return 1;
 	while (!ending || !all_ended()) {
-		i64 n = SYS(epoll_pwait, epoll, events, EVENTS, -1, (void *)0, 8);
+		i64 n = SYS(epoll_pwait, epoll, events, EVENTS, hold_left(), (void *)0, 8);
 
 		for (i64 i = 0; i < n; i++)
 			handle(&events[i]);
+		if (hold_left() == 0)
+			end_everything();
 	}
 	remove_groups();
 	return 0;

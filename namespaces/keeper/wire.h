@@ -3,7 +3,7 @@
 #define WIRE_H
 
 #define CK_MAGIC 0x316b6463u /* "cdk1", the first word of every message. */
-#define CK_VERSION 0x3u /* of the layout; both sides must agree. */
+#define CK_VERSION 0x4u /* of the layout; both sides must agree. */
 #define CK_MAX_MESSAGE 0x20000u /* bytes of one request, header, steps and blob together. */
 #define CK_MAX_STEPS 0x400u /* steps of one launch. */
 #define CK_MAX_FDS 0xc8u /* descriptors of one request (the kernel's limit is 253). */
@@ -16,6 +16,8 @@
 #define CK_KIND_FORGET 0x3u /* request: the groups of the ended plugin ID are removed, drop what is held for it. */
 #define CK_KIND_GO 0x4u /* request: let the staged plugin ID go on to its exec. */
 #define CK_KIND_TEMPLATE 0x5u /* request: take the steps, all of the mount phase, in a new mount namespace, and keep it. */
+#define CK_KIND_KEEP 0x6u /* request: when the daemon goes, keep the plugins for flags milliseconds and listen for a successor on the descriptor that came along (none: the one that came before); 0 ends them at once. */
+#define CK_KIND_LOOSE 0x7u /* request: drop what plugin ID has held for a successor alone: HOLD with a. */
 #define CK_FLAG_STAGE 0x1u /* of a launch: every wall is up, say STAGED and wait for GO before the exec. */
 #define CK_KIND_STAGED 0x14u /* reply: the plugin waits behind its walls; pid is valid. */
 #define CK_KIND_STARTED 0x10u /* reply: the plugin was executed; descriptors: pidfd, then its listener if it has one. */
@@ -23,6 +25,11 @@
 #define CK_KIND_EXITED 0x12u /* reply: the plugin and everything in its pid namespace have ended. */
 #define CK_KIND_USERNS_MADE 0x13u /* reply: descriptor: the user namespace. */
 #define CK_KIND_TEMPLATE_MADE 0x15u /* reply: descriptor: the mount namespace. */
+#define CK_KIND_KEEPER 0x16u /* reply to a successor, before all else: pid is the keeper's, detail counts the daemons; descriptor: the keeper's pidfd. */
+#define CK_KIND_KEPT 0x17u /* reply to a successor, one for each plugin: as STARTED, and then what HOLD keeps, in that order; detail is HAS_*. */
+#define CK_KIND_ALL 0x18u /* reply to a successor: every plugin was told of. */
+#define CK_HAS_PIDFD 0x1u /* of KEPT: the first descriptor is its pidfd; otherwise it has ended. */
+#define CK_HAS_LISTENER 0x2u /* of KEPT: then its listener. */
 #define CK_STEP_REQUEST 0xfffffff0u /* pseudo step: the request itself was malformed; detail says where. */
 #define CK_STEP_CLONE 0xfffffff1u /* pseudo step: making the plugin's process. */
 #define CK_STEP_REAPER 0xfffffff2u /* pseudo step: making the reaper. */
@@ -86,7 +93,7 @@ enum ck_phase {
 };
 
 enum ck_op {
-	CK_OP_HOLD = 1, /* keeper: keep descriptor fd open while the plugin lives */
+	CK_OP_HOLD = 1, /* keeper: keep descriptor fd open while the plugin lives; if a, for a successor of the daemon alone (see LOOSE) */
 	CK_OP_KILLFD = 2, /* keeper: end the plugin's group by fd: write 1 to cgroup.kill or, if a, THAWED to freezer.state, for what is frozen does not die */
 	CK_OP_RMDIR = 3, /* keeper: remove s below directory fd when the launcher is gone; if a, only if nothing else is in it */
 	CK_OP_JOIN = 4, /* write 0 to fd, a v1 tasks file */

@@ -24,7 +24,7 @@ type constant struct {
 }
 
 // version changes with every change of the layout or of an op's meaning.
-const version = 3
+const version = 4
 
 var constants = []constant{
 	{"MAGIC", 0x316b6463, "\"cdk1\", the first word of every message."},
@@ -41,6 +41,8 @@ var constants = []constant{
 	{"KIND_FORGET", 3, "request: the groups of the ended plugin ID are removed, drop what is held for it."},
 	{"KIND_GO", 4, "request: let the staged plugin ID go on to its exec."},
 	{"KIND_TEMPLATE", 5, "request: take the steps, all of the mount phase, in a new mount namespace, and keep it."},
+	{"KIND_KEEP", 6, "request: when the daemon goes, keep the plugins for flags milliseconds and listen for a successor on the descriptor that came along (none: the one that came before); 0 ends them at once."},
+	{"KIND_LOOSE", 7, "request: drop what plugin ID has held for a successor alone: HOLD with a."},
 	{"FLAG_STAGE", 1, "of a launch: every wall is up, say STAGED and wait for GO before the exec."},
 	{"KIND_STAGED", 20, "reply: the plugin waits behind its walls; pid is valid."},
 	{"KIND_STARTED", 16, "reply: the plugin was executed; descriptors: pidfd, then its listener if it has one."},
@@ -48,6 +50,11 @@ var constants = []constant{
 	{"KIND_EXITED", 18, "reply: the plugin and everything in its pid namespace have ended."},
 	{"KIND_USERNS_MADE", 19, "reply: descriptor: the user namespace."},
 	{"KIND_TEMPLATE_MADE", 21, "reply: descriptor: the mount namespace."},
+	{"KIND_KEEPER", 22, "reply to a successor, before all else: pid is the keeper's, detail counts the daemons; descriptor: the keeper's pidfd."},
+	{"KIND_KEPT", 23, "reply to a successor, one for each plugin: as STARTED, and then what HOLD keeps, in that order; detail is HAS_*."},
+	{"KIND_ALL", 24, "reply to a successor: every plugin was told of."},
+	{"HAS_PIDFD", 1, "of KEPT: the first descriptor is its pidfd; otherwise it has ended."},
+	{"HAS_LISTENER", 2, "of KEPT: then its listener."},
 	{"STEP_REQUEST", 0xfffffff0, "pseudo step: the request itself was malformed; detail says where."},
 	{"STEP_CLONE", 0xfffffff1, "pseudo step: making the plugin's process."},
 	{"STEP_REAPER", 0xfffffff2, "pseudo step: making the reaper."},
@@ -110,7 +117,7 @@ type op struct {
 var phases = []string{"keep", "join", "mount", "identity", "lock", "exec"}
 
 var ops = []op{
-	{"HOLD", "keep", "keeper: keep descriptor fd open while the plugin lives"},
+	{"HOLD", "keep", "keeper: keep descriptor fd open while the plugin lives; if a, for a successor of the daemon alone (see LOOSE)"},
 	{"KILLFD", "keep", "keeper: end the plugin's group by fd: write 1 to cgroup.kill or, if a, THAWED to freezer.state, for what is frozen does not die"},
 	{"RMDIR", "keep", "keeper: remove s below directory fd when the launcher is gone; if a, only if nothing else is in it"},
 	{"JOIN", "join", "write 0 to fd, a v1 tasks file"},
