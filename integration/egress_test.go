@@ -17,10 +17,14 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/cordonhq/cordon/supervisor/control"
 )
@@ -29,12 +33,19 @@ import (
 // its own hosts file, which the tests mount over.
 const granted = "granted.cordon.test"
 
+// under is what the tests' wildcard covers.
+const under = "wild.cordon.test"
+
 // world is a test server in the host's network, and the hosts file that says
 // where its name leads. Only this test's daemon sees that file.
 type world struct {
-	port  string
-	roots string // PEM
-	hosts string
+	port   string
+	roots  string // PEM
+	hosts  string
+	resolv string
+
+	mu    sync.Mutex
+	asked []string // of the host's name server
 }
 
 // newWorld serves TLS at an address of this machine that is not loopback.
@@ -45,7 +56,7 @@ func newWorld(t *testing.T, handler http.Handler) *world {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: granted}, DNSNames: []string{granted},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: granted}, DNSNames: []string{granted, "*." + under},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 	}
@@ -60,10 +71,57 @@ func newWorld(t *testing.T, handler http.Handler) *world {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
 	go func() { _ = server.Serve(l) }()
 	t.Cleanup(func() { _ = server.Close() })
-	return &world{
+	w := &world{
 		port: strconv.Itoa(l.Addr().(*net.TCPAddr).Port), roots: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
-		hosts: t.TempDir() + "/hosts",
+		hosts: t.TempDir() + "/hosts", resolv: t.TempDir() + "/resolv.conf",
 	}
+	w.nameServer(t)
+	return w
+}
+
+// nameServer is the host's, which knows nothing and remembers what it was asked.
+func (w *world) nameServer(t *testing.T) {
+	t.Helper()
+	c, err := net.ListenPacket("udp", "127.0.0.9:53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	if err := os.WriteFile(w.resolv, []byte("nameserver 127.0.0.9\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := c.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			var p dnsmessage.Parser
+			h, err := p.Start(buf[:n])
+			if err != nil {
+				continue
+			}
+			q, err := p.Question()
+			if err != nil {
+				continue
+			}
+			w.mu.Lock()
+			w.asked = append(w.asked, q.Name.String())
+			w.mu.Unlock()
+			m := dnsmessage.Message{Header: dnsmessage.Header{ID: h.ID, Response: true, RCode: dnsmessage.RCodeNameError}, Questions: []dnsmessage.Question{q}}
+			if answer, err := m.Pack(); err == nil {
+				_, _ = c.WriteTo(answer, from)
+			}
+		}
+	}()
+}
+
+// wasAsked gives what the host's name server was asked for.
+func (w *world) wasAsked() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.asked)
 }
 
 // leads binds the granted name to addresses, for whoever looks it up from now
@@ -72,7 +130,7 @@ func (w *world) leads(t *testing.T, to ...string) {
 	t.Helper()
 	text := "127.0.0.1 localhost\n"
 	for _, a := range to {
-		text += a + " " + granted + "\n"
+		text += a + " " + granted + " one." + under + " two." + under + "\n"
 	}
 	if err := os.WriteFile(w.hosts, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
@@ -86,7 +144,7 @@ func startInWorld(t *testing.T, w *world) *daemon {
 	w.leads(t, "127.0.0.9")
 	d := startDaemon(t)
 	d.stop()
-	d.wrap = []string{"unshare", "--mount", "--propagation", "slave", "sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`, w.hosts}
+	d.wrap = []string{"unshare", "--mount", "--propagation", "slave", "sh", "-c", `mount --bind "$0" /etc/hosts && mount --bind "$1" /etc/resolv.conf && shift && exec "$@"`, w.hosts, w.resolv}
 	d.start()
 	return d
 }
@@ -196,7 +254,7 @@ func TestEgress(t *testing.T) {
 		{"udp", map[string]any{"host": "192.0.2.53", "port": 53}, "egress udp:192.0.2.53:53"},
 		{"udp", map[string]any{"host": granted, "port": port}, fmt.Sprintf("egress udp:%s:%d", granted, port)},
 		{"udp", map[string]any{"host": "2001:db8::53", "port": 53}, "egress udp:[2001:db8::53]:53"},
-		{"name", map[string]any{"host": "c2VjcmV0.tunnel.example.com"}, ""},
+		{"name", map[string]any{"host": "c2VjcmV0.tunnel.example.com"}, "egress dns:c2vjcmv0.tunnel.example.com"},
 	} {
 		if s := d.tell("prober", c.method, c.params); s.Error == "" {
 			t.Errorf("%s %v: %+v", c.method, c.params, s)
@@ -285,5 +343,109 @@ func TestRevokeCutsATransfer(t *testing.T) {
 	}
 	if s := d.tell("prober", "get", map[string]any{"url": "https://" + granted + ":" + w.port + "/"}); s.Error == "" {
 		t.Errorf("after it was revoked: %+v", s)
+	}
+}
+
+// wildProfile grants a wildcard, and a time server.
+func wildProfile(base, port, udp string) string {
+	return fmt.Sprintf("extends = [\"builtin:%s\"]\n[network]\negress = [\"*.%s:%s\", \"udp:one.%s:%s\"]\naddresses = [\"127.0.0.9/32\"]\n", base, under, port, under, udp)
+}
+
+// TestEgressByWildcard: unmodified programs reach whatever is under the name, by
+// TLS, and nothing beside it; what they ask of the answerer never leaves it.
+func TestEgressByWildcard(t *testing.T) {
+	w := newWorld(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { fmt.Fprint(rw, "hello from "+r.Host) }))
+	clock, err := net.ListenPacket("udp", "127.0.0.9:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = clock.Close() })
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			_, from, err := clock.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = clock.WriteTo([]byte("noon"), from)
+		}
+	}()
+	d := startInWorld(t, w)
+	udp := clock.LocalAddr().(*net.UDPAddr).Port
+	d.profile("prober", wildProfile("python", w.port, strconv.Itoa(udp)))
+	d.must("install", bundle(t, "prober", "jsonrpc", map[string]string{"main.py": prober, "roots.pem": w.roots}, "/usr/bin/python3", "main.py"), "--profile", "prober")
+	d.must("start", "prober")
+	for _, host := range []string{"one." + under, "two." + under} {
+		at := host + ":" + w.port
+		if s := d.tell("prober", "get", map[string]any{"url": "https://" + at + "/"}); s.Text != "hello from "+at {
+			t.Errorf("%s: %+v; %s", at, s, d.log)
+		}
+	}
+	if s := d.tell("prober", "udp", map[string]any{"host": "one." + under, "port": udp}); s.Text != "b'noon'" {
+		t.Errorf("the time server answers %+v", s)
+	}
+	d.fetching("fetcher", w, strconv.Itoa(udp))
+	for _, c := range []struct {
+		method string
+		params map[string]any
+		seen   string
+	}{
+		{"name", map[string]any{"host": under}, "egress dns:" + under},
+		{"name", map[string]any{"host": "c2VjcmV0.tunnel.example.com"}, "egress dns:c2vjcmv0.tunnel.example.com"},
+		{"udp", map[string]any{"host": "two." + under, "port": udp}, fmt.Sprintf("egress udp:two.%s:%d", under, udp)},
+		{"udp", map[string]any{"host": "100::1", "port": 53}, "egress udp:"},
+		{"tcp", map[string]any{"host": "127.0.0.9", "port": 53}, ""},
+		{"tcp", map[string]any{"host": "127.77.255.53", "port": 53}, ""},
+	} {
+		if s := d.tell("prober", c.method, c.params); s.Error == "" {
+			t.Errorf("%s %v: %+v", c.method, c.params, s)
+		}
+		if c.seen != "" {
+			d.eventually("a violation says "+c.seen, func() bool { return strings.Contains(d.must("why", "prober"), "The grants refused "+c.seen) })
+		}
+	}
+	// By the wildcard a name is asked for that the host does not know: that is the
+	// grant's own meaning, and what the name server hears of it.
+	if s := d.tell("prober", "get", map[string]any{"url": "https://nobody." + under + ":" + w.port + "/"}); s.Error == "" {
+		t.Errorf("a name that nobody has: %+v", s)
+	}
+	w.leads(t, "169.254.169.254")
+	d.eventually("a name under the wildcard that is re-bound is refused", func() bool {
+		s := d.tell("prober", "get", map[string]any{"url": "https://one." + under + ":" + w.port + "/"})
+		return s.Error != "" && strings.Contains(d.must("why", "prober"), "one."+under+" leads to 169.254.169.254")
+	})
+	asked := w.wasAsked()
+	if !slices.Contains(asked, "nobody."+under+".") {
+		t.Errorf("the name server is not the host's: it was asked for %q", asked)
+	}
+	for _, name := range asked {
+		if strings.Contains(name, "tunnel") || !strings.HasSuffix(name, "."+under+".") {
+			t.Errorf("%s left by the host's name server", name)
+		}
+	}
+	if log := d.audited(); !strings.Contains(log, "prober used egress two."+under+":"+w.port+": ended") || !strings.Contains(log, "prober used egress udp:one."+under) {
+		t.Error("the audit log does not say what was reached under the wildcard")
+	}
+}
+
+// fetching installs the fetcher with the wildcard, and has it fetch; without
+// Node.js it does nothing.
+func (d *daemon) fetching(name string, w *world, udp string) {
+	d.t.Helper()
+	if _, err := exec.LookPath("/usr/bin/node"); err != nil {
+		d.t.Log("this host has no /usr/bin/node")
+		return
+	}
+	d.profile(name, wildProfile("node", w.port, udp)+"[environment]\nset = { NODE_EXTRA_CA_CERTS = \"/plugin/roots.pem\" }\n")
+	d.must("install", bundle(d.t, name, "jsonrpc", map[string]string{"main.js": fetcher, "roots.pem": w.roots}, "/usr/bin/node", "main.js"), "--profile", name)
+	d.must("start", name)
+	at := "two." + under + ":" + w.port
+	if s := d.tell(name, "fetch", map[string]any{"url": "https://" + at + "/"}); s.Text != "hello from "+at {
+		d.t.Errorf("fetch of %s: %+v", at, s)
+	}
+	for _, url := range []string{"https://" + under + ":" + w.port + "/", "https://two." + under + "/", "https://example.com/"} {
+		if s := d.tell(name, "fetch", map[string]any{"url": url}); s.Error == "" {
+			d.t.Errorf("%s: %+v", url, s)
+		}
 	}
 }

@@ -40,15 +40,10 @@ func (c *checker) network(doc *document) {
 			key = index("network.remove", i-len(doc.Network.Egress))
 		}
 		t, err := grant.ParseEndpoint(target)
-		switch {
-		case err != nil:
+		if err != nil {
 			c.fail(key, "", "%v", err)
-		case t.Port == 0:
+		} else if t.Port == 0 {
 			c.fail(key, "", "expected one port: a listener is opened for each, got %q", clip(target))
-		case t.UDP:
-			c.fail(key, "", "UDP is not relayed yet, got %q", clip(target))
-		case t.Wildcard:
-			c.fail(key, "", "wildcards are not served yet: name each host, got %q", clip(target))
 		}
 	}
 	for i, network := range doc.Network.Addresses {

@@ -61,6 +61,10 @@ func (b *builder) weakened() []string {
 		say("data.persistent", "/data is kept between starts, and so is what an attacker leaves there")
 	}
 	for _, to := range b.plan.Network.Egress {
+		if strings.Contains(to, "*") {
+			say("network.egress."+to, "the plugin reaches every name that %s covers, and what it knows can leave by any, within the name too", to)
+			continue
+		}
 		say("network.egress."+to, "the plugin reaches %s, and what it knows can leave by it", to)
 	}
 	for _, wall := range sortedKeys(b.plan.Require) {

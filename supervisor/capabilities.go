@@ -285,11 +285,12 @@ func (p *plugin) hasPlaces(targets []string) bool {
 	if p.plan == nil {
 		return false
 	}
-	spec := grant.Spec{Name: grant.Egress, Kind: grant.Endpoint}
-	for _, t := range targets {
+	for _, text := range targets {
+		t, err := grant.ParseEndpoint(text)
 		found := false
-		for _, have := range p.plan.Network.Egress {
-			found = found || spec.Covers(have, t)
+		for _, place := range p.plan.Network.Egress {
+			have, bad := grant.ParseEndpoint(place)
+			found = found || err == nil && bad == nil && have.Covers(t) && have.Addr == t.Addr // a wildcard stands for names only
 		}
 		if !found {
 			return false

@@ -180,7 +180,7 @@ func (m *Model) Connect(to string) (Answer, error) {
 		return a, fmt.Errorf("cannot answer: expected HOST:PORT, got %q", to)
 	}
 	for _, have := range m.plan.Network.Egress {
-		if t, err := grant.ParseEndpoint(have); err == nil && t.Covers(asked) {
+		if t, err := grant.ParseEndpoint(have); err == nil && t.Covers(asked) && t.Addr == asked.Addr { // a wildcard stands for names only
 			a.Can = true
 			a.Why = []Reason{{Wall: "net namespace", Origin: m.plan.Origins["network.egress."+have], Text: "network.egress has " + have}}
 			a.Note = "a name must also resolve, on the host, to a public address or one in network.addresses"

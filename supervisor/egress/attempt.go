@@ -16,7 +16,7 @@ import (
 // attempt is one first packet.
 type attempt struct {
 	protocol uint8
-	to       netip.AddrPort // port 0 where the protocol has none
+	from, to netip.AddrPort // port 0 where the protocol has none
 }
 
 // parseAttempt reads a packet from its IP header on. What cannot be read, and
@@ -25,11 +25,11 @@ func parseAttempt(p []byte) (a attempt, ok bool) {
 	var rest []byte
 	switch {
 	case len(p) >= 20 && p[0]>>4 == 4 && int(p[0]&15)*4 >= 20 && int(p[0]&15)*4 <= len(p):
-		addr, _ := netip.AddrFromSlice(p[16:20])
-		a.protocol, a.to, rest = p[9], netip.AddrPortFrom(addr, 0), p[int(p[0]&15)*4:]
+		a.from, a.to = bare(p[12:16]), bare(p[16:20])
+		a.protocol, rest = p[9], p[int(p[0]&15)*4:]
 	case len(p) >= 40 && p[0]>>4 == 6:
-		addr, _ := netip.AddrFromSlice(p[24:40])
-		a.protocol, a.to, rest = p[6], netip.AddrPortFrom(addr, 0), p[40:]
+		a.from, a.to = bare(p[8:24]), bare(p[24:40])
+		a.protocol, rest = p[6], p[40:]
 	default:
 		return a, false
 	}
@@ -38,6 +38,7 @@ func parseAttempt(p []byte) (a attempt, ok bool) {
 		if len(rest) < 4 {
 			return a, false
 		}
+		a.from = netip.AddrPortFrom(a.from.Addr(), binary.BigEndian.Uint16(rest))
 		a.to = netip.AddrPortFrom(a.to.Addr(), binary.BigEndian.Uint16(rest[2:]))
 	case unix.IPPROTO_ICMP:
 		return a, len(rest) > 0 && rest[0] == 8 // an echo request
@@ -49,10 +50,24 @@ func parseAttempt(p []byte) (a attempt, ok bool) {
 	return a, true
 }
 
-// String is the attempt as a person would write it.
-func (a attempt) text(l layout.Layout) string {
+// bare is an address without a port; the slice has the length of one.
+func bare(p []byte) netip.AddrPort {
+	addr, _ := netip.AddrFromSlice(p)
+	return netip.AddrPortFrom(addr, 0)
+}
+
+// places are what stands in a plugin's namespace now.
+type places interface {
+	// Stands says whether a listener of ours stands at an address.
+	Stands(udp bool, at netip.AddrPort) bool
+	// Host gives the name that an address stands for.
+	Host(a netip.Addr) (string, bool)
+}
+
+// text is the attempt as a person would write it.
+func (a attempt) text(in places) string {
 	host := a.to.Addr().String()
-	if name, ok := l.Host(a.to.Addr()); ok {
+	if name, ok := in.Host(a.to.Addr()); ok {
 		host = name
 	} else if a.to.Addr().Is6() {
 		host = "[" + host + "]"
@@ -68,16 +83,18 @@ func (a attempt) text(l layout.Layout) string {
 	return fmt.Sprintf("protocol-%d:%s", a.protocol, host)
 }
 
-// granted says whether an attempt is none: it goes to a listener, or stays on
-// the plugin's own loopback.
-func (a attempt) granted(l layout.Layout) bool {
-	if layout.Own(a.to.Addr()) {
+// granted says whether an attempt is none: it goes to a listener, is what one
+// answers, or stays on the plugin's own loopback. Nothing else in the namespace
+// can send from where a listener stands: the place is taken.
+func (a attempt) granted(in places) bool {
+	_, named := in.Host(a.to.Addr())
+	switch {
+	case layout.Own(a.to.Addr()), !named && layout.WasLeased(a.to.Addr()): // a name that has lost its address leads nowhere
 		return true
-	}
-	for _, one := range l.Listeners {
-		if a.protocol == unix.IPPROTO_TCP && one.At == a.to {
-			return true
-		}
+	case a.protocol == unix.IPPROTO_TCP:
+		return in.Stands(false, a.to)
+	case a.protocol == unix.IPPROTO_UDP:
+		return in.Stands(true, a.to) || in.Stands(true, a.from)
 	}
 	return false
 }
@@ -85,24 +102,45 @@ func (a attempt) granted(l layout.Layout) bool {
 // The rate at which attempts become violations: the first few at once, then so
 // many a second. Of the rest there are enough.
 const (
-	attemptBurst = 64
-	attemptRate  = 32
+	burst       = 64
+	attemptRate = 32
 )
+
+// bucket lets so many things pass at once, and then so many a second. It is one
+// goroutine's.
+type bucket struct {
+	now  func() time.Time
+	rate float64
+	have float64
+	at   time.Time
+}
+
+func newBucket(now func() time.Time, rate float64) *bucket {
+	return &bucket{now: now, rate: rate, have: burst, at: now()}
+}
+
+func (b *bucket) take() bool {
+	t := b.now()
+	b.have, b.at = min(burst, b.have+max(0, t.Sub(b.at).Seconds())*b.rate), t
+	if b.have < 1 {
+		return false
+	}
+	b.have--
+	return true
+}
 
 // watcher reports attempts.
 type watcher struct {
-	layout layout.Layout
-	now    func() time.Time
-	told   func(target string)
-	have   float64
-	at     time.Time
+	in   places
+	told func(target string)
+	few  *bucket
 }
 
 // watch reports what arrives at f until its deadline is set, then what had
 // arrived by then, and closes f. told is called in this goroutine.
-func watch(f *os.File, l layout.Layout, now func() time.Time, told func(target string)) {
+func watch(f *os.File, in places, now func() time.Time, told func(target string)) {
 	defer func() { _ = f.Close() }()
-	w := &watcher{layout: l, now: now, told: told, have: attemptBurst, at: now()}
+	w := &watcher{in: in, told: told, few: newBucket(now, attemptRate)}
 	buf := make([]byte, seen)
 	for {
 		n, err := f.Read(buf)
@@ -131,15 +169,7 @@ func watch(f *os.File, l layout.Layout, now func() time.Time, told func(target s
 const drainMax = 4096
 
 func (w *watcher) packet(p []byte) {
-	a, ok := parseAttempt(p)
-	if !ok || a.granted(w.layout) {
-		return
+	if a, ok := parseAttempt(p); ok && !a.granted(w.in) && w.few.take() {
+		w.told(a.text(w.in))
 	}
-	t := w.now()
-	w.have, w.at = min(attemptBurst, w.have+max(0, t.Sub(w.at).Seconds())*attemptRate), t
-	if w.have < 1 {
-		return
-	}
-	w.have--
-	w.told(a.text(w.layout))
 }

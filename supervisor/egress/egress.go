@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cordonhq/cordon/profiles/grant"
@@ -77,10 +78,13 @@ type Relay struct {
 	ctx       context.Context //nolint:containedctx // of the relay's own life
 	cancel    context.CancelFunc
 
+	idle time.Duration // of a flow, until it is ended
+
 	mu     sync.Mutex
 	ports  *ports
 	closed bool
 	work   sync.WaitGroup
+	flows  atomic.Int32
 }
 
 // New makes a relay. Call Open at the gate, Serve when the plugin's session is
@@ -98,7 +102,7 @@ func New(o Options) *Relay {
 	if o.Log == nil {
 		o.Log = func(string) {}
 	}
-	r := &Relay{o: o, layout: layout.Of(o.Network.Egress)}
+	r := &Relay{o: o, layout: layout.Of(o.Network.Egress), idle: flowIdle}
 	for _, text := range o.Network.Addresses {
 		if p, err := netip.ParsePrefix(text); err == nil { // checked when the profile was read
 			r.addresses = append(r.addresses, p)
@@ -138,27 +142,95 @@ func (r *Relay) Open(pid int) error {
 		return net.ErrClosed
 	}
 	r.ports = p
-	for i, l := range p.listeners {
-		r.work.Go(func() { r.accept(l, r.layout.Listeners[i].To) })
+	for _, d := range p.doors {
+		r.stand(d)
 	}
+	names := r.newAnswerer(p.six)
+	r.work.Go(func() { names.serve(p.ask, r.pause) })
 	r.work.Go(func() {
-		watch(p.watch, r.layout, r.o.Now, func(target string) {
+		watch(p.watch, r, r.o.Now, func(target string) {
 			r.o.Grants.Denied(target, "nothing in network.egress leads there", false)
 		})
 	})
 	return nil
 }
 
+// stand serves one door; r.mu is held.
+func (r *Relay) stand(d door) {
+	if d.udp != nil {
+		r.work.Go(func() { r.datagrams(d.udp, d.To) })
+		return
+	}
+	r.work.Go(func() { r.accept(d.tcp, d.To) })
+}
+
+// openLater opens listeners while the plugin runs, and serves them.
+func (r *Relay) openLater(wanted []layout.Listener) ([]door, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, net.ErrClosed
+	}
+	doors, err := openDoors(r.ports.ns, wanted)
+	if err != nil {
+		return nil, err
+	}
+	r.ports.doors = append(r.ports.doors, doors...)
+	for _, d := range doors {
+		r.stand(d)
+	}
+	return doors, nil
+}
+
+// shut takes listeners away.
+func (r *Relay) shut(doors []door) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, d := range doors {
+		d.close()
+	}
+	if r.ports != nil {
+		r.ports.doors = slices.DeleteFunc(r.ports.doors, func(d door) bool { return slices.Contains(doors, d) })
+	}
+}
+
+// Stands says whether a listener of the relay stands at an address of the
+// plugin's namespace.
+func (r *Relay) Stands(udp bool, at netip.AddrPort) bool {
+	if udp && at == layout.Answerer() {
+		return true
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ports != nil && slices.ContainsFunc(r.ports.doors, func(d door) bool { return d.To.UDP == udp && d.At == at })
+}
+
+// Host gives the name that an address of the plugin's namespace stands for.
+func (r *Relay) Host(a netip.Addr) (string, bool) {
+	if host, ok := r.layout.Host(a); ok {
+		return host, true
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ports != nil {
+		for _, d := range r.ports.doors {
+			if d.At.Addr() == a && d.To.Host != "" {
+				return d.To.Host, true
+			}
+		}
+	}
+	return "", false
+}
+
 // Close ends every connection and listener, and returns when all have.
 func (r *Relay) Close() {
 	r.mu.Lock()
-	p := r.ports
-	r.ports, r.closed = nil, true
+	if !r.closed && r.ports != nil {
+		r.ports.close(true) // what stood there is still known, to tell attempts from the rest
+	}
+	r.closed = true
 	r.mu.Unlock()
 	r.cancel()
-	if p != nil {
-		p.close(true)
-	}
 	r.work.Wait()
 }
 
@@ -173,12 +245,16 @@ func (r *Relay) accept(l *net.TCPListener, to grant.Target) {
 			return
 		default: // no descriptors are left
 			r.o.Log("cannot accept a connection to " + to.String() + ": " + err.Error())
-			select {
-			case <-time.After(acceptPause):
-			case <-r.ctx.Done():
-				return
-			}
+			r.pause()
 		}
+	}
+}
+
+// pause keeps a loop whose calls fail from turning as fast as it can.
+func (r *Relay) pause() {
+	select {
+	case <-time.After(acceptPause):
+	case <-r.ctx.Done():
 	}
 }
 
@@ -331,8 +407,18 @@ func (e *RefusedError) Error() string {
 
 // connect looks a place up, checks where it leads and dials just that.
 func (r *Relay) connect(ctx context.Context, to grant.Target) (*net.TCPConn, error) {
+	addrs, err := r.addressesOf(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	return r.race(ctx, addrs, to.Port)
+}
+
+// addressesOf gives the addresses of a place that may be dialled: one that is
+// granted as an address, or those that its name now has, as far as they pass.
+func (r *Relay) addressesOf(ctx context.Context, to grant.Target) ([]netip.Addr, error) {
 	if to.Addr.IsValid() {
-		return r.race(ctx, []netip.Addr{to.Addr}, to.Port)
+		return []netip.Addr{to.Addr}, nil
 	}
 	look, cancel := context.WithTimeout(ctx, resolveTime)
 	defer cancel()
@@ -348,7 +434,7 @@ func (r *Relay) connect(ctx context.Context, to grant.Target) (*net.TCPConn, err
 		r.o.Grants.Denied(to.String(), refused.Error(), true)
 		return nil, refused
 	}
-	return r.race(ctx, allowed, to.Port)
+	return allowed, nil
 }
 
 // check keeps the addresses that may be dialled, IPv6 and IPv4 in turn.

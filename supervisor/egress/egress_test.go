@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,7 +34,7 @@ type rights struct {
 	gate   chan struct{} // if set, no lease is decided before it is closed
 }
 
-func newRights() *rights { return &rights{left: -1, noted: make(chan string, 100)} }
+func newRights() *rights { return &rights{left: -1, noted: make(chan string, 10000)} }
 
 func (r *rights) Lease(string) (Lease, error) {
 	if r.gate != nil {
@@ -263,7 +264,8 @@ func TestLayout(t *testing.T) {
 	for _, one := range l.Listeners {
 		out = append(out, one.At.String()+"="+one.To.String())
 	}
-	want := "10.0.0.5:5432=10.0.0.5:5432 [2001:db8::5]:443=[2001:db8::5]:443 127.77.0.1:443=a.example:443 127.77.0.1:80=a.example:80 127.77.0.2:443=b.example:443"
+	want := "10.0.0.5:5432=10.0.0.5:5432 [2001:db8::5]:443=[2001:db8::5]:443 127.77.0.1:1=a.example:1 127.77.0.1:443=a.example:443 127.77.0.1:80=a.example:80 " +
+		"127.77.0.2:1=b.example:1 127.77.0.2:443=b.example:443 127.77.0.1:1=udp:a.example:1"
 	if got := strings.Join(out, " "); got != want || len(l.Names) != 2 {
 		t.Errorf("listeners are\n%s\nand not\n%s\nnames %v", got, want, l.Names)
 	}
@@ -272,12 +274,23 @@ func TestLayout(t *testing.T) {
 		many = append(many, "h"+strings.Repeat("x", i%60)+string(rune('a'+i/60))+".example:1")
 	}
 	seen := map[netip.AddrPort]bool{}
+	for n := range 600 {
+		four, six := layout.Leased(n * (layout.MaxLeases / 600))
+		many = append(many, four.String()+":1", "["+six.String()+"]:1")
+	}
 	for _, one := range layout.Of(many).Listeners {
 		if seen[one.At] || layout.Own(one.At.Addr()) {
 			t.Fatalf("%v stands for two names, or is the plugin's own", one.At)
 		}
 		seen[one.At] = true
 	}
+}
+
+// fixed is a namespace in which nothing is added.
+type fixed struct{ layout.Layout }
+
+func (f fixed) Stands(udp bool, at netip.AddrPort) bool {
+	return slices.ContainsFunc(f.Listeners, func(l layout.Listener) bool { return l.To.UDP == udp && l.At == at })
 }
 
 func FuzzAttempt(f *testing.F) {
@@ -289,14 +302,14 @@ func FuzzAttempt(f *testing.F) {
 		if ok && !a.to.Addr().IsValid() {
 			t.Fatalf("an attempt at no address: %+v", a)
 		}
-		if text := a.text(layout.Layout{}); ok && (text == "" || len(text) > 100) {
+		if text := a.text(fixed{}); ok && (text == "" || len(text) > 100) {
 			t.Fatalf("an attempt in the words %q", text)
 		}
 	})
 }
 
 func TestAttempts(t *testing.T) {
-	l := layout.Of([]string{"a.example:443"})
+	l := fixed{layout.Of([]string{"a.example:443", "udp:a.example:123"})}
 	four := func(protocol byte, to string, port byte) []byte {
 		a := netip.MustParseAddr(to).As4()
 		p := append([]byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0, 127, 0, 0, 1}, a[:]...)
@@ -309,6 +322,9 @@ func TestAttempts(t *testing.T) {
 		{four(6, "8.8.8.8", 53), "8.8.8.8:53"},
 		{four(6, "127.77.0.1", 80), "a.example:80"},
 		{four(17, "127.77.0.1", 53), "udp:a.example:53"},
+		{four(17, "127.77.0.1", 123), ""},
+		{four(6, "127.77.0.1", 123), "a.example:123"},
+		{four(6, "127.78.0.1", 80), ""}, // no name has that address
 		{four(6, "127.0.0.1", 80), ""},
 		{four(132, "8.8.8.8", 80), "protocol-132:8.8.8.8"},
 		{four(1, "8.8.8.8", 80), ""}, // an error of the kernel's: its first byte is no request

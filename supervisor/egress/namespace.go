@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"syscall"
@@ -25,15 +26,38 @@ const loopback = 1
 // ports are our ends inside a plugin's network namespace. Sockets belong to the
 // namespace in which they were made, whoever holds them.
 type ports struct {
-	listeners []*net.TCPListener
-	watch     *os.File // a packet socket on lo
+	ns    *os.File // the namespace itself, for what is opened later
+	six   bool     // it has IPv6
+	doors []door
+	ask   *net.UDPConn // the answerer's
+	watch *os.File     // a packet socket on lo
+}
+
+// door is one listener, of one kind or the other.
+type door struct {
+	layout.Listener
+	tcp *net.TCPListener
+	udp *net.UDPConn
+}
+
+func (d door) close() {
+	if d.tcp != nil {
+		_ = d.tcp.Close() // only read from
+	}
+	if d.udp != nil {
+		_ = d.udp.Close()
+	}
 }
 
 // close ends the listeners. The watch, once it is running, sees its deadline,
 // reads what is left and closes its socket itself.
 func (p *ports) close(watched bool) {
-	for _, l := range p.listeners {
-		_ = l.Close() // only read from
+	_ = p.ns.Close() // only looked at
+	for _, d := range p.doors {
+		d.close()
+	}
+	if p.ask != nil {
+		_ = p.ask.Close()
 	}
 	if p.watch == nil {
 		return
@@ -49,24 +73,46 @@ func openPorts(pid int, l layout.Layout) (p *ports, err error) {
 	p = &ports{}
 	defer func() {
 		if err != nil {
-			p.close(false)
 			err = fmt.Errorf("cannot open the plugin's network: %w", err)
 		}
 	}()
-	return p, inside(pid, func() error { return p.open(l) })
+	if p.ns, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", pid)); err != nil {
+		return nil, err
+	}
+	if err = another(p.ns); err == nil {
+		err = inside(p.ns, func() error { return p.open(l) })
+	}
+	if err != nil {
+		p.close(false)
+		return nil, err
+	}
+	return p, nil
 }
 
-// inside runs fn on a thread that has entered the network namespace of pid, and
-// comes back. A thread that cannot come back is thrown away.
-func inside(pid int, fn func() error) error {
-	there, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+// openDoors opens more listeners in a namespace, all or none.
+func openDoors(ns *os.File, wanted []layout.Listener) (out []door, err error) {
+	err = inside(ns, func() error {
+		for _, one := range wanted {
+			d, err := listen(one)
+			if err != nil {
+				return fmt.Errorf("cannot listen for %s: %w", one.To, err)
+			}
+			out = append(out, d)
+		}
+		return nil
+	})
 	if err != nil {
-		return err
+		for _, d := range out {
+			d.close()
+		}
+		return nil, err
 	}
-	defer func() { _ = there.Close() }()
-	if err := another(there); err != nil {
-		return err
-	}
+	return out, nil
+}
+
+// inside runs fn on a thread that has entered a network namespace, and comes
+// back. A thread that cannot come back is thrown away.
+func inside(there *os.File, fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
@@ -110,26 +156,25 @@ func (p *ports) open(l layout.Layout) error {
 	if err := up(); err != nil {
 		return fmt.Errorf("cannot bring lo up: %w", err)
 	}
-	six := false
-	for _, one := range l.Listeners {
-		six = six || one.At.Addr().Is6()
-	}
 	if err := routeAll(unix.AF_INET); err != nil {
 		return fmt.Errorf("cannot route to lo: %w", err)
 	}
-	if err := routeAll(unix.AF_INET6); err != nil && six { // a kernel without IPv6 has no way out by it either
+	err := routeAll(unix.AF_INET6)
+	if p.six = err == nil; !p.six && l.Six() { // a kernel without IPv6 has no way out by it either
 		return fmt.Errorf("cannot route IPv6 to lo: %w", err)
 	}
-	var err error
 	if p.watch, err = watchSocket(); err != nil {
 		return fmt.Errorf("cannot watch lo: %w", err)
 	}
 	for _, one := range l.Listeners {
-		listener, err := listen(one)
+		d, err := listen(one)
 		if err != nil {
 			return fmt.Errorf("cannot listen for %s: %w", one.To, err)
 		}
-		p.listeners = append(p.listeners, listener)
+		p.doors = append(p.doors, d)
+	}
+	if p.ask, err = listenUDP(layout.Answerer()); err != nil {
+		return fmt.Errorf("cannot listen for questions about names: %w", err)
 	}
 	return nil
 }
@@ -188,30 +233,24 @@ func routeAll(family uint8) error {
 	return nil
 }
 
-// listen opens one listener. IP_FREEBIND lets it stand at an address that is
-// the namespace's by the route alone; ip(7).
-func listen(l layout.Listener) (_ *net.TCPListener, err error) {
-	family, level, option := unix.AF_INET, unix.IPPROTO_IP, unix.IP_FREEBIND
-	var at unix.Sockaddr = &unix.SockaddrInet4{Port: int(l.At.Port())}
-	if l.At.Addr().Is6() {
-		family, level, option = unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_FREEBIND
-		at = &unix.SockaddrInet6{Port: int(l.At.Port()), Addr: l.At.Addr().As16()}
-	} else if four, ok := at.(*unix.SockaddrInet4); ok {
-		four.Addr = l.At.Addr().As4()
+// listen opens one listener.
+func listen(l layout.Listener) (d door, err error) {
+	d.Listener = l
+	if l.To.UDP {
+		d.udp, err = listenUDP(l.At)
+	} else {
+		d.tcp, err = listenTCP(l.At)
 	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	return d, err
+}
+
+func listenTCP(at netip.AddrPort) (_ *net.TCPListener, err error) {
+	f, err := bound(at, unix.SOCK_STREAM)
 	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "listener")
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := unix.SetsockoptInt(fd, level, option, 1); err != nil {
-		return nil, os.NewSyscallError("setsockopt", err)
-	}
-	if err := unix.Bind(fd, at); err != nil {
-		return nil, os.NewSyscallError("bind", err)
-	}
-	if err := unix.Listen(fd, backlog); err != nil {
+	if err := unix.Listen(int(f.Fd()), backlog); err != nil { // #nosec G115 -- a descriptor
 		return nil, os.NewSyscallError("listen", err)
 	}
 	made, err := net.FileListener(f)
@@ -223,6 +262,48 @@ func listen(l layout.Listener) (_ *net.TCPListener, err error) {
 		return nil, errors.Join(errors.New("it is no TCP listener"), made.Close())
 	}
 	return listener, nil
+}
+
+func listenUDP(at netip.AddrPort) (_ *net.UDPConn, err error) {
+	f, err := bound(at, unix.SOCK_DGRAM)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	made, err := net.FilePacketConn(f)
+	if err != nil {
+		return nil, err
+	}
+	c, ok := made.(*net.UDPConn)
+	if !ok {
+		return nil, errors.Join(errors.New("it is no UDP socket"), made.Close())
+	}
+	return c, nil
+}
+
+// bound makes a socket of a kind at an address. IP_FREEBIND lets it stand at one
+// that is the namespace's by the route alone; ip(7).
+func bound(addr netip.AddrPort, kind int) (*os.File, error) {
+	family, level, option := unix.AF_INET, unix.IPPROTO_IP, unix.IP_FREEBIND
+	var at unix.Sockaddr
+	if addr.Addr().Is6() {
+		family, level, option = unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_FREEBIND
+		at = &unix.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()}
+	} else {
+		at = &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}
+	}
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	f := os.NewFile(uintptr(fd), "listener") // #nosec G115 -- a descriptor
+	if err := unix.SetsockoptInt(fd, level, option, 1); err != nil {
+		return nil, errors.Join(os.NewSyscallError("setsockopt", err), f.Close())
+	}
+	if err := unix.Bind(fd, at); err != nil {
+		return nil, errors.Join(os.NewSyscallError("bind", err), f.Close())
+	}
+	return f, nil
 }
 
 // watchSocket is a packet socket on lo that gets the first packet of every TCP

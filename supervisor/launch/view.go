@@ -194,12 +194,17 @@ func etcFiles(p *plan.Plan) []namespaces.File {
 	text := func(path, data string) namespaces.File {
 		return namespaces.File{Path: path, Data: []byte(data), Mode: fs.FileMode(0o444)}
 	}
-	return []namespaces.File{
+	files := []namespaces.File{
 		text("/etc/passwd", "plugin:x:"+uid+":"+gid+":plugin:/data:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
 		text("/etc/group", "plugin:x:"+gid+":\nnogroup:x:65534:\n"),
 		text("/etc/hosts", hosts(p)),
-		text("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
 	}
+	if len(p.Network.Egress) == 0 {
+		return append(files, text("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"))
+	}
+	return append(files,
+		text("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n"),
+		text("/etc/resolv.conf", "nameserver "+layout.Answerer().Addr().String()+"\noptions attempts:1\n"))
 }
 
 // hosts names what the plugin reaches by name.

@@ -3,6 +3,7 @@ package violation
 import (
 	"cmp"
 	"fmt"
+	"strings"
 
 	"github.com/cordonhq/cordon/profiles/plan"
 )
@@ -58,7 +59,11 @@ func adviseGrant(v *Violation) advice {
 	}
 	target := ""
 	if len(v.Args) > 0 {
-		target = fmt.Sprintf("%q", Escape(v.Args[0], maxPath))
+		asked := v.Args[0]
+		if host, ok := strings.CutPrefix(asked, "dns:"); ok { // it asked for a name, and not yet for a port
+			asked = host + ":443"
+		}
+		target = fmt.Sprintf("%q", Escape(asked, maxPath))
 	}
 	switch {
 	case v.Call == "egress":
