@@ -27,8 +27,17 @@ type deaths struct {
 	ended chan struct{} // closed when nobody reads any more
 
 	mu sync.Mutex
-	of map[uint32]*Process
+	of map[uint32]*mourned
 }
+
+// mourned is who is told of a uid's deaths.
+type mourned struct {
+	process *Process        // nil until its start has returned
+	early   []seccomp.Death // until then
+}
+
+// maxEarly bounds what is kept of a plugin that dies while its start returns.
+const maxEarly = 64
 
 // begin reads from now on, if this host lets it.
 func (d *deaths) begin() {
@@ -36,7 +45,7 @@ func (d *deaths) begin() {
 	if err != nil {
 		return
 	}
-	d.audit, d.ended, d.of = audit, make(chan struct{}), map[uint32]*Process{}
+	d.audit, d.ended, d.of = audit, make(chan struct{}), map[uint32]*mourned{}
 	go d.serve()
 }
 
@@ -47,13 +56,24 @@ func (d *deaths) serve() {
 		if err != nil {
 			return
 		}
-		d.mu.Lock()
-		p := d.of[death.UID]
-		d.mu.Unlock()
-		if p != nil {
+		if p := d.whose(death); p != nil {
 			p.onDeath(death)
 		}
 	}
+}
+
+// whose finds who is to be told now.
+func (d *deaths) whose(death seccomp.Death) *Process {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	m := d.of[death.UID]
+	switch {
+	case m == nil:
+		return nil
+	case m.process == nil && len(m.early) < maxEarly:
+		m.early = append(m.early, death)
+	}
+	return m.process
 }
 
 func (d *deaths) close() error {
@@ -65,15 +85,40 @@ func (d *deaths) close() error {
 	return err
 }
 
-// expect has a plugin told. Its first process must be known.
-func (d *deaths) expect(p *Process) {
-	p.fallen.first = make(chan struct{})
+// announce has what happens to a uid's processes kept until expect: a plugin
+// runs, and may die, before its start has returned. It is called before, and
+// undone by drop where the start fails.
+func (d *deaths) announce(uid uint32) {
 	if d.audit == nil || switchedOff("seccomp") {
 		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.of[p.lease.uid] = p
+	d.of[uid] = &mourned{}
+}
+
+// drop undoes announce.
+func (d *deaths) drop(uid uint32) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.of, uid)
+}
+
+// expect has a plugin that was announced told. Its first process must be known.
+func (d *deaths) expect(p *Process) {
+	p.fallen.first = make(chan struct{})
+	d.mu.Lock()
+	m := d.of[p.lease.uid]
+	if m == nil {
+		d.mu.Unlock()
+		return
+	}
+	early := m.early
+	m.process, m.early = p, nil
+	d.mu.Unlock()
+	for _, death := range early {
+		p.onDeath(death)
+	}
 }
 
 // forget ends that: nothing is reported when it has returned. It tells whether
@@ -89,9 +134,7 @@ func (d *deaths) forget(p *Process, status syscall.WaitStatus) (named bool) {
 		case <-time.After(lastWord):
 		}
 	}
-	d.mu.Lock()
-	delete(d.of, p.lease.uid)
-	d.mu.Unlock()
+	d.drop(p.lease.uid)
 	p.fallen.mu.Lock()
 	defer p.fallen.mu.Unlock()
 	p.fallen.over = true

@@ -158,6 +158,7 @@ func (p *Process) onLimit(e cgroups.Event) {
 	switch e.Kind {
 	case cgroups.EventOOMKill:
 		v.Wall, v.What = violation.Memory, "memory.max"
+		p.felled.Store(true)
 	case cgroups.EventPidsMax:
 		v.Wall, v.What = violation.Pids, "pids.max"
 	case cgroups.EventEmpty, cgroups.EventPressure:

@@ -45,6 +45,7 @@ type Process struct {
 	detect  []func()         // stops the detectors, in order
 	timer   *time.Timer
 	timed   chan struct{} // closed when the timer's report has ended
+	felled  atomic.Bool   // killed by the launcher or for its memory
 
 	adjusting sync.Mutex // serialises Adjust
 	mu        sync.Mutex // serialises reports
@@ -118,7 +119,7 @@ func (p *Process) wait() {
 	}
 	close(p.gone)
 	<-p.worked
-	if cpu := p.plan().Time.CPU; cpu > 0 && end.Status.Signaled() && end.User+end.System >= cpu-100*time.Millisecond {
+	if cpu := p.plan().Time.CPU; cpu > 0 && p.outOfTime(end, cpu) {
 		p.onTime("time.cpu", cpu)
 	}
 	named := p.l.deaths.forget(p, end.Status)
@@ -129,6 +130,15 @@ func (p *Process) wait() {
 	p.exit.Usage, _ = p.group.Usage()
 	p.letGo()
 	close(p.done)
+}
+
+// outOfTime tells whether the kernel ended the first process for its time of the
+// processor (RLIMIT_CPU), which it does by SIGKILL. A kernel that accounts by
+// ticks counts a whole tick for a part of one, and the more the busier the
+// machine is, so that what a process really had may be far less than its limit:
+// what is looked at is that nobody else is known to have killed it.
+func (p *Process) outOfTime(end namespaces.ChildEnd, limit time.Duration) bool {
+	return end.Status.Signaled() && end.Status.Signal() == syscall.SIGKILL && !p.felled.Load() && end.User+end.System >= limit/2
 }
 
 // PID is the plugin's first process, as the host sees it.
@@ -177,7 +187,12 @@ func (p *Process) Exit() Exit { return p.exit }
 func (p *Process) Procs() ([]int, error) { return p.group.Procs() }
 
 // Signal sends a signal to the plugin's first process.
-func (p *Process) Signal(s syscall.Signal) error { return p.child.Signal(s) }
+func (p *Process) Signal(s syscall.Signal) error {
+	if s == syscall.SIGKILL {
+		p.felled.Store(true)
+	}
+	return p.child.Signal(s)
+}
 
 // killTime bounds the proof that a killed group is empty.
 const killTime = 10 * time.Second
@@ -195,6 +210,7 @@ func (p *Process) Kill() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), killTime)
 	defer cancel()
+	p.felled.Store(true)
 	// The first process ends the namespace even where the group cannot be
 	// killed at once; an error here is one of the group's.
 	_ = p.child.Signal(syscall.SIGKILL)
@@ -237,6 +253,7 @@ func (p *Process) killNow() bool {
 // namespace takes all its mounts apart before it is seen to have ended (0.2 ms),
 // so the namespace is held until then. Call it with p.mu.
 func (p *Process) killHeld() bool {
+	p.felled.Store(true)
 	if p.mounts == nil {
 		p.mounts, _ = os.Open(fmt.Sprintf("/proc/%d/ns/mnt", p.child.PID)) // it dies without
 	}

@@ -107,6 +107,7 @@ func (s *start) claim(ctx context.Context) (err error) {
 		return err
 	}
 	s.fail.add(s.takeBack)
+	s.l.deaths.announce(s.lease.uid)
 	if s.net = s.l.ready.net(); s.net != nil {
 		s.back.add(s.net.Close)
 	} else if s.making = s.l.networks.begin(); s.making != nil {
@@ -156,6 +157,7 @@ func (s *start) dropNetwork() error {
 // so does the uid: the keeper holds its lock as long as anything runs as it. The
 // group is nobody's then, and the next start of that name sweeps it.
 func (s *start) takeBack() error {
+	s.l.deaths.drop(s.lease.uid)
 	if s.group == nil {
 		return s.lease.release()
 	}
