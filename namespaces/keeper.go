@@ -11,7 +11,6 @@ import (
 	"maps"
 	"net"
 	"os"
-	"os/exec"
 	"slices"
 	"sync"
 	"syscall"
@@ -162,20 +161,14 @@ func StartKeeper() (*Keeper, error) {
 	}
 	defer theirs.Close()
 	k := &Keeper{conn: ours, gone: make(chan struct{}), launching: make(chan struct{}, wireMaxLaunches), pending: map[uint64]chan answer{}, children: map[uint64]*Child{}}
-	cmd := &exec.Cmd{
-		Path:       fmt.Sprintf("/proc/self/fd/%d", program.Fd()),
-		Args:       []string{"cordon-keeper"},
-		Env:        []string{},
-		Dir:        "/",
-		ExtraFiles: []*os.File{theirs},
-	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot become the keeper's subreaper: %w", err), ours.Close())
 	}
-	if err := cmd.Start(); err != nil {
+	pid, err := execute(program, theirs)
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot start the keeper: %w", err), ours.Close())
 	}
-	k.proc = startedKeeper{cmd}
+	k.proc = startedKeeper{pid}
 	go k.read()
 	return k, nil
 }
@@ -186,19 +179,6 @@ type keeperProcess interface {
 	// wait returns when it has ended and what was below it is being ended; an
 	// error says that it did not end by itself.
 	wait(children []*Child) error
-}
-
-// startedKeeper is one that this process started.
-type startedKeeper struct{ cmd *exec.Cmd }
-
-func (p startedKeeper) PID() int { return p.cmd.Process.Pid }
-
-func (p startedKeeper) wait([]*Child) error {
-	err := p.cmd.Wait()
-	if err != nil { // else it has ended and reaped everything itself
-		endOrphans(p.PID())
-	}
-	return err
 }
 
 func sealedProgram() (*os.File, error) {
@@ -273,17 +253,6 @@ func (k *Keeper) Close() error {
 		err = fmt.Errorf("cannot end the keeper cleanly: %w", k.end)
 	}
 	return err
-}
-
-// wasKilled says that somebody, or the kernel short of memory, sent SIGKILL:
-// no fault of the keeper's.
-func wasKilled(end error) bool {
-	var exit *exec.ExitError
-	if !errors.As(end, &exit) {
-		return false
-	}
-	status, ok := exit.Sys().(syscall.WaitStatus)
-	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
 func (k *Keeper) send(msg []byte, files []*os.File) error {

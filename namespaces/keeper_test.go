@@ -194,7 +194,7 @@ func TestKeeperEndsItsPlugins(t *testing.T) {
 			runtime.Gosched()
 		}
 	}
-	_ = k.proc.(startedKeeper).cmd.Process.Kill()
+	_ = syscall.Kill(k.PID(), syscall.SIGKILL)
 	<-k.gone
 	r := <-ended
 	if r.end.Status.Signal() != syscall.SIGKILL && r.err == nil {
@@ -219,7 +219,7 @@ func TestKilledKeeperLeavesNoLaunch(t *testing.T) {
 	l.Steps = append([]Step{{Op: OpNamespace, File: NoFile, A: unix.CLONE_NEWPID, Text: "enter"}}, l.Steps...)
 	l.Staged = func(pid int) {
 		staged = pid
-		if err := k.proc.(startedKeeper).cmd.Process.Kill(); err != nil {
+		if err := syscall.Kill(k.PID(), syscall.SIGKILL); err != nil {
 			t.Error(err)
 		}
 		<-k.gone

@@ -37,6 +37,9 @@ type Config struct {
 	// ReadyFails, if set, is called when making ahead begins to fail, and with nil
 	// when it works again. Starts make their own meanwhile, and it is tried again.
 	ReadyFails func(error)
+	// Once is for a launcher whose first start follows at once: its keeper and a
+	// network namespace for it are made while New does the rest.
+	Once bool
 	// Templates is for how many plans, those used last, a mount namespace is kept
 	// that starts enter a copy of, instead of making each its own from nothing; 0
 	// keeps none.

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -42,7 +43,9 @@ type Launcher struct {
 	users     userNamespaces
 	templates templates
 	networks  *networks
-	ready     *pool // nil without one
+	first     chan (<-chan network) // of Config.Once: what the first start takes
+	early     sync.WaitGroup        // what Config.Once has in hand
+	ready     *pool                 // nil without one
 	parents   parentDirs
 	turns     chan struct{} // one for each start under way
 
@@ -74,12 +77,17 @@ func New(cfg Config) (_ *Launcher, err error) {
 		return nil, err
 	}
 	l := &Launcher{cfg: cfg, abi: namespaces.LandlockABI(), memfd: hasMemfdNoexec(), turns: make(chan struct{}, maxStarts)}
+	l.networks = newNetworks()
 	var back undo
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, back.run())
 		}
 	}()
+	back.add(l.endEarly)
+	if cfg.Once {
+		l.beginEarly()
+	}
 	if l.tree, err = cgroups.Open(cfg.CgroupRoot); err != nil {
 		return nil, err
 	}
@@ -100,9 +108,61 @@ func New(cfg Config) (_ *Launcher, err error) {
 		return nil, err
 	}
 	l.deaths.begin()
-	l.networks = newNetworks()
 	l.ready = newPool(l.tree, l.networks, cfg.Ready, cfg.ReadyFails)
 	return l, nil
+}
+
+// beginEarly starts what the first start will ask for: the keeper at once, so
+// that it sets itself up beside the rest. What fails is tried again, and its
+// error told, when it is asked for.
+func (l *Launcher) beginEarly() {
+	l.first = make(chan (<-chan network), 1)
+	l.first <- l.networks.order()
+	if k, err := l.kept(); err == nil {
+		l.early.Go(func() { _, _, _ = l.users.get(context.Background(), k, l.nobodyMap(), l.nobodyMap()) })
+	}
+}
+
+// endEarly ends the keeper and the networks, for a launcher that never was one.
+func (l *Launcher) endEarly() error {
+	var err error
+	if k := l.shut(); k != nil {
+		err = k.Close()
+	}
+	l.early.Wait()
+	l.dropFirst()
+	l.networks.close()
+	return errors.Join(err, l.users.close())
+}
+
+// shut has no keeper started any more, and gives the one that was.
+func (l *Launcher) shut() *namespaces.Keeper {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := l.keeper
+	l.keeper, l.closed = nil, true
+	return k
+}
+
+// takeFirst is the network that was begun for the first start; nil for others.
+func (l *Launcher) takeFirst() <-chan network {
+	select {
+	case n := <-l.first:
+		return n
+	default:
+		return nil
+	}
+}
+
+// dropFirst is for one that no start took.
+func (l *Launcher) dropFirst() {
+	n := l.takeFirst()
+	if n == nil {
+		return
+	}
+	if made := <-n; made.file != nil {
+		_ = made.file.Close() // nobody is in it
+	}
 }
 
 // unsupported names those of the limits that this host cannot enforce, with
@@ -158,20 +218,31 @@ func (l *Launcher) kept() (*namespaces.Keeper, error) {
 // Close ends every plugin, whatever it does, and leaves no process, group or
 // descriptor. Processes are Done then and must still be released.
 func (l *Launcher) Close() error {
-	l.mu.Lock()
-	k := l.keeper
-	l.keeper, l.closed = nil, true
-	l.mu.Unlock()
+	k := l.shut()
+	l.dropFirst()
 	var errs []error
 	if k != nil {
 		errs = append(errs, k.Close())
 	}
-	errs = append(errs, l.ready.close(), l.listener.Close(), l.deaths.close(), l.watcher.Close(), l.users.close(), l.templates.close(), l.parents.close())
+	l.early.Wait()
+	errs = append(errs, together(l.ready.close, l.listener.Close, l.deaths.close, l.watcher.Close, l.users.close, l.templates.close, l.parents.close))
 	if _, err := l.tree.Sweep(); err != nil {
 		errs = append(errs, err)
 	}
 	l.networks.close()
 	return errors.Join(append(errs, l.tree.Close())...)
+}
+
+// together does them beside each other: several wait for the kernel, which lets
+// go of an inotify descriptor, say, when every reader of its lists has gone by.
+func together(closers ...func() error) error {
+	var wait sync.WaitGroup
+	errs := make([]error, len(closers))
+	for i, f := range closers {
+		wait.Go(func() { errs[i] = f() })
+	}
+	wait.Wait()
+	return errors.Join(errs...)
 }
 
 // parentDirs are the directories that groups stand in, opened once.

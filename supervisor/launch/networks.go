@@ -87,13 +87,29 @@ func (n *networks) begin() <-chan network {
 	}
 }
 
+// order is begin for who need not have it soon: it is made when the thread is
+// free. After close what comes is an error.
+func (n *networks) order() <-chan network {
+	answer := make(chan network, 1)
+	go func() {
+		select {
+		case n.jobs <- answer:
+		case <-n.done:
+			answer <- network{err: errNetworksClosed}
+		}
+	}()
+	return answer
+}
+
+var errNetworksClosed = errors.New("cannot make a network namespace: the launcher is closed")
+
 // make waits for one, which is the caller's.
 func (n *networks) make() (*os.File, error) {
 	answer := make(chan network, 1)
 	select {
 	case n.jobs <- answer:
 	case <-n.done:
-		return nil, errors.New("cannot make a network namespace: the launcher is closed")
+		return nil, errNetworksClosed
 	}
 	made := <-answer
 	return made.file, made.err

@@ -110,7 +110,7 @@ func (s *start) claim(ctx context.Context) (err error) {
 	s.l.deaths.announce(s.lease.uid)
 	if s.net = s.l.ready.net(); s.net != nil {
 		s.back.add(s.net.Close)
-	} else if s.making = s.l.networks.begin(); s.making != nil {
+	} else if s.making = s.l.network(); s.making != nil {
 		s.back.add(s.dropNetwork)
 	}
 	if s.group = s.l.ready.group(s.limits()); s.group != nil {
@@ -126,6 +126,14 @@ func (s *start) claim(ctx context.Context) (err error) {
 		return fmt.Errorf("cannot make the group of %s: %w", s.r.Name, err)
 	}
 	return nil
+}
+
+// network is one that is being made; nil where the keeper is to make it.
+func (l *Launcher) network() <-chan network {
+	if n := l.takeFirst(); n != nil {
+		return n
+	}
+	return l.networks.begin()
 }
 
 // networkMade waits for what was begun. If it failed the keeper is to make one,
@@ -446,10 +454,13 @@ func (s *start) idmap(ctx context.Context, o opened) (*namespaces.IDMap, error) 
 // written to whatever its mode says, and so no service of the host be reached
 // by a socket that lies in a granted tree.
 func (s *start) nobody(ctx context.Context) (*namespaces.IDMap, error) {
-	const unused = 1<<32 - 2
-	line := mapLine(unused, s.l.cfg.UIDBase)
-	ns, err := s.userNS(ctx, line, line)
+	ns, err := s.userNS(ctx, s.l.nobodyMap(), s.l.nobodyMap())
 	return &namespaces.IDMap{UserNS: ns, OrWithout: true}, err
+}
+
+func (l *Launcher) nobodyMap() string {
+	const unused = 1<<32 - 2
+	return mapLine(unused, l.cfg.UIDBase)
 }
 
 // groupFiles gives the keeper what it needs to end and remove the group when
@@ -487,12 +498,20 @@ func (s *start) groupDir(dir string, shared bool) error {
 	return nil
 }
 
+// Filter is what a start of p on this host has compiled: for who wants that done
+// before.
+func Filter(p *plan.Plan) seccomp.Filter { return filterOf(p, hasMemfdNoexec()) }
+
+func filterOf(p *plan.Plan, memfdNoexec bool) seccomp.Filter {
+	if !memfdNoexec && !switchedOff(namespaces.WallMemfd) {
+		return withoutMemfd(p.Seccomp)
+	}
+	return p.Seccomp
+}
+
 // filter compiles the plan's system calls.
 func (s *start) filter(context.Context) error {
-	f := s.r.Plan.Seccomp
-	if !s.host.MemfdNoexec && !switchedOff(namespaces.WallMemfd) {
-		f = withoutMemfd(f)
-	}
+	f := filterOf(s.r.Plan, s.host.MemfdNoexec)
 	program, err := s.l.cfg.Compile(f)
 	if err != nil {
 		return fmt.Errorf("cannot compile the filter: %w", err)

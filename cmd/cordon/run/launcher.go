@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"os"
 
 	"github.com/cordonhq/cordon/supervisor/launch"
 )
@@ -26,3 +27,45 @@ func (s realStarter) start(ctx context.Context, r launch.Request) (process, erro
 }
 
 func (s realStarter) close() error { return s.launcher.Close() }
+
+// opening is a launcher that is being opened while the plan is made: neither
+// needs the other, and each takes as long.
+type opening struct {
+	host *host
+	done chan struct{} // nil: it was not begun
+	made starter
+	err  error
+}
+
+// openEarly begins it, for whoever may raise walls.
+func openEarly(h *host) *opening {
+	o := &opening{host: h}
+	if os.Geteuid() != 0 {
+		return o
+	}
+	o.done = make(chan struct{})
+	go func() {
+		defer close(o.done)
+		cfg := h.launch
+		cfg.Once = true
+		o.made, o.err = newLauncher(cfg)
+	}()
+	return o
+}
+
+// take waits for it.
+func (o *opening) take() (starter, error) {
+	<-o.done
+	return o.made, o.err
+}
+
+// drop ends it where there is nothing to be started.
+func (o *opening) drop() error {
+	if o.done == nil {
+		return nil
+	}
+	if made, err := o.take(); err == nil {
+		return made.close()
+	}
+	return nil
+}

@@ -61,7 +61,7 @@ func Record(o *Options) Recorded {
 	}
 	s := newSession(o, p, report, os.Stderr)
 	s.answer = recorder.Answer
-	out := Recorded{Status: s.onHost(h), Program: recorder.Program()}
+	out := Recorded{Status: s.onHost(openEarly(h).take), Program: recorder.Program()}
 	if s.result.Usage == nil {
 		return out
 	}

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/cordonhq/cordon/profiles/plan"
@@ -76,34 +77,46 @@ func Main(args []string) (status int, err error) {
 // Run runs o and returns the exit status. Everything that went wrong has been
 // printed by then.
 func Run(o *Options) int {
+	short()
 	h, err := loadHost(hostFile)
 	if err != nil {
 		return complain(os.Stderr, fmt.Errorf("cannot run %s: %w", name(o), err), "")
 	}
+	open := openEarly(h)
 	p, err := resolve(o, h)
 	if err != nil {
-		return complain(os.Stderr, fmt.Errorf("cannot run %s: %w", name(o), err), "")
+		return complain(os.Stderr, errors.Join(fmt.Errorf("cannot run %s: %w", name(o), err), open.drop()), "")
 	}
 	if os.Geteuid() != 0 {
 		return complain(os.Stderr, fmt.Errorf("cannot run %s: raising the walls needs root", name(o)), "use sudo, or ask an operator to install it as a plugin")
 	}
+	_, _ = h.launch.Compile(launch.Filter(p)) // kept for the start, which tells what fails
 	report, err := CreateReport(o.Report)
 	if err != nil {
-		return complain(os.Stderr, err, "")
+		return complain(os.Stderr, errors.Join(err, open.drop()), "")
 	}
 	s := newSession(o, p, report, os.Stderr)
-	return s.onHost(h)
+	return s.onHost(open.take)
 }
 
-// onHost runs with this host's launcher and this process's signals.
-func (s *session) onHost(h *host) int {
+// enough is the memory below which a run collects no garbage: few make as much.
+const enough = 64 << 20 // bytes
+
+// short prepares the process for a life of milliseconds.
+func short() {
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(enough)
+}
+
+// onHost runs with the launcher that open gives and this process's signals.
+func (s *session) onHost(open func() (starter, error)) int {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(signals)
 	// A reader of standard error that goes away must not end a run half-way:
 	// with someone to notify, a write fails instead. Nobody has to listen.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	return s.run(func() (starter, error) { return newLauncher(h.launch) }, signals)
+	return s.run(open, signals)
 }
 
 func newSession(o *Options, p *plan.Plan, report *Report, stderr io.Writer) *session {
