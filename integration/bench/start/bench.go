@@ -34,9 +34,10 @@ type contender struct {
 }
 
 type bench struct {
-	dir        string // holds everything that is made
-	cordon     string // the command line
-	program    string // what is started
+	ended      context.Context // ends the measuring, before the next start
+	dir        string          // holds everything that is made
+	cordon     string          // the command line
+	program    string          // what is started
 	plan       *plan.Plan
 	filter     []byte
 	peerFilter []byte
@@ -50,8 +51,8 @@ type bench struct {
 }
 
 // newBench makes everything that is measured. Close takes it away.
-func newBench(cordon string) (_ *bench, err error) {
-	b := &bench{}
+func newBench(ctx context.Context, cordon string) (_ *bench, err error) {
+	b := &bench{ended: ctx}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -63,11 +64,11 @@ func newBench(cordon string) (_ *bench, err error) {
 	}
 	b.undo = append(b.undo, func() { _ = os.RemoveAll(b.dir) })
 	for _, stage := range []func() error{func() error { return b.check(cordon) }, b.build, b.resolve, b.bundle, b.launchers, b.floors, b.programs} {
-		if err := stage(); err != nil {
+		if err := errors.Join(ctx.Err(), stage()); err != nil {
 			return nil, err
 		}
 	}
-	return b, nil
+	return b, ctx.Err()
 }
 
 func (b *bench) close() {
@@ -200,7 +201,7 @@ func (b *bench) interleave(rounds int, pause time.Duration) (map[string]*samples
 	for range rounds {
 		for _, c := range b.contenders {
 			time.Sleep(pause) //nolint:forbidigo // the pause is what is measured
-			s, err := c.start()
+			s, err := b.once(c.start)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", c.name, err)
 			}
@@ -211,6 +212,14 @@ func (b *bench) interleave(rounds int, pause time.Duration) (map[string]*samples
 		}
 	}
 	return results, nil
+}
+
+// once starts, unless the measuring was interrupted.
+func (b *bench) once(start func() (sample, error)) (sample, error) {
+	if err := b.ended.Err(); err != nil {
+		return sample{}, errors.New("interrupted")
+	}
+	return start()
 }
 
 // throughput is starts a second, one after the other and two at a time.
@@ -225,11 +234,11 @@ func (b *bench) throughput(r *report, launches int) error {
 		if err != nil {
 			return err
 		}
-		alone, err := rate(n, c.start)
+		alone, err := b.rate(n, c.start)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
-		two, err := rate(n, c.start, second)
+		two, err := b.rate(n, c.start, second)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
@@ -241,14 +250,14 @@ func (b *bench) throughput(r *report, launches int) error {
 }
 
 // rate shares n starts among the starters.
-func rate(n int, starters ...func() (sample, error)) (float64, error) {
+func (b *bench) rate(n int, starters ...func() (sample, error)) (float64, error) {
 	var wait sync.WaitGroup
 	errs := make([]error, len(starters))
 	begin := time.Now()
 	for i, start := range starters {
 		wait.Go(func() {
 			for range n / len(starters) {
-				if _, err := start(); err != nil {
+				if _, err := b.once(start); err != nil {
 					errs[i] = err
 					return
 				}

@@ -158,7 +158,12 @@ func (b *bench) floor(n int) error {
 	if err != nil {
 		return err
 	}
-	b.undo = append(b.undo, func() { _ = tree.Close() })
+	b.undo = append(b.undo, func() {
+		_, err := tree.Sweep() // of a driver that was interrupted in a start
+		if err := errors.Join(err, tree.Close()); err != nil {
+			fmt.Fprintln(os.Stderr, "cannot remove the floor's groups:", err)
+		}
+	})
 	model, err := tree.New("model", b.plan.Limits)
 	if err != nil {
 		return err

@@ -18,8 +18,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -54,7 +56,10 @@ func measure(out io.Writer, e effort, cordon string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("raising walls needs root")
 	}
-	b, err := newBench(cordon)
+	// What is interrupted leaves nothing, either.
+	ctx, stop := signal.NotifyContext(background, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	b, err := newBench(ctx, cordon)
 	if err != nil {
 		return err
 	}
