@@ -38,7 +38,7 @@ const (
 
 // chunk is how much passes between two looks at the budget of bytes; a
 // connection may go so much over it.
-const chunk = 256 << 10
+const chunk = 1 << 20
 
 // Lease is the right to one connection.
 type Lease interface {
