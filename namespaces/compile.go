@@ -124,9 +124,14 @@ type compiler struct {
 	h     Host
 	steps []Step
 	made  map[string]bool // directories that exist in the new root
+	trees map[string]bool // where trees of the host are mounted
+	owns  []int           // mounts in which what lies is one start's own, too
 	err   error
 	// preparing: what is made now is not particular to one start.
 	preparing bool
+	// rights are those of the last rule, and how they are told.
+	rights     uint64
+	rightsText string
 }
 
 // fixedSteps is about how many steps go with no mount and no rule.
@@ -140,7 +145,8 @@ func Compile(v View, h Host) ([]Step, error) {
 		return nil, err
 	}
 	c := &compiler{v: v, h: h, made: map[string]bool{"/": true}}
-	c.steps = make([]Step, 0, fixedSteps+3*len(v.Mounts)+len(v.Landlock.Paths)+len(v.Proc.Masked))
+	c.places()
+	c.steps = make([]Step, 0, fixedSteps+2*len(v.Mounts)+len(v.Landlock.Paths)+len(v.Proc.Masked))
 	c.keep()
 	c.join()
 	c.root()
@@ -294,19 +300,40 @@ func (c *compiler) dirs(p string) {
 	c.mount(Step{Op: OpMkdir, File: NoFile, S: p, A: 0o755, Text: "make directory " + p})
 }
 
-// bound tells whether p lies at or beneath a tree of the host.
-func (c *compiler) bound(p string) bool {
+// places learns where the mounts are that others may lie in.
+func (c *compiler) places() {
+	c.trees = make(map[string]bool, len(c.v.Mounts))
 	for i := range c.v.Mounts {
-		if m := &c.v.Mounts[i]; m.From != "" && !c.h.Sources[i].Missing && within(p, m.Path) {
+		m := &c.v.Mounts[i]
+		switch {
+		case c.h.Sources[i].Missing:
+			continue
+		case m.From != "":
+			c.trees[m.Path] = true
+		}
+		if m.From == "" || m.Writable {
+			c.owns = append(c.owns, i)
+		}
+	}
+}
+
+// bound tells whether p lies at or beneath a tree of the host.
+func (c *compiler) bound(p string) bool { return c.trees[p] || c.beneath(p) }
+
+// beneath tells whether p lies in a tree of the host that is mounted above it.
+func (c *compiler) beneath(p string) bool {
+	for i := len(p) - 1; i > 0; i-- {
+		if p[i] == '/' && c.trees[p[:i]] {
 			return true
 		}
 	}
 	return false
 }
 
+// within is asked of each mount about each other one. Both are clean.
 func within(p, dir string) bool {
-	rest, ok := strings.CutPrefix(p, strings.TrimSuffix(dir, "/"))
-	return p == dir || ok && strings.HasPrefix(rest, "/")
+	dir = strings.TrimSuffix(dir, "/")
+	return len(p) >= len(dir) && p[:len(dir)] == dir && (len(p) == len(dir) || p[len(dir)] == '/')
 }
 
 // root makes first what all starts of a plan have alike, sealed, and then what
@@ -354,14 +381,14 @@ func (c *compiler) seal(p string, attributes uint64, text string) {
 // own tells whether a mount is particular to one start: what can be written,
 // and what lies in it.
 func (c *compiler) own(i int) bool {
-	m := c.v.Mounts[i]
+	m := &c.v.Mounts[i]
 	return m.From == "" || m.Writable || c.insideOwn(i)
 }
 
 func (c *compiler) insideOwn(i int) bool {
-	m := c.v.Mounts[i]
-	for j, o := range c.v.Mounts {
-		if j != i && (o.From == "" || o.Writable) && !c.h.Sources[j].Missing && within(m.Path, o.Path) && m.Path != o.Path {
+	p := c.v.Mounts[i].Path
+	for _, j := range c.owns {
+		if outer := c.v.Mounts[j].Path; p != outer && within(p, outer) {
 			return true
 		}
 	}
@@ -414,7 +441,7 @@ func (c *compiler) order() []int {
 }
 
 func (c *compiler) attach(i int) {
-	m, src := c.v.Mounts[i], c.h.Sources[i]
+	m, src := &c.v.Mounts[i], c.h.Sources[i]
 	if src.Missing {
 		return
 	}
@@ -425,7 +452,7 @@ func (c *compiler) attach(i int) {
 	}
 	text := ""
 	if !c.h.Terse { // there are many, and formatting takes longer than all else
-		text = "mount " + m.From + " at " + m.Path + " " + mountFlags(&m)
+		text = "mount " + m.From + " at " + m.Path + " " + mountFlags(m)
 	}
 	c.mount(Step{Op: OpAttach, File: src.File, S: m.Path, Text: text})
 }
@@ -447,11 +474,8 @@ func mountFlags(m *Mount) string {
 // target makes what a mount is attached to, unless an outer grant holds it.
 func (c *compiler) target(i int) {
 	m := &c.v.Mounts[i]
-	for j := range c.v.Mounts {
-		outer := &c.v.Mounts[j]
-		if j != i && outer.From != "" && !c.h.Sources[j].Missing && within(m.Path, outer.Path) && m.Path != outer.Path {
-			return
-		}
+	if c.beneath(m.Path) {
+		return
 	}
 	c.dirs(path.Dir(m.Path))
 	if c.made[m.Path] {
@@ -465,7 +489,7 @@ func (c *compiler) target(i int) {
 	}
 }
 
-func (c *compiler) tmpfs(m Mount) {
+func (c *compiler) tmpfs(m *Mount) {
 	options := fmt.Sprintf("size=%d,nr_inodes=%d,mode=%04o", m.Size, m.Inodes, unixMode(m))
 	if m.Owned {
 		options += fmt.Sprintf(",uid=%d,gid=%d", c.h.UID, c.h.GID)
@@ -478,7 +502,7 @@ func (c *compiler) tmpfs(m Mount) {
 }
 
 // unixMode is the mode with the sticky bit where Unix has it.
-func unixMode(m Mount) uint32 {
+func unixMode(m *Mount) uint32 {
 	return uint32(m.Mode.Perm()) | uint32(m.Mode&0o1000)
 }
 
@@ -580,7 +604,10 @@ func (c *compiler) landlockPath(rule PathRule, handled uint64) {
 		ending = ", if it is there"
 	}
 	if !c.h.Terse {
-		s.Text = "allow " + fileRights(bits) + " beneath " + rule.Path + ending
+		if bits != c.rights || c.rightsText == "" { // most rules give what the one before gave
+			c.rights, c.rightsText = bits, fileRights(bits)
+		}
+		s.Text = "allow " + c.rightsText + " beneath " + rule.Path + ending
 	}
 	c.lock(s)
 }

@@ -335,10 +335,11 @@ func (b *builder) socketCalls() {
 		"setsockopt", "shutdown", "socket",
 	} {
 		if b.removed[name] == "" && !b.calls.may(name) {
-			b.calls[name] = allowed(name, origin)
+			one := allowed(name, origin)
+			b.calls.say(name, &one)
 		}
 	}
-	socket := b.calls["socket"]
+	socket := b.calls.of("socket")
 	if socket == nil || b.calls.open("socket") {
 		return
 	}
@@ -356,7 +357,7 @@ func (b *builder) socketCalls() {
 	if !slices.ContainsFunc(opened.rules, func(r seccomp.Rule) bool { return hasArg(r, 0, unix.AF_NETLINK) }) {
 		opened.rules = append(opened.rules, allowIf(eq(0, unix.AF_NETLINK), eq(2, unix.NETLINK_ROUTE)))
 	}
-	b.calls["socket"] = opened
+	b.calls.say("socket", opened)
 }
 
 // aboutInternet says whether a rule is about a family that egress opens.

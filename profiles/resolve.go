@@ -12,6 +12,7 @@ import (
 	"github.com/cordonhq/cordon/namespaces"
 	"github.com/cordonhq/cordon/profiles/plan"
 	"github.com/cordonhq/cordon/profiles/strict"
+	"github.com/cordonhq/cordon/seccomp"
 )
 
 // Input is what Resolve brings together.
@@ -85,17 +86,17 @@ type builder struct {
 	offers    []plan.Capability // what the profile grants of capabilities
 }
 
-// manyCalls is about how many calls a profile says something of.
-const manyCalls = 256
+// manyOrigins is about how many rules of a profile have an origin.
+const manyOrigins = 400
 
 func newBuilder(in Input) *builder {
 	return &builder{
 		in: in,
 		plan: &plan.Plan{
 			Profile: in.Profile.name, Require: map[string]plan.Requirement{},
-			Violation: map[string]plan.Response{}, Origins: make(map[string]string, manyCalls),
+			Violation: map[string]plan.Response{}, Origins: make(map[string]string, manyOrigins),
 		},
-		calls: make(calls, manyCalls), removed: map[string]string{}, grants: map[string]plan.File{},
+		removed: map[string]string{}, grants: map[string]plan.File{},
 		rlimits: map[string]namespaces.Rlimit{}, devices: map[string]bool{},
 		watch: map[string]bool{}, env: map[string]string{}, pass: map[string]bool{},
 		egress: map[string]bool{}, addresses: map[string]bool{},
@@ -500,7 +501,7 @@ func (b *builder) environ() error {
 // finish writes sets down in order and judges the whole.
 func (b *builder) finish() (*plan.Plan, error) {
 	p := b.plan
-	p.Files = []plan.File{}
+	p.Files = make([]plan.File, 0, len(b.grants))
 	for _, at := range sortedKeys(b.grants) {
 		if at == "/data" { // always there, and the plugin's own
 			continue
@@ -527,8 +528,10 @@ func (b *builder) finish() (*plan.Plan, error) {
 }
 
 func (b *builder) callOrigins() {
-	for name, c := range b.calls {
-		b.plan.Origins[c.key+"."+name] = c.origin
+	for nr, c := range b.calls {
+		if c != nil {
+			b.plan.Origins[c.key+"."+seccomp.Name(nr)] = c.origin
+		}
 	}
 	for name, at := range b.removed {
 		b.plan.Origins["seccomp.deny."+name] = at

@@ -109,15 +109,15 @@ func (s *shower) seccomp() {
 	s.list("deny", c.deny)
 	s.table("seccomp.errno")
 	for _, name := range c.errnos {
-		s.line(quoteKey(name)+" = "+quote(s.b.calls[name].rules[0].Errno), s.b.calls[name].origin)
+		s.line(quoteKey(name)+" = "+quote(s.b.calls.of(name).rules[0].Errno), s.b.calls.of(name).origin)
 	}
 	s.rules(c.rules)
 }
 
 func (s *shower) sort() sorted {
 	var out sorted
-	for _, name := range sortedKeys(s.b.calls) {
-		c := s.b.calls[name]
+	for _, name := range s.b.calls.names() {
+		c := s.b.calls.of(name)
 		guard := guards[name]
 		switch {
 		case c.guarded:
@@ -131,7 +131,7 @@ func (s *shower) sort() sorted {
 			out.errnos = append(out.errnos, name)
 		default:
 			out.rules = append(out.rules, name)
-			if s.base.calls[name] != nil {
+			if s.base.calls.of(name) != nil {
 				out.forget = append(out.forget, named{name, c.origin})
 			}
 		}
@@ -179,7 +179,7 @@ func (s *shower) rules(names []string) {
 	shared := map[string][]string{}
 	var order []string
 	for _, name := range names {
-		c := s.b.calls[name]
+		c := s.b.calls.of(name)
 		key, err := json.Marshal(s.written(name))
 		if err != nil { // plain data always marshals
 			panic(err)
@@ -192,14 +192,14 @@ func (s *shower) rules(names []string) {
 	}
 	for _, id := range order {
 		for _, r := range s.written(shared[id][0]) {
-			s.rule(shared[id], r, s.b.calls[shared[id][0]].origin)
+			s.rule(shared[id], r, s.b.calls.of(shared[id][0]).origin)
 		}
 	}
 }
 
 // written are the rules of a call that no guard brings.
 func (s *shower) written(name string) []seccomp.Rule {
-	c := s.b.calls[name]
+	c := s.b.calls.of(name)
 	if c.guarded {
 		return c.rules[len(guards[name]()):]
 	}

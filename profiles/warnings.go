@@ -60,7 +60,7 @@ func (w *warner) removals(doc *document) {
 		return set || w.before.pass[name]
 	})
 	gone("seccomp.remove", doc.Seccomp.Remove, func(name string) bool {
-		return slices.ContainsFunc(expanded(name), func(n string) bool { return w.before.calls[n] != nil })
+		return slices.ContainsFunc(expanded(name), func(n string) bool { return w.before.calls.of(n) != nil })
 	})
 }
 

@@ -93,13 +93,13 @@ func (b *builder) weakCalls(say func(key, format string, args ...any)) {
 			}
 		}
 		if len(names) > 0 {
-			c := b.calls[names[0]]
+			c := b.calls.of(names[0])
 			say(c.key+"."+names[0], "%s allowed: %s", strings.Join(names, ", "), d.what)
 		}
 	}
 	for _, name := range sortedKeys(lifted) {
 		if b.calls.open(name) {
-			say(b.calls[name].key+"."+name, "%s allowed whatever its arguments: %s", name, lifted[name])
+			say(b.calls.of(name).key+"."+name, "%s allowed whatever its arguments: %s", name, lifted[name])
 		}
 	}
 }

@@ -32,6 +32,10 @@ func ErrnoNumber(name string) (syscall.Errno, bool) {
 		return unix.EINVAL, true
 	case "ENOTTY":
 		return unix.ENOTTY, true
+	case "EACCES":
+		return unix.EACCES, true
+	case "EAFNOSUPPORT":
+		return unix.EAFNOSUPPORT, true
 	}
 	e, ok := errnos()[name]
 	return e, ok

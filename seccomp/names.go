@@ -8,25 +8,35 @@ import (
 	"sort"
 	"strconv"
 	"strings"
-	"sync"
 )
 
-// numbers is the native table by name, made when first asked for.
-var numbers = sync.OnceValue(func() map[string]int {
-	m := make(map[string]int, len(table))
-	for nr := range table {
-		if table[nr].name != "" {
-			m[table[nr].name] = nr
-		}
+// slotCount is how many slots the generated table has in which a call's number
+// is found by its name: open addresses, each a number and one, 0 for none. It is
+// a power of two, and more than twice what is in it, so that a name that is none
+// soon meets a slot without a number. Made ahead, it costs a program nothing but
+// the names that it asks for; so do the members of the groups.
+const slotCount = 1024
+
+var _ [slotCount - 2*len(table)]struct{} // fails to compile where it has not
+
+// slot is where the search for a name begins: FNV-1a.
+func slot(name string) uint32 {
+	h := uint32(2166136261)
+	for i := range len(name) {
+		h = (h ^ uint32(name[i])) * 16777619
 	}
-	return m
-})
+	return (h ^ h>>16) % slotCount
+}
 
 // Number returns the native number of a call by the kernel's name for it; ok
 // is false if the table has no such call.
 func Number(name string) (nr int, ok bool) {
-	nr, ok = numbers()[name]
-	return nr, ok
+	for at := slot(name); slots[at] != 0; at = (at + 1) % slotCount {
+		if nr := int(slots[at]) - 1; table[nr].name == name {
+			return nr, true
+		}
+	}
+	return 0, false
 }
 
 // Name returns the kernel's name of a native number, or "syscall_N" if the
@@ -129,12 +139,38 @@ func Expand(names []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := make([]string, 0, set.count())
-	for nr := range set.each {
-		out = append(out, table[nr].name)
+	out := make([]string, 0, set.Len())
+	for nr := range ByName {
+		if set.in(nr) {
+			out = append(out, table[nr].name)
+		}
 	}
-	slices.Sort(out)
 	return out, nil
+}
+
+// TableSize is above the number of every call that the table has.
+const TableSize = len(table)
+
+// Set is a set of calls of the table.
+type Set = callSet
+
+// Members are the calls that a name stands for: one, or those of a group. The
+// set is empty for a name that is neither.
+func Members(name string) Set {
+	var set callSet
+	if set.add(name) != nil {
+		return callSet{}
+	}
+	return set
+}
+
+// ByName yields the number of every call of the table in the order of the names.
+func ByName(yield func(nr int) bool) {
+	for _, nr := range byName {
+		if !yield(int(nr)) {
+			return
+		}
+	}
 }
 
 // callSet is a set of calls of the table, a bit for each number.
@@ -144,8 +180,8 @@ func (s *callSet) put(nr int) { s[nr/64] |= 1 << (nr % 64) }
 
 func (s *callSet) in(nr int) bool { return s[nr/64]>>(nr%64)&1 != 0 }
 
-// count is how many calls there are.
-func (s *callSet) count() int {
+// Len is how many calls there are.
+func (s *callSet) Len() int {
 	n := 0
 	for _, word := range s {
 		n += bitops.OnesCount64(word)
@@ -153,8 +189,8 @@ func (s *callSet) count() int {
 	return n
 }
 
-// each yields the numbers of the calls, ascending.
-func (s *callSet) each(yield func(nr int) bool) {
+// Each yields the numbers of the calls, ascending.
+func (s *callSet) Each(yield func(nr int) bool) {
 	for i, word := range s {
 		for ; word != 0; word &= word - 1 {
 			if !yield(64*i + bitops.TrailingZeros64(word)) {
@@ -164,8 +200,8 @@ func (s *callSet) each(yield func(nr int) bool) {
 	}
 }
 
-// has tells whether a call is in the set.
-func (s *callSet) has(name string) bool {
+// Has tells whether a call is in the set.
+func (s *callSet) Has(name string) bool {
 	nr, ok := Number(name)
 	return ok && s.in(nr)
 }
@@ -184,8 +220,7 @@ func expand(names []string) (set callSet, err error) {
 	return set, nil
 }
 
-// add adds one name. Groups name no group that leads back to themselves, which
-// a test holds.
+// add adds one name. An unknown one is an error and adds nothing.
 func (s *callSet) add(name string) error {
 	if nr, ok := Number(name); ok {
 		s.put(nr)
@@ -203,10 +238,8 @@ func (s *callSet) add(name string) error {
 	if i < 0 {
 		return &UnknownNameError{Name: name, Nearest: nearest(name, allNames())}
 	}
-	for m := range strings.FieldsSeq(groups[i].members) {
-		if err := s.add(m); err != nil {
-			return err
-		}
+	for word, bits := range members[i] {
+		s[word] |= bits
 	}
 	return nil
 }

@@ -73,7 +73,7 @@ func (f Filter) Overlaps() ([]Overlap, error) {
 		if err != nil {
 			return nil, err
 		}
-		for nr := range calls.each {
+		for nr := range calls.Each {
 			arms[nr] = append(arms[nr], ruledArm{r.arm(nr), i})
 		}
 	}

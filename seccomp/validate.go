@@ -76,7 +76,7 @@ func (r Rule) mistakes(calls callSet, err error) []error {
 		return errs
 	}
 	for _, n := range alwaysAllowed {
-		if calls.has(n) && (r.Action != ActAllow || len(r.Args) > 0) {
+		if calls.Has(n) && (r.Action != ActAllow || len(r.Args) > 0) {
 			errs = append(errs, fmt.Errorf("%s is always allowed, because no plugin can be started or ended without it", n))
 		}
 	}
@@ -90,7 +90,7 @@ func (r Rule) mistakes(calls callSet, err error) []error {
 
 // mistakeOnAny is the first mistake of a condition on any of the calls.
 func (c Condition) mistakeOnAny(calls *callSet) error {
-	for nr := range calls.each {
+	for nr := range calls.Each {
 		if err := c.mistake(nr); err != nil {
 			return err
 		}
@@ -172,7 +172,7 @@ func (f Filter) watchMistakes(sets []callSet) []error {
 	}
 	arms := f.armsOf(sets)
 	var errs []error
-	for nr := range watched.each {
+	for nr := range watched.Each {
 		switch n := table[nr].name; {
 		case slices.Contains(alwaysAllowed, n):
 			errs = append(errs, fmt.Errorf("cannot watch %s: the launcher makes it behind the filter, where nobody would answer", n))

@@ -20,7 +20,7 @@ type Parser interface {
 //
 //	toml:"memory.max"    the key, dots make tables; "-" or none is no key
 //	oneof:"no on-failure" the words that a string (or a list's strings) may be
-//	short:"Action"       on a blank field: a value that is no table goes to that field
+//	short:"Action"       on a blank first field: a value that is no table goes to that field
 //	refuse:"sentence"    the key is known and may not be used yet
 //	aka:"source src"     what other programs call it, for the hint
 type decoder struct {
@@ -31,10 +31,28 @@ type decoder struct {
 
 // node is one level of the declared keys: a field, or a table of more.
 type node struct {
+	name  string
 	field []int
 	tag   reflect.StructTag
 	table reflect.Type // of the field, if it is a struct, which a Parser may be, too
-	kids  map[string]*node
+	kids  []*node      // few: looking through them is quicker than making a map
+	short *short       // of a struct: the field of a value that is no table
+}
+
+// short is a field, and what its tag says.
+type short struct {
+	field int
+	tag   reflect.StructTag
+}
+
+// kid is the node of a key, nil if it is not declared.
+func (n *node) kid(name string) *node {
+	for _, k := range n.kids {
+		if k.name == name {
+			return k
+		}
+	}
+	return nil
 }
 
 // schemas remembers schemaOf's answers: a file has many tables of one type, and
@@ -46,8 +64,12 @@ func schemaOf(t reflect.Type) *node {
 	if known, ok := schemas.Load(t); ok {
 		return known.(*node) //nolint:forcetypeassert // nothing else is stored
 	}
-	root := &node{kids: make(map[string]*node, t.NumField())}
+	root := &node{kids: make([]*node, 0, t.NumField())}
 	root.add(t, nil)
+	if name := shortOf(t); name != "" {
+		f, _ := t.FieldByName(name)
+		root.short = &short{f.Index[0], f.Tag}
+	}
 	schemas.Store(t, root)
 	return root
 }
@@ -66,13 +88,12 @@ func (n *node) add(t reflect.Type, index []int) {
 		}
 		here := n
 		for part := range strings.SplitSeq(name, ".") {
-			if here.kids == nil {
-				here.kids = map[string]*node{}
+			next := here.kid(part)
+			if next == nil {
+				next = &node{name: part}
+				here.kids = append(here.kids, next)
 			}
-			if here.kids[part] == nil {
-				here.kids[part] = &node{}
-			}
-			here = here.kids[part]
+			here = next
 		}
 		here.field, here.tag = at, f.Tag
 		if ft := structOf(f.Type); ft.Kind() == reflect.Struct {
@@ -84,13 +105,13 @@ func (n *node) add(t reflect.Type, index []int) {
 // names lists the keys below a node, dotted, sorted.
 func (n *node) names() []string {
 	var out []string
-	for name, kid := range n.kids {
+	for _, kid := range n.kids {
 		if kid.field != nil {
-			out = append(out, name)
+			out = append(out, kid.name)
 			continue
 		}
 		for _, below := range kid.names() {
-			out = append(out, name+"."+below)
+			out = append(out, kid.name+"."+below)
 		}
 	}
 	sort.Strings(out)
@@ -117,8 +138,8 @@ func collectKeys(t reflect.Type, prefix string, out *[]string) {
 	root := schemaOf(t)
 	var walk func(n *node, path string)
 	walk = func(n *node, path string) {
-		for name, kid := range n.kids {
-			full := join(path, name)
+		for _, kid := range n.kids {
+			full := join(path, kid.name)
 			if kid.field == nil {
 				walk(kid, full)
 				continue
@@ -154,10 +175,10 @@ func isParser(t reflect.Type) bool {
 
 // shortOf names the field that takes a value which is no table.
 func shortOf(t reflect.Type) string {
-	if f, ok := t.FieldByName("_"); ok {
-		return f.Tag.Get("short")
+	if t.NumField() == 0 || t.Field(0).Name != "_" {
+		return ""
 	}
-	return ""
+	return t.Field(0).Tag.Get("short")
 }
 
 func (d *decoder) root(into any, tree map[string]any) {
@@ -177,7 +198,7 @@ func (d *decoder) fail(path, hint, format string, args ...any) {
 func (d *decoder) failKey(path, hint, format string, args ...any) {
 	e := d.pos.Errorf(path, hint, format, args...)
 	if m, ok := d.pos.find(path); ok {
-		e.Line, e.Column = d.pos.place(m.key)
+		e.Line, e.Column = d.pos.place(int(m.key))
 	}
 	d.errs = append(d.errs, e)
 }
@@ -186,7 +207,7 @@ func (d *decoder) failKey(path, hint, format string, args ...any) {
 func (d *decoder) table(n *node, rv reflect.Value, m map[string]any, path string) {
 	for _, key := range sortedKeys(m) {
 		full := join(path, key)
-		kid := n.kids[key]
+		kid := n.kid(key)
 		switch {
 		case kid == nil:
 			d.unknown(n, key, m[key], full)
@@ -254,7 +275,7 @@ func (d *decoder) unknown(n *node, key string, v any, path string) {
 
 func (d *decoder) meant(n *node, key string, names []string, path string) string {
 	for _, name := range names {
-		if kid := n.kids[name]; kid != nil && contains(strings.Fields(kid.tag.Get("aka")), strings.ToLower(key)) {
+		if kid := n.kid(name); kid != nil && contains(strings.Fields(kid.tag.Get("aka")), strings.ToLower(key)) {
 			return "here it is called " + name
 		}
 	}
@@ -278,7 +299,7 @@ func spelling(key, near string) string {
 // elsewhere finds a key of that name in another table of the file.
 func (d *decoder) elsewhere(key, path string) string {
 	for _, name := range d.schema.names() {
-		kid := d.schema.kids[name]
+		kid := d.schema.kid(name)
 		if kid == nil || kid.table == nil || isParser(kid.table) || strings.HasPrefix(path, name+".") {
 			continue
 		}
@@ -444,11 +465,27 @@ func (d *decoder) slice(rv reflect.Value, v any, path string, tag reflect.Struct
 		d.fail(path, "", "expected a list %s, got %s", elem, show(v))
 		return
 	}
+	if words, ok := stringsOf(items); ok && rv.Type() == reflect.TypeFor[[]string]() && tag.Get("oneof") == "" {
+		rv.Set(reflect.ValueOf(words)) // as most lists are; nothing of it can be wrong
+		return
+	}
 	out := reflect.MakeSlice(rv.Type(), len(items), len(items))
 	for i, item := range items {
 		d.value(out.Index(i), item, element(path, i), tag)
 	}
 	rv.Set(out)
+}
+
+func stringsOf(items []any) ([]string, bool) {
+	words := make([]string, len(items))
+	for i, item := range items {
+		word, ok := item.(string)
+		if !ok {
+			return nil, false
+		}
+		words[i] = word
+	}
+	return words, true
 }
 
 func (d *decoder) strct(rv reflect.Value, v any, path string, tag reflect.StructTag) {
@@ -457,9 +494,8 @@ func (d *decoder) strct(rv reflect.Value, v any, path string, tag reflect.Struct
 		d.table(n, rv, m, path)
 		return
 	}
-	if short := shortOf(rv.Type()); short != "" {
-		f, _ := rv.Type().FieldByName(short)
-		d.value(rv.FieldByName(short), v, path, f.Tag+" "+tag)
+	if n.short != nil {
+		d.value(rv.Field(n.short.field), v, path, n.short.tag+" "+tag)
 		return
 	}
 	d.fail(path, "", "expected a table with %s, got %s", list(n.names()), show(v))

@@ -41,7 +41,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		seen := map[string]bool{}
 		compare(t, pos, seen, tree, "")
-		for key := range pos.at {
+		for _, key := range pos.Keys() {
 			if !seen[key] {
 				t.Errorf("the scan saw %s, the library did not", key)
 			}

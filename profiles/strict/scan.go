@@ -19,26 +19,25 @@ type scanner struct {
 	// arrays counts the elements of each [[array of tables]].
 	arrays map[string]int
 	marks  map[string]mark
-	set    map[string]bool // keys that were given a value
+	lists  map[string][]int32
 	keys   int
 	errs   Errors
 	parts  []string // the key that was read last
 	plain  plain
 }
 
-// bytesPerKey is about how much of a file goes with one key or element.
-const bytesPerKey = 24
+// bytesPerKey is about how much of a file goes with one key.
+const bytesPerKey = 48
 
 // giveUp unwinds the scan after an error that leaves nothing to go on from.
 type giveUp struct{}
 
 // scan gives the places of a file's keys and, where all of it is plain, its
 // tree; otherwise nil, for the library to make.
-func scan(pos *Positions, text string) (marks map[string]mark, tree map[string]any, errs Errors) {
+func scan(pos *Positions, text string) (found places, tree map[string]any, errs Errors) {
 	s := &scanner{
-		pos: pos, s: text, table: map[string]any{},
-		arrays: map[string]int{}, set: make(map[string]bool, len(text)/bytesPerKey/2),
-		marks: make(map[string]mark, min(len(text)/bytesPerKey, MaxKeys)),
+		pos: pos, s: text, table: map[string]any{}, arrays: map[string]int{},
+		marks: make(map[string]mark, min(len(text)/bytesPerKey, MaxKeys)), lists: map[string][]int32{},
 	}
 	tree = s.table
 	s.plain.begin(tree, text)
@@ -48,13 +47,13 @@ func scan(pos *Positions, text string) (marks map[string]mark, tree map[string]a
 				panic(r)
 			}
 		}
-		marks, errs = s.marks, s.errs
+		found, errs = places{s.marks, s.lists}, s.errs
 		if s.plain.not || len(errs) > 0 {
 			tree = nil
 		}
 	}()
 	s.file()
-	return s.marks, tree, s.errs
+	return found, tree, errs
 }
 
 func (s *scanner) fail(at int, key, hint, format string, args ...any) {
@@ -192,10 +191,15 @@ func (s *scanner) note(path string, key, value int) {
 	if _, ok := s.marks[path]; ok {
 		return
 	}
+	s.count(key)
+	s.marks[path] = mark{key: int32(key), value: int32(value)}
+}
+
+// count is one key or element more.
+func (s *scanner) count(at int) {
 	if s.keys++; s.keys > MaxKeys {
-		s.stop(key, "too many keys: a file may have at most %d keys and array elements", MaxKeys)
+		s.stop(at, "too many keys: a file may have at most %d keys and array elements", MaxKeys)
 	}
-	s.marks[path] = mark{key, value}
 }
 
 // pair reads key = value within the table at prefix.
@@ -216,13 +220,23 @@ func (s *scanner) pair(prefix string, table map[string]any, depth int) {
 		s.plain.unless(!known)
 	}
 	last := parts[len(parts)-1]
-	if s.set[path] {
-		line, _ := s.pos.place(s.marks[path].key)
+	s.give(path, start)
+	table[last] = s.value(path, depth)
+}
+
+// give remembers that the key at start is given the value that comes next.
+func (s *scanner) give(path string, start int) {
+	m, known := s.marks[path]
+	switch {
+	case !known:
+		s.count(start)
+		m.key, m.value = int32(start), int32(s.i)
+	case m.set:
+		line, _ := s.pos.place(int(m.key))
 		s.fail(start, path, "remove one of the two", "is set twice, first on line %d", line)
 	}
-	s.set[path] = true
-	s.note(path, start, s.i)
-	table[last] = s.value(path, depth)
+	m.set = true
+	s.marks[path] = m
 }
 
 // key reads a dotted key and gives its parts, until the next one is read.
@@ -286,12 +300,23 @@ func join(path, part string) string {
 		bare = isBare(part[i])
 	}
 	if !bare {
-		part = strconv.Quote(part)
+		part = quoted(part)
 	}
 	if path == "" {
 		return part
 	}
 	return path + "." + part
+}
+
+// quoted is strconv.Quote, which looks at nothing where there is nothing to
+// escape.
+func quoted(s string) string {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			return strconv.Quote(s)
+		}
+	}
+	return `"` + s + `"`
 }
 
 // element is the path of a list's element.
@@ -371,15 +396,20 @@ func (s *scanner) multiline(quote string) {
 func (s *scanner) array(path string, depth int) []any {
 	start := s.i
 	s.i++
-	list := []any{}
+	list, places := []any{}, s.lists[path][:0]
+	defer func() { s.lists[path] = places }()
 	for n := 0; ; n++ {
 		s.lines()
 		if s.peek() == ']' {
 			s.i++
 			return list
 		}
-		at := element(path, n)
-		s.note(at, s.i, s.i)
+		s.count(s.i)
+		places = append(places, int32(s.i))
+		at := ""
+		if c := s.peek(); c == '[' || c == '{' { // others have no use for their path
+			at = element(path, n)
+		}
 		list = append(list, s.value(at, depth+1))
 		if !s.comma(start, ']', "array") {
 			return list

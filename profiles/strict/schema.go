@@ -26,7 +26,8 @@ func (s *schemer) object(t reflect.Type, path string) map[string]any {
 
 func (s *schemer) table(n *node, t reflect.Type, path string) map[string]any {
 	properties := map[string]any{}
-	for name, kid := range n.kids {
+	for _, kid := range n.kids {
+		name := kid.name
 		full := join(path, name)
 		if kid.field == nil {
 			properties[name] = s.table(kid, t, full)

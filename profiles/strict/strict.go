@@ -142,7 +142,7 @@ func (p *Positions) tree(data []byte) (map[string]any, error) {
 	if len(errs) > 0 {
 		return nil, Join(p.file, nil, errs)
 	}
-	p.at = found
+	p.places = found
 	if tree != nil {
 		return tree, nil
 	}
@@ -185,11 +185,38 @@ type Positions struct {
 	whole bool // there are no lines to speak of
 	text  string
 	lines []int // byte offset of each line's first byte
-	at    map[string]mark
+	places
 }
 
-// mark is the byte offsets of a key and of its value.
-type mark struct{ key, value int }
+// places are where the keys of a file stand, by their paths, and the elements of
+// each list, which are too many to have a path each.
+type places struct {
+	at       map[string]mark
+	elements map[string][]int32
+}
+
+// mark is the byte offsets of a key and of its value, and whether it was given
+// one. A file is far smaller than what an int32 counts.
+type mark struct {
+	key, value int32
+	set        bool
+}
+
+// exactly looks a key up.
+func (p places) exactly(key string) (mark, bool) {
+	if m, ok := p.at[key]; ok {
+		return m, true
+	}
+	cut := strings.LastIndexByte(key, '[')
+	if cut < 0 || key[len(key)-1] != ']' {
+		return mark{}, false
+	}
+	n, err := strconv.Atoi(key[cut+1 : len(key)-1])
+	if list := p.elements[key[:cut]]; err == nil && n >= 0 && n < len(list) {
+		return mark{key: list[n], value: list[n], set: true}, true
+	}
+	return mark{}, false
+}
 
 // Whole makes the source one thing without lines, such as a word of a command
 // line: places are its name alone from now on.
@@ -197,11 +224,14 @@ func (p *Positions) Whole() { p.whole = true }
 
 func (p *Positions) index(data []byte) {
 	p.text = string(data)
-	p.lines = append(make([]int, 0, 1+bytes.Count(data, []byte{'\n'})), 0)
-	for i, c := range data {
-		if c == '\n' {
-			p.lines = append(p.lines, i+1)
+	p.lines = append(make([]int, 0, 1+strings.Count(p.text, "\n")), 0)
+	for at := 0; ; {
+		n := strings.IndexByte(p.text[at:], '\n')
+		if n < 0 {
+			return
 		}
+		at += n + 1
+		p.lines = append(p.lines, at)
 	}
 }
 
@@ -224,7 +254,7 @@ func (p *Positions) line(offset int) int {
 // "a.b" if that is all that the file has.
 func (p *Positions) find(key string) (mark, bool) {
 	for key != "" {
-		if m, ok := p.at[key]; ok {
+		if m, ok := p.exactly(key); ok {
 			return m, true
 		}
 		cut := strings.LastIndexAny(key, ".[")
@@ -238,7 +268,7 @@ func (p *Positions) find(key string) (mark, bool) {
 
 // Has says whether the file sets exactly this key.
 func (p *Positions) Has(key string) bool {
-	_, ok := p.at[key]
+	_, ok := p.exactly(key)
 	return ok
 }
 
@@ -247,6 +277,13 @@ func (p *Positions) Keys() []string {
 	out := make([]string, 0, len(p.at))
 	for key := range p.at {
 		out = append(out, key)
+	}
+	for list, offsets := range p.elements {
+		for i := range offsets {
+			if _, table := p.at[element(list, i)]; !table {
+				out = append(out, element(list, i))
+			}
+		}
 	}
 	sort.Strings(out)
 	return out
@@ -259,14 +296,22 @@ func (p *Positions) Of(key string) string {
 	if !ok || p.whole {
 		return p.file
 	}
-	return p.file + ":" + strconv.Itoa(p.line(m.key))
+	return p.file + ":" + strconv.Itoa(p.line(int(m.key)))
+}
+
+// OfElement is Of for an element of a list.
+func (p *Positions) OfElement(list string, i int) string {
+	if offsets := p.elements[list]; i < len(offsets) && !p.whole {
+		return p.file + ":" + strconv.Itoa(p.line(int(offsets[i])))
+	}
+	return p.Of(element(list, i))
 }
 
 // Errorf makes an Error about the value of a key. The hint may be empty.
 func (p *Positions) Errorf(key, hint, format string, args ...any) *Error {
 	e := &Error{File: p.file, Key: key, Msg: fmt.Sprintf(format, args...), Hint: hint}
 	if m, ok := p.find(key); ok && !p.whole {
-		e.Line, e.Column = p.place(m.value)
+		e.Line, e.Column = p.place(int(m.value))
 	}
 	return e
 }

@@ -140,12 +140,17 @@ func (d Duration) String() string { return time.Duration(d).String() }
 // and a half; "max" is no limit. It is kept in thousandths of a processor.
 type Percent int64
 
+// errPercent and errBudget complete "expected".
+var (
+	errPercent = errors.New(`a percentage of one processor such as "50%" or "200%", or "max"`)
+	errBudget  = errors.New(`a budget such as "20/h" (units s, min, h, d)`)
+)
+
 // ParseTOML reads a Percent.
 func (p *Percent) ParseTOML(v any) error {
-	want := errors.New(`a percentage of one processor such as "50%" or "200%", or "max"`)
 	s, ok := v.(string)
 	if !ok {
-		return want
+		return errPercent
 	}
 	if s == "max" {
 		*p = Unlimited
@@ -153,11 +158,15 @@ func (p *Percent) ParseTOML(v any) error {
 	}
 	number, found := strings.CutSuffix(s, "%")
 	if !found || !plainNumber(number) {
-		return want
+		return errPercent
+	}
+	if n, err := strconv.Atoi(number); err == nil && n >= 1 && n <= 1e6 { // without the tables of fractions
+		*p = Percent(n * 10)
+		return nil
 	}
 	f, err := strconv.ParseFloat(number, 64)
 	if err != nil {
-		return want
+		return errPercent
 	}
 	if f < 1 || f > 1e6 || math.IsNaN(f) {
 		return errors.New(`a percentage from "1%" to "1000000%"`)
@@ -184,18 +193,20 @@ type Budget struct {
 	Window time.Duration
 }
 
+// windows are the units of a Budget.
+var windows = map[string]time.Duration{"s": time.Second, "min": time.Minute, "h": time.Hour, "d": 24 * time.Hour}
+
 // ParseTOML reads a Budget.
 func (b *Budget) ParseTOML(v any) error {
-	want := errors.New(`a budget such as "20/h" (units s, min, h, d)`)
 	s, _ := v.(string)
 	count, unit, ok := strings.Cut(s, "/")
-	window, known := map[string]time.Duration{"s": time.Second, "min": time.Minute, "h": time.Hour, "d": 24 * time.Hour}[unit]
+	window, known := windows[unit]
 	if !ok || !known || !plainNumber(count) || strings.Contains(count, ".") || len(count) > 6 {
-		return want
+		return errBudget
 	}
 	n, err := strconv.Atoi(count)
 	if err != nil || n == 0 {
-		return want
+		return errBudget
 	}
 	b.Count, b.Window = n, window
 	return nil

@@ -86,22 +86,11 @@ func cpuRlimit(p *plan.Plan) *namespaces.Rlimit {
 
 // filterText says in numbers what a filter does.
 func filterText(f seccomp.Filter) string {
-	calls, err := f.Calls()
+	n, err := f.Counts()
 	if err != nil {
 		return "load the seccomp filter"
 	}
-	var allowed, conditional, refused int
-	for _, c := range calls {
-		switch last := c.Arms[len(c.Arms)-1]; {
-		case len(c.Arms) > 1 || len(last.Args) > 0:
-			conditional++
-		case last.Action == seccomp.ActAllow || last.Action == seccomp.ActLog:
-			allowed++
-		default:
-			refused++
-		}
-	}
-	text := fmt.Sprintf("load the seccomp filter: %d calls allowed, %d by their arguments, %d refused quietly", allowed, conditional, refused)
+	text := fmt.Sprintf("load the seccomp filter: %d calls allowed, %d by their arguments, %d refused quietly", n.Allowed, n.Conditional, n.Refused)
 	if n := len(f.Watch); n > 0 {
 		text += fmt.Sprintf(", %d observed", n)
 	}

@@ -73,18 +73,39 @@ func buildView(r Request) namespaces.View {
 // grants mounts what the plan's files name. A grant that lies inside another
 // one of the same tree with the same flags needs no mount of its own.
 func grants(v *namespaces.View, files []plan.File) {
-	sorted := slices.Clone(files)
-	slices.SortStableFunc(sorted, func(a, b plan.File) int { return strings.Compare(a.Path, b.Path) })
-	for _, f := range sorted {
+	byPath := func(a, b plan.File) int { return strings.Compare(a.Path, b.Path) }
+	if !slices.IsSortedFunc(files, byPath) { // a resolved plan's are
+		files = slices.Clone(files)
+		slices.SortStableFunc(files, byPath)
+	}
+	v.Mounts = make([]namespaces.Mount, 0, len(files)+standardMounts)
+	v.Landlock.Paths = make([]namespaces.PathRule, 0, len(files)+standardRules)
+	for i := range files {
+		f := &files[i]
 		m := namespaces.Mount{
 			Path: f.Path, From: f.From, Writable: writes(f.Access),
 			Exec: hasAny(f.Access, "execute"), Optional: f.Optional,
 		}
-		if !slices.ContainsFunc(v.Mounts, func(outer namespaces.Mount) bool { return covers(outer, m) }) {
+		if !coveredBy(v.Mounts, &m) {
 			v.Mounts = append(v.Mounts, m)
 		}
 		v.Landlock.Paths = append(v.Landlock.Paths, namespaces.PathRule{Path: f.Path, Access: f.Access, Optional: f.Optional})
 	}
+}
+
+// standardMounts and standardRules are at least as many as standard adds.
+const (
+	standardMounts = 4
+	standardRules  = 16
+)
+
+func coveredBy(outer []namespaces.Mount, m *namespaces.Mount) bool {
+	for i := range outer {
+		if covers(&outer[i], m) {
+			return true
+		}
+	}
+	return false
 }
 
 // grantAt is what a plan grants at a path.
@@ -143,7 +164,7 @@ func showLinks(v *namespaces.View, host *namespaces.Host, reals []string) {
 }
 
 // covers tells whether outer already shows what inner would.
-func covers(outer, inner namespaces.Mount) bool {
+func covers(outer, inner *namespaces.Mount) bool {
 	rest, ok := strings.CutPrefix(inner.Path, strings.TrimSuffix(outer.Path, "/"))
 	return ok && strings.HasPrefix(rest, "/") && !outer.Optional && path.Join(outer.From, rest) == inner.From &&
 		outer.Writable == inner.Writable && outer.Exec == inner.Exec
