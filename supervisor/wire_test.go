@@ -99,9 +99,7 @@ func TestFailedWiresLeaveNothing(t *testing.T) {
 		w.closePlugins()
 		w.closeHosts()
 	}
-	if after := descriptors(t); after > before {
-		t.Errorf("%d descriptors before, %d after", before, after)
-	}
+	noneOpened(t, before)
 }
 
 func TestBundles(t *testing.T) {
