@@ -8,6 +8,7 @@ FUZZTIME ?= 10s
 CHAOS_POINTS ?= 2000
 STARTS ?= 10000
 MODEL_STEPS ?= 1000000
+CONTINUITY_ROUNDS ?= 100
 GOLANGCI_LINT := v2.15.0
 
 # The command line is pure Go. The daemon links libseccomp; both are static, so
@@ -71,6 +72,10 @@ test-vm: build examples ## Run the suite on Debian's 6.1 and 6.12 kernels, cgrou
 
 chaos: build ## Kill, tear, fill up and starve a loaded daemon at CHAOS_POINTS (2000) points (root)
 	CORDON_CHAOS_POINTS=$(CHAOS_POINTS) go test -count=1 -timeout 60m -v -run TestChaos ./integration
+
+.PHONY: continuity
+continuity: build ## Kill a loaded daemon CONTINUITY_ROUNDS (100) times: plugins keep their processes (root)
+	CORDON_CONTINUITY_ROUNDS=$(CONTINUITY_ROUNDS) go test -count=1 -timeout 60m -v -run 'TestPluginsOutlive|TestUpgrade' ./integration
 
 .PHONY: model
 model: need-go ## Hold a plugin's actor against its reference model for MODEL_STEPS (1000000)

@@ -84,7 +84,12 @@ func (d *daemon) quarantined(name string) {
 func TestNothingOutlivesAKill(t *testing.T) {
 	for _, victim := range []string{"cordond", "cordon-keeper", "cordon-reaper", "main"} {
 		t.Run(victim, func(t *testing.T) {
-			d := startDaemon(t)
+			d := newDaemon(t)
+			if victim == "cordond" { // with continuity, nothing outlives the grace time: see TestNobodyComesForKeptPlugins
+				d.configure("[continuity]\ngrace = \"0s\"\n")
+			}
+			d.start()
+			t.Cleanup(func() { d.stop() })
 			d.must("install", staticPlugin(t), "--profile", "builtin:static")
 			d.must("start", "static")
 			if victim == "cordond" {

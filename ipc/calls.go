@@ -44,6 +44,7 @@ type calls struct {
 	overdue  []overdue
 	watching bool
 	pool     sync.Pool
+	journal  *Journal
 }
 
 func (t *calls) init(inFlight int) {
@@ -65,6 +66,7 @@ func (t *calls) begin(f *forwarded, x expected) (*pendingCall, error) {
 		return nil, ErrClosed
 	}
 	t.last++
+	t.journal.called(t.last)
 	pc.id, pc.early, pc.accept = t.last, x.early, x.accept
 	t.open[pc.id] = pc
 	return pc, nil

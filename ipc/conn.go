@@ -70,6 +70,10 @@ type Options struct {
 	// the peer is not shown. Peer-made text in it is quoted.
 	Log   func(text string)
 	Clock Clock
+	// Journal, if set, is kept so that another process can go on with the
+	// connection; with Resume this is that process, and there is no hello.
+	Journal *Journal
+	Resume  bool
 }
 
 func (o Options) withDefaults() Options {
@@ -122,6 +126,11 @@ type Conn struct {
 
 	deadline readDeadline
 	turn     turn
+	halt     halt
+	// readPlain reads, and notes nothing.
+	readPlain func([]byte) (int, error)
+	// unanswered are requests of the peer to the process before this one.
+	unanswered []string
 
 	// The reader's own, whoever has the turn.
 	frames frameReader
@@ -150,6 +159,15 @@ func NewConn(t Transport, o Options) *Conn {
 	c.frames = frameReader{read: t.reader(&c.st, &c.box, func() int64 { return c.frames.received }), framing: o.Framing, max: o.Limits.MaxFrame, partial: c.halfOpen}
 	if !o.Hello {
 		c.phase.Store(int32(PhaseReady))
+	}
+	if j := o.Journal; j != nil {
+		c.readPlain, c.frames.read = c.frames.read, c.readNoted
+		if o.Resume {
+			c.unanswered = c.goOn(j)
+		} else {
+			j.begin()
+		}
+		c.calls.journal, c.requests.journal, c.out.journal = j, j, j
 	}
 	return c
 }
@@ -219,7 +237,10 @@ func (c *Conn) end(cause error) {
 func (c *Conn) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { c.end(ctx.Err()) })
 	defer stop()
-	err := c.read()
+	err := c.answerUnanswered()
+	if err == nil {
+		err = c.read()
+	}
 	var broken *ProtocolError
 	if errors.As(err, &broken) {
 		c.st.breaches.Add(1)
@@ -231,6 +252,18 @@ func (c *Conn) Run(ctx context.Context) error {
 	CloseDescriptors(c.now.files)
 	c.handlers.Wait()
 	return c.cause
+}
+
+// answerUnanswered tells the peer that nobody works any more on what it asked
+// the process before this one.
+func (c *Conn) answerUnanswered() error {
+	for _, id := range c.unanswered {
+		if err := c.out.putNow(errorReply([]byte(id), &RPCError{Code: CodePluginGone, Message: "the host was restarted before it answered"})...); err != nil {
+			return err
+		}
+	}
+	c.unanswered = nil
+	return nil
 }
 
 // farewell tells a peer on our own protocol why it is cut off, if that needs no
@@ -283,6 +316,7 @@ func (c *Conn) halfOpen(begun bool) {
 	defer c.deadline.Unlock()
 	c.deadline.half = time.Time{}
 	if begun {
+		c.o.Journal.reading(true)
 		c.deadline.half = c.o.Clock.Now().Add(c.o.Limits.HalfOpen)
 	}
 	c.setDeadline()
@@ -306,8 +340,8 @@ func (c *Conn) interrupted() bool {
 func (c *Conn) setDeadline() {
 	at := c.deadline.half
 	switch {
-	case c.deadline.interrupted:
-		at = time.Unix(1, 0) // long past
+	case c.deadline.interrupted || c.deadline.halted:
+		at = longPast
 	case !c.deadline.leave.IsZero():
 		at = c.deadline.leave
 	}
@@ -320,6 +354,7 @@ type readDeadline struct {
 	half        time.Time // of a message that was begun
 	leave       time.Time // once writing failed: the last moment to read
 	interrupted bool      // a caller that reads must stop
+	halted      bool      // whoever reads must look whether to stand still
 }
 
 // writeFailed ends the connection when writing failed. A peer that closed its

@@ -127,6 +127,7 @@ func (c *Conn) offered(names []DescriptorKind) {
 		}
 	}
 	c.takes.Store(mask)
+	c.o.Journal.takes(mask)
 }
 
 // parcel is descriptors on their way out, owned by the queue.

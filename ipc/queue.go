@@ -33,6 +33,8 @@ type queue struct {
 
 	sock *net.UnixConn // what descriptors can be sent over; nil for none
 
+	journal *Journal
+
 	mu      sync.Mutex
 	pending []byte                           // frames nobody writes yet
 	spare   []byte                           // to become pending
@@ -214,6 +216,14 @@ func (q *queue) next() {
 	q.at, q.marks.active, q.marks.pending = 0, q.marks.pending, nil
 }
 
+// begin notes that a write may leave half a message behind: where it is not of
+// whole messages, or of too many bytes to be written at once.
+func (q *queue) begin(rest []byte) {
+	if q.journal != nil && (q.at > 0 || len(rest) > atomicWrite) {
+		q.journal.writing(true)
+	}
+}
+
 // written accounts for n bytes of active. Called without the lock, by whoever
 // set writing; it returns what is left of active. Descriptors that went along
 // are closed.
@@ -233,6 +243,9 @@ func (q *queue) written(n int, files *parcel) []byte {
 		q.spare = q.active[:0]
 	}
 	q.active = rest
+	if len(rest) == 0 {
+		q.journal.writing(false)
+	}
 	if n > 0 && q.room != nil {
 		close(q.room)
 		q.room = nil
@@ -245,6 +258,7 @@ func (q *queue) writeInline() {
 	rest := q.active // only the one who set writing changes it
 	for q.try != nil && len(rest) > 0 {
 		piece, files := segment(rest, q.at, q.marks.active)
+		q.begin(rest)
 		n, err := q.try.write(piece, files)
 		if err != nil {
 			q.fail(err)
@@ -269,6 +283,9 @@ func (q *queue) more() bool {
 		return true
 	}
 	q.writing = false
+	if q.err == nil {
+		q.journal.flushed()
+	}
 	closeMarks(q.marks.pending) // there are none unless it was closed
 	q.marks.pending = nil
 	return false
@@ -280,6 +297,7 @@ func (q *queue) drain() {
 	for {
 		for rest := q.active; len(rest) > 0; {
 			piece, files := segment(rest, q.at, q.marks.active)
+			q.begin(rest)
 			n, err := q.writeSome(piece[:min(len(piece), writeChunk)], files)
 			if err != nil {
 				q.fail(err)

@@ -21,6 +21,7 @@ type requests struct {
 	bytes    int
 	open     map[string]*served
 	empty    chan struct{} // closed when none is open; nil while nobody waits
+	journal  *Journal
 }
 
 // served is one request of the peer.
@@ -31,6 +32,7 @@ type served struct {
 	cancelled atomic.Bool
 	client    *Client
 	among     *requests
+	place     int // in the journal
 }
 
 // end removes the request and says whether it was open.
@@ -55,6 +57,7 @@ func (t *requests) begin(s *served) error {
 		return errBusy
 	}
 	t.open[s.id], s.among = s, t
+	s.place = t.journal.note(s.id)
 	t.bytes += s.bytes
 	return nil
 }
@@ -66,6 +69,7 @@ func (t *requests) end(s *served) bool {
 		return false
 	}
 	delete(t.open, s.id)
+	t.journal.answered(s.place)
 	t.bytes -= s.bytes
 	if len(t.open) == 0 && t.empty != nil {
 		close(t.empty)

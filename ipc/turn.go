@@ -66,6 +66,9 @@ func (c *Conn) give(h *handover) (cause error) {
 	if cause != nil {
 		c.interrupt(false)
 	}
+	if h == nil && c.frames.r == c.frames.w {
+		c.o.Journal.reading(false)
+	}
 	t.taken, t.cause = false, nil
 	if h == nil && c.others() {
 		h = &handover{}
@@ -194,6 +197,7 @@ func (c *Conn) linger() error {
 		t.mu.Unlock()
 		return nil
 	}
+	c.o.Journal.reading(false)
 	t.seen = t.round
 	select {
 	case <-t.back: // of an earlier time

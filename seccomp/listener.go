@@ -76,9 +76,10 @@ type Listener struct {
 type source struct {
 	handle Handler
 
-	mu      sync.RWMutex // held for reading while fd is in use
-	fd      int          // ours; -1 when it is closed
-	pending map[uint64]struct{}
+	mu      sync.RWMutex   // held for reading while fd is in use
+	fd      int            // ours; -1 when it is closed
+	pending map[uint64]int // received calls, with their place in kept; -1 is none
+	kept    *places        // nil keeps none
 }
 
 // notifySizes is struct seccomp_notif_sizes.
@@ -165,11 +166,23 @@ func (l *Listener) register(fd int, events uint32) error {
 // which it is just answering is finished; calls that were left pending get
 // EPERM. remove may be called more than once, and from the handler.
 func (l *Listener) Add(fd int, h Handler) (remove func(), err error) {
+	return l.AddKept(fd, nil, h)
+}
+
+// AddKept is Add that has the kernel write every call that it takes into
+// memory, of KeptSize bytes and zero at first, from before anything else knows
+// of it until it is answered: a process that has the same memory and listener
+// when this one was killed goes on with what was taken and not answered, which
+// AddKept does before it returns. Without memory it is Add.
+func (l *Listener) AddKept(fd int, memory []byte, h Handler) (remove func(), err error) {
 	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0) // #nosec G115 -- a descriptor
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen for system calls: descriptor %d: %w", fd, err)
 	}
-	s := &source{handle: h, fd: own, pending: make(map[uint64]struct{})}
+	s := &source{handle: h, fd: own, pending: make(map[uint64]int), kept: newPlaces(memory, l.sizes)}
+	for _, n := range l.left(s) {
+		l.answer(s, n)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
@@ -195,6 +208,7 @@ func (l *Listener) drop(s *source) {
 		_ = s.send(id, Verdict{}) // a call that is gone needs no answer
 	}
 	clear(s.pending)
+	s.kept.forgetAll()
 	delete(l.sources, int32(s.fd)) // #nosec G115 -- a descriptor
 	// Explicitly: others may hold the same open file, and then closing ours
 	// does not take it out of the set.
@@ -308,11 +322,15 @@ func (l *Listener) receive(s *source, buffer []uint64) (Notification, error) {
 	if err := s.ready(); err != nil {
 		return Notification{}, err
 	}
+	place, kept := s.kept.free(s.pending)
+	if place >= 0 {
+		buffer = kept
+	}
 	clear(buffer) // the kernel refuses what is not zero
 	switch errno := ioctl(s.fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&buffer[0])); errno {
 	case 0:
 		n := l.notification(s, unsafe.Slice((*byte)(unsafe.Pointer(&buffer[0])), notificationSize))
-		s.pending[n.ID] = struct{}{}
+		s.pending[n.ID] = place
 		return n, nil
 	case unix.EINTR, unix.ENOENT: // a signal to us; the call was interrupted or its thread ended
 		return Notification{}, errNothing
@@ -391,10 +409,12 @@ func (n Notification) Answer(v Verdict) error {
 	}
 	n.source.mu.Lock()
 	defer n.source.mu.Unlock()
-	if _, waits := n.source.pending[n.ID]; !waits || n.source.fd < 0 {
+	place, waits := n.source.pending[n.ID]
+	if !waits || n.source.fd < 0 {
 		return nil
 	}
 	delete(n.source.pending, n.ID)
+	defer n.source.kept.forget(place)
 	err := n.source.send(n.ID, v)
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil

@@ -78,6 +78,7 @@ func (p *plugin) change(next *plan.Plan, by string) (a control.Adjusted, err err
 	a.Changed = live
 	p.run.judge.Change(merged)
 	p.run.inForce.Store(merged)
+	p.writeBook(p.run)
 	p.plan, p.policy = merged, merged.Lifecycle
 	p.record.PolicyDigest, p.record.PlanDigest = merged.PolicyDigest(), p.run.proc.PlanDigest()
 	p.publish()

@@ -19,6 +19,7 @@ import (
 	"github.com/cordonhq/cordon/supervisor/broker"
 	"github.com/cordonhq/cordon/supervisor/contract"
 	"github.com/cordonhq/cordon/supervisor/control"
+	"github.com/cordonhq/cordon/supervisor/launch"
 	"github.com/cordonhq/cordon/supervisor/store"
 	"github.com/cordonhq/cordon/supervisor/violation"
 	"github.com/cordonhq/cordon/supervisor/volume"
@@ -67,6 +68,7 @@ type plugin struct {
 	walking   sync.WaitGroup
 	hit       *violation.Violation // the violation that is being answered
 	waiting   []waiter
+	again     bool // it ran when its daemon went, and could not be gone on with
 	stopTimer func()
 	saving    bool  // a later save is due
 	unsaved   bool  // the disk has less than record
@@ -109,12 +111,31 @@ type running struct {
 	settled  chan struct{}   // closed when its end, and why it came, are published
 	ctx      context.Context //nolint:containedctx // of the process's own life
 	cancel   context.CancelFunc
+	// digest is of the bundle; adopted says that an earlier daemon began it.
+	digest   string
+	adopted  bool
+	booking  sync.Mutex // serialises writeBook
+	loosened sync.Once
+}
+
+func newRunning(number uint64, caps *broker.Session, b *Bundle, proc Process, conn Conn, pl *plan.Plan, changed func(control.Circuit)) *running {
+	run := &running{
+		number: number, caps: caps, contract: b.Contract, digest: b.Digest, proc: proc, conn: conn,
+		judge: violation.NewJudge(pl), settled: make(chan struct{}), breaker: newCircuits(changed),
+	}
+	run.inForce.Store(pl)
+	run.ctx, run.cancel = context.WithCancel(context.Background())
+	return run
 }
 
 func (r *running) plan() *plan.Plan { return r.inForce.Load() }
 
 // newPlugin makes the actor of a record that is in the store. Call go loop.
-func newPlugin(s *shared, r store.Record) (*plugin, error) {
+func newPlugin(s *shared, r store.Record) (*plugin, error) { return newHeir(s, r, nil, nil) }
+
+// newHeir is newPlugin for one that an earlier daemon left running, or lost: left
+// is gone on with if that is possible.
+func newHeir(s *shared, r store.Record, left *launch.Left, lost error) (*plugin, error) {
 	log, err := openLog(filepath.Join(s.stateDir, "logs", r.Name+".log"), s.clock)
 	if err != nil {
 		return nil, err
@@ -124,7 +145,19 @@ func newPlugin(s *shared, r store.Record) (*plugin, error) {
 		record: r, policy: defaultPolicy(), stopTimer: func() {}, cancel: func() {},
 		budget: newTokens(auditRate, auditBurst, s.clock.Now()),
 	}
+	if left != nil {
+		lost = p.adopt(left)
+	}
+	if p.run != nil {
+		p.state = lifecycle{Phase: r.State, Process: alive, Run: p.run.number, Since: r.Since, Reason: r.Reason, Restarts: r.Restarts}
+		p.publish()
+		return p, nil
+	}
 	p.state = restored(r, s.clock.Now())
+	if lost != nil {
+		p.again, p.state.Reason = true, "daemon-crash: "+lost.Error()
+		p.logger.Warn("cannot go on with what ran", "plugin", p.name, "err", lost)
+	}
 	if p.state.Phase != r.State {
 		p.save()
 	}
@@ -583,6 +616,7 @@ func (p *plugin) goodbye() {
 	if run == nil || run.conn == nil {
 		return
 	}
+	p.loosen(run)
 	p.walking.Go(func() {
 		ctx, cancel := context.WithTimeout(run.ctx, goodbyeMax)
 		defer cancel()
@@ -640,6 +674,7 @@ func (p *plugin) free() {
 func (p *plugin) discard(r *running) {
 	r.cancel()
 	closeSession(r.caps)
+	p.loosen(r)
 	if r.conn != nil {
 		p.logFailure("close connection", r.conn.Close())
 	}

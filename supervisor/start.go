@@ -130,11 +130,29 @@ func (p *plugin) spawn(ctx context.Context, number uint64, bundle *Bundle, req l
 	}
 	defer w.closePlugins()
 	caps := p.capabilities(number, bundle, &req)
-	conn, err := p.connector.Connect(w.transport, req.Name, req.Plan, handlerOf(caps))
+	book, journal, err := p.book()
 	if err != nil {
 		closeSession(caps)
 		w.closeHosts()
 		return nil, &stepError{"connect", err}
+	}
+	conn, err := p.connect(w.transport, req.Name, req.Plan, handlerOf(caps), KeptConn{Journal: journal})
+	if err != nil {
+		closeSession(caps)
+		w.closeHosts()
+		closeBook(book)
+		return nil, &stepError{"connect", err}
+	}
+	if book != nil {
+		files, err := w.keepFiles()
+		if err != nil {
+			closeSession(caps)
+			w.closeHosts()
+			closeBook(book)
+			return nil, &stepError{"connect", errors.Join(err, conn.Close())}
+		}
+		defer closeFiles(files)
+		req.Keep = &launch.Keep{Book: book, Files: files}
 	}
 	req.Stdin, req.Stdout, req.Stderr, req.Socket = w.stdin, w.stdout, w.stderr, w.socket
 	req.OnViolation = func(v violation.Violation) { p.violated(number, v) }
@@ -143,11 +161,10 @@ func (p *plugin) spawn(ctx context.Context, number uint64, bundle *Bundle, req l
 	if err != nil {
 		closeSession(caps)
 		w.closeHosts()
+		closeBook(book)
 		return nil, &stepError{"launch", errors.Join(err, conn.Close())}
 	}
-	run := &running{number: number, caps: caps, contract: bundle.Contract, proc: proc, conn: conn, judge: violation.NewJudge(req.Plan), settled: make(chan struct{}), breaker: newCircuits(p.circuitChanged)}
-	run.inForce.Store(req.Plan)
-	run.ctx, run.cancel = context.WithCancel(context.Background())
+	run := newRunning(number, caps, bundle, proc, conn, req.Plan, p.circuitChanged)
 	for _, l := range w.logs {
 		go p.log.copyFrom(l.stream, l.file)
 	}
@@ -169,6 +186,7 @@ func (p *plugin) greet(run *running) error {
 		return &stepError{"hello", err}
 	}
 	run.hello.Store(&said)
+	p.writeBook(run)
 	p.box.post(message{event: event{Kind: evReady, Run: run.number}})
 	go p.watchHealth(run)
 	return nil
@@ -176,7 +194,9 @@ func (p *plugin) greet(run *running) error {
 
 // serve runs the connection to its end.
 func (p *plugin) serve(run *running) {
-	p.broke(run, run.conn.Run(run.ctx))
+	err := run.conn.Run(run.ctx)
+	p.loosen(run)
+	p.broke(run, err)
 	p.box.post(message{event: event{Kind: evDisconnected, Run: run.number}})
 }
 
@@ -184,6 +204,10 @@ func (p *plugin) serve(run *running) {
 // message that was cut off is how a killed peer looks, and none.
 func (p *plugin) broke(run *running, err error) {
 	var broken *ipc.ProtocolError
+	if errors.As(err, &broken) && run.outOfStep() { // our doing, not the plugin's
+		p.box.post(message{event: event{Kind: evUnhealthy, Run: run.number, Reason: "daemon-crash: its connection could not be gone on with: " + breachInWords(broken)}})
+		return
+	}
 	if !errors.As(err, &broken) || broken.Code == ipc.BreachTruncated || !run.told.CompareAndSwap(false, true) {
 		return
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/cordonhq/cordon/supervisor/audit"
 	"github.com/cordonhq/cordon/supervisor/broker"
 	"github.com/cordonhq/cordon/supervisor/control"
+	"github.com/cordonhq/cordon/supervisor/launch"
 	"github.com/cordonhq/cordon/supervisor/store"
 )
 
@@ -106,8 +107,8 @@ type Supervisor struct {
 }
 
 // New makes the actors of all plugins in the store. Nothing starts before
-// StartEnabled. What ran when the last daemon ended is stopped, what was
-// quarantined is so still.
+// StartEnabled. What ran when the last daemon ended is gone on with, or stopped;
+// what was quarantined is so still.
 func New(c Config) (*Supervisor, error) {
 	s := &Supervisor{shared: sharedOf(c), reload: c.Reload, plugins: map[string]*plugin{}}
 	s.forgotten = s.forgetPlugin
@@ -120,8 +121,9 @@ func New(c Config) (*Supervisor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the state: %w", err)
 	}
+	wanted, lost := s.inherit(records)
 	for _, r := range records {
-		if err := s.add(r); err != nil {
+		if err := s.heir(r, wanted[r.Name], lost[r.Name]); err != nil {
 			s.stopAll(context.Background())
 			return nil, err
 		}
@@ -168,14 +170,24 @@ func makeDirs(root string) error {
 }
 
 // add makes the actor of a record and starts it.
-func (s *Supervisor) add(r store.Record) error {
-	p, err := newPlugin(s.shared, r)
+func (s *Supervisor) add(r store.Record) error { return s.heir(r, nil, nil) }
+
+// heir is add of one that an earlier daemon left, or lost.
+func (s *Supervisor) heir(r store.Record, left *launch.Left, lost error) error {
+	p, err := newHeir(s.shared, r, left, lost)
 	if err != nil {
 		return fmt.Errorf("cannot take up plugin %s: %w", r.Name, err)
 	}
 	s.mu.Lock()
 	s.plugins[r.Name] = p
 	s.mu.Unlock()
+	if p.run != nil {
+		p.goOn()
+		p.auditEvent(control.Event{
+			Plugin: r.Name, Kind: "adopted", Actor: "daemon", Text: r.Name + " runs on under another cordond",
+			Data: map[string]any{"pid": p.run.proc.PID(), "plan_digest": r.PlanDigest},
+		})
+	}
 	go p.loop()
 	return nil
 }
@@ -226,10 +238,11 @@ func (s *Supervisor) get(name string) (*plugin, error) {
 	return p, nil
 }
 
-// StartEnabled starts every enabled plugin that is stopped, and does not wait.
+// StartEnabled starts every plugin that is stopped and enabled, or ran when the
+// last daemon went and could not be gone on with. It does not wait.
 func (s *Supervisor) StartEnabled() {
 	for _, p := range s.all() {
-		if r := p.shown.Load().record; r.Enabled && r.State == control.Stopped {
+		if r := p.shown.Load().record; (r.Enabled || p.again) && r.State == control.Stopped {
 			p.box.post(message{event: event{Kind: evStart}})
 		}
 	}

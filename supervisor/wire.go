@@ -26,6 +26,15 @@ func WithLauncher(l *launch.Launcher) Launcher { return realLauncher{l} }
 
 type realLauncher struct{ *launch.Launcher }
 
+// Adopt implements keeper.
+func (l realLauncher) Adopt(k *launch.Left, r launch.Request) (Process, error) {
+	p, err := l.Launcher.Adopt(k, r)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
 // Start marks the errors that another try will not mend.
 func (l realLauncher) Start(ctx context.Context, r launch.Request) (Process, error) {
 	p, err := l.Launcher.Start(ctx, r)
@@ -177,13 +186,20 @@ type IPC struct {
 
 // Connect implements Connector.
 func (c IPC) Connect(t ipc.Transport, name string, p *plan.Plan, handler ipc.Handler) (Conn, error) {
+	return c.ConnectKept(t, name, p, handler, KeptConn{})
+}
+
+// ConnectKept is Connect for a connection that another process may go on with,
+// or goes on with.
+func (c IPC) ConnectKept(t ipc.Transport, name string, p *plan.Plan, handler ipc.Handler, k KeptConn) (Conn, error) {
 	log := func(text string) { c.Logger.Info(text, "plugin", name) }
 	return &ipcConn{
 		Conn: ipc.NewConn(t, ipc.Options{
-			Protocol: p.Protocol, Limits: p.IPC, Hello: p.Protocol != ipc.ProtocolJSONRPC, Log: log,
-			Handler: handler,
+			Protocol: p.Protocol, Limits: p.IPC, Hello: p.Protocol != ipc.ProtocolJSONRPC && !k.Resume, Log: log,
+			Handler: handler, Journal: k.Journal, Resume: k.Resume,
 		}),
-		host: ipc.HostInfo{Plugin: name, Version: c.Version, RootURI: "file:///data"},
+		host:  ipc.HostInfo{Plugin: name, Version: c.Version, RootURI: "file:///data"},
+		hello: k.Hello,
 	}, nil
 }
 

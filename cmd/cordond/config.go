@@ -26,7 +26,9 @@ type config struct {
 	Daemon   daemonTable      `toml:"daemon"`
 	Ceiling  profiles.Ceiling `toml:"ceiling"`
 	Evidence evidenceTable    `toml:"evidence"`
-	Secret   []secretTable    `toml:"secret"`
+	// Continuity is what becomes of plugins when the daemon goes.
+	Continuity continuityTable `toml:"continuity"`
+	Secret     []secretTable   `toml:"secret"`
 }
 
 // secretTable is one [[secret]]: its name, and exactly one place where it is.
@@ -63,6 +65,27 @@ func (c config) secrets() (map[string]secret.Source, error) {
 	}
 	return out, nil
 }
+
+// continuityTable is [continuity].
+type continuityTable struct {
+	// Grace is how long plugins run on, with every wall up, when the daemon was
+	// killed, until another goes on with them; then they end. 0s ends them with
+	// the daemon.
+	Grace strict.Duration `toml:"grace"`
+}
+
+// maxGrace bounds how long plugins may run that nobody watches.
+const maxGrace = 10 * time.Minute
+
+func (t continuityTable) check() error {
+	if t.Grace < 0 || time.Duration(t.Grace) > maxGrace {
+		return fmt.Errorf("continuity.grace: expected from 0s to %v, got %v", maxGrace, time.Duration(t.Grace))
+	}
+	return nil
+}
+
+// keeperSocket is where a successor finds the keeper.
+func (t daemonTable) keeperSocket() string { return filepath.Join(t.RuntimeDir, "keeper.sock") }
 
 // evidenceTable is [evidence]: what is kept of quarantines.
 type evidenceTable struct {
@@ -126,8 +149,9 @@ func defaults() config {
 			StateDir: "/var/lib/cordon", RuntimeDir: filepath.Dir(control.DefaultSocket), ProfilesDir: "/etc/cordon/profiles",
 			CgroupRoot: "cordon", UIDBase: launch.DefaultUIDBase, UIDCount: launch.DefaultUIDCount,
 		},
-		Ceiling:  *profiles.DefaultCeiling(),
-		Evidence: evidenceTable{MaxSize: 256 << 20, Keep: 16, MaxAge: strict.Duration(90 * 24 * time.Hour)},
+		Ceiling:    *profiles.DefaultCeiling(),
+		Evidence:   evidenceTable{MaxSize: 256 << 20, Keep: 16, MaxAge: strict.Duration(90 * 24 * time.Hour)},
+		Continuity: continuityTable{Grace: strict.Duration(30 * time.Second)},
 	}
 }
 
@@ -151,7 +175,7 @@ func loadConfig(file string, asked bool) (c config, found bool, err error) {
 	}
 	_, wrong := c.Evidence.rules()
 	_, wrongSecrets := c.secrets()
-	if err := errors.Join(c.check(), c.Ceiling.Validate(), wrong, wrongSecrets); err != nil {
+	if err := errors.Join(c.check(), c.Ceiling.Validate(), c.Continuity.check(), wrong, wrongSecrets); err != nil {
 		return c, true, fmt.Errorf("cannot use %s: %w", file, err)
 	}
 	return c, true, nil
@@ -194,6 +218,9 @@ func (c config) check() error {
 		if !filepath.IsAbs(p.value) || filepath.Clean(p.value) != p.value || p.value == "/" {
 			errs = append(errs, fmt.Errorf("daemon.%s: expected an absolute path without '..' or a final slash, got %q", p.key, p.value))
 		}
+	}
+	if n := len(d.keeperSocket()); n > maxSocketPath && len(d.Socket) <= maxSocketPath {
+		errs = append(errs, fmt.Errorf("daemon.runtime_dir: expected at most %d bytes, got %d", maxSocketPath-len("/keeper.sock"), len(d.RuntimeDir)))
 	}
 	if len(d.Socket) > maxSocketPath {
 		errs = append(errs, fmt.Errorf("daemon.socket: expected at most %d bytes, got %d", maxSocketPath, len(d.Socket)))

@@ -199,9 +199,10 @@ func (d *daemon) openLauncher() error {
 	}
 	launcher, err := launch.New(launch.Config{
 		CgroupRoot: c.CgroupRoot, UIDBase: c.UIDBase, UIDCount: c.UIDCount, RuntimeDir: c.RuntimeDir,
-		Compile: seccomp.NewCache(cache, compile.Compile, compile.Version()).Program,
-		Refuses: bundles.Refuses,
-		Ready:   readyStarts, ReadyFails: d.readyFails, Templates: keptTemplates,
+		Compile:    seccomp.NewCache(cache, compile.Compile, compile.Version()).Program,
+		Refuses:    bundles.Refuses,
+		Continuity: launch.Continuity{Grace: time.Duration(d.config.Continuity.Grace), Socket: c.keeperSocket()},
+		Ready:      readyStarts, ReadyFails: d.readyFails, Templates: keptTemplates,
 	})
 	if err != nil {
 		return err

@@ -196,6 +196,9 @@ func (p *Process) report(v violation.Violation) {
 	v.NotEnforced = v.Wall == violation.Seccomp && v.Action == violation.Log && !v.Killed
 	v.PolicyDigest, v.PlanDigest = p.inForce.Load().digests()
 	violation.Explain(&v, p.plan())
+	if contains(v.Action) {
+		p.book.hit(v)
+	}
 	if p.r.OnViolation != nil {
 		p.r.OnViolation(v)
 	}

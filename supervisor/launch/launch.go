@@ -40,6 +40,9 @@ type Config struct {
 	// Once is for a launcher whose first start follows at once: its keeper and a
 	// network namespace for it are made while New does the rest.
 	Once bool
+	// Continuity is for plugins that shall outlive this process; without it they
+	// end with it.
+	Continuity Continuity
 	// Templates is for how many plans, those used last, a mount namespace is kept
 	// that starts enter a copy of, instead of making each its own from nothing; 0
 	// keeps none.
@@ -63,6 +66,9 @@ type Request struct {
 	// Stdin, Stdout, Stderr and Socket (descriptor 3, may be nil) go to the
 	// plugin. The caller keeps and closes its own copies.
 	Stdin, Stdout, Stderr, Socket *os.File
+	// Keep is what a successor of this process needs to go on with the plugin; nil
+	// is for one that ends with it. The Book is the process's then.
+	Keep *Keep
 	// KeepWalls has the walls read back before the first instruction and kept,
 	// for a plugin that may have ended when it is asked for them.
 	KeepWalls bool

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -52,6 +53,8 @@ type Launcher struct {
 	mu     sync.Mutex
 	keeper *namespaces.Keeper // nil until the first start, and after it has gone
 	closed bool
+
+	left []*Left // by an earlier daemon
 }
 
 // maxStarts is how many starts are under way at a time, as many as the keeper
@@ -93,6 +96,10 @@ func New(cfg Config) (_ *Launcher, err error) {
 	}
 	l.templates.max = cfg.Templates
 	back.add(l.tree.Close)
+	if err = l.takeOver(); err != nil {
+		return nil, err
+	}
+	back.add(l.dropKeeper)
 	if _, err = l.tree.Sweep(); err != nil {
 		return nil, fmt.Errorf("cannot end what an earlier run left: %w", err)
 	}
@@ -209,10 +216,24 @@ func (l *Launcher) kept() (*namespaces.Keeper, error) {
 		}
 	}
 	k, err := namespaces.StartKeeper()
-	if err == nil {
-		l.keeper = k
+	if err != nil {
+		return nil, err
 	}
-	return k, err
+	if c := l.cfg.Continuity; c.Grace > 0 {
+		if err := k.KeepFor(c.Grace, c.Socket); err != nil {
+			return nil, errors.Join(err, k.Close())
+		}
+	}
+	l.keeper = k
+	return k, nil
+}
+
+// dropKeeper has what was taken over from an earlier daemon end with the keeper.
+func (l *Launcher) dropKeeper() error {
+	if l.keeper == nil || l.cfg.Continuity.Socket == "" {
+		return nil
+	}
+	return l.keeper.KeepFor(0, "")
 }
 
 // Close ends every plugin, whatever it does, and leaves no process, group or
@@ -222,7 +243,15 @@ func (l *Launcher) Close() error {
 	l.dropFirst()
 	var errs []error
 	if k != nil {
+		if l.cfg.Continuity.Grace > 0 { // this end is meant; an error is that it has ended
+			_ = k.KeepFor(0, "")
+		}
 		errs = append(errs, k.Close())
+	}
+	if socket := l.cfg.Continuity.Socket; socket != "" {
+		if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("cannot remove the keeper's socket: %w", err))
+		}
 	}
 	l.early.Wait()
 	errs = append(errs, together(l.ready.close, l.listener.Close, l.deaths.close, l.watcher.Close, l.users.close, l.templates.close, l.parents.close))

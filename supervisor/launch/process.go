@@ -29,6 +29,7 @@ type Process struct {
 	view    namespaces.View
 	host    namespaces.Host
 	doors   []string // see start
+	book    *Book    // for a successor; nil without one
 
 	child  *namespaces.Child
 	walls  Enforced // as read at the gate
@@ -62,6 +63,9 @@ func (p *Process) adopt(child *namespaces.Child) error {
 	p.l.deaths.expect(p)
 	go p.decode()
 	err := p.watch()
+	if err == nil {
+		_ = p.note() // without, no successor goes on with it
+	}
 	if err != nil { // unwatched is unwalled: end it
 		_ = child.Signal(syscall.SIGKILL)
 	}
@@ -76,7 +80,7 @@ func (p *Process) adopt(child *namespaces.Child) error {
 // watch arms every detector.
 func (p *Process) watch() error {
 	if p.child.Listener != nil {
-		remove, err := p.l.listener.Add(int(p.child.Listener.Fd()), p.onCall)
+		remove, err := p.l.listener.AddKept(int(p.child.Listener.Fd()), p.book.calls(), p.onCall)
 		if err != nil {
 			return errors.Join(err, p.child.Listener.Close())
 		}
@@ -99,7 +103,7 @@ func (p *Process) watch() error {
 	}
 	if wall := p.plan().Time.Wall; wall > 0 && !switchedOff("time.wall") {
 		p.timed = make(chan struct{})
-		p.timer = time.AfterFunc(wall, func() {
+		p.timer = time.AfterFunc(wall-time.Since(p.child.Started), func() {
 			defer close(p.timed)
 			p.onTime("time.wall", wall)
 		})
@@ -287,6 +291,9 @@ func (p *Process) Release() error {
 	err := p.group.Remove()
 	if err != nil {
 		err = errors.Join(err, p.group.Abandon())
+	}
+	if p.book != nil {
+		err = errors.Join(err, p.book.Close())
 	}
 	return errors.Join(err, p.child.Forget(), p.lease.release())
 }

@@ -473,6 +473,11 @@ func (s *start) groupFiles() error {
 	if f := s.group.LockFile(); f != nil {
 		s.host.Holds = append(s.host.Holds, s.file(f))
 	}
+	if keep := s.r.Keep; keep != nil {
+		for _, f := range append([]*os.File{keep.Book.file}, keep.Files...) {
+			s.host.Kept = append(s.host.Kept, s.file(f))
+		}
+	}
 	if f := s.group.KillFile(); f != nil {
 		s.host.Kill = s.file(f)
 	} else if f := s.group.ThawFile(); f != nil {
@@ -729,6 +734,9 @@ func (s *start) process() (*Process, error) {
 		urgent:  make(chan *call, 1),
 		worked:  make(chan struct{}),
 		done:    make(chan struct{}),
+	}
+	if s.r.Keep != nil {
+		p.book = s.r.Keep.Book
 	}
 	p.inForce.Store(remake(s.r.Plan))
 	return p, nil

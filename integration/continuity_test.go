@@ -1,0 +1,262 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cordonhq/cordon/ipc"
+	"github.com/cordonhq/cordon/supervisor/audit"
+	"github.com/cordonhq/cordon/supervisor/control"
+)
+
+// continuityRounds is how many kills and how many upgrades are a part of every
+// test run; make continuity has ten times as many.
+const continuityRounds = 10
+
+// socketProgram speaks the plugin's socket: it answers the hello and every call,
+// a "slow" one after a while, and has asked its host something before.
+const socketProgram = `#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static char line[1 << 20], out[4096];
+static void all(char *at, size_t n, int in) {
+	while (n > 0) {
+		ssize_t got = in ? read(3, at, n) : write(3, at, n);
+		if (got <= 0) exit(0);
+		at += got;
+		n -= got;
+	}
+}
+int main(void) {
+	for (;;) {
+		unsigned char head[4];
+		all((char *)head, 4, 1);
+		size_t n = (size_t)head[1] << 16 | head[2] << 8 | head[3];
+		all(line, n, 1);
+		line[n] = 0;
+		char *id = strstr(line, "\"id\":");
+		if (!id || strstr(line, "$/cancelRequest")) continue;
+		id += 5;
+		id[strcspn(id, ",}")] = 0;
+		const char *rest = line + strlen(line) + 1;
+		if (strstr(rest, "\"slow\"")) usleep(100000);
+		n = (size_t)snprintf(out + 4, sizeof out - 4, "{\"jsonrpc\":\"2.0\",\"id\":%s,\"result\":{\"api\":1,\"pid\":%d}}", id, getpid());
+		out[0] = out[1] = 0;
+		out[2] = (char)(n >> 8);
+		out[3] = (char)n;
+		all(out, n + 4, 0);
+	}
+}
+`
+
+// lastingPlugins are one on a socket and one on stdio.
+var lastingPlugins = []string{"on-socket", "on-stdio"}
+
+func continuityDaemon(t *testing.T) *daemon {
+	t.Helper()
+	d := startDaemon(t)
+	for name, p := range map[string][2]string{"on-socket": {"cordon", socketProgram}, "on-stdio": {"jsonrpc", chaosProgram}} {
+		dir := bundle(t, name, p[0], map[string]string{"main.c": p[1]}, "./main")
+		if out, err := exec.Command("gcc", "-O1", "-static", "-o", dir+"/main", dir+"/main.c").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		d.must("install", dir, "--profile", "builtin:static")
+		d.must("start", name)
+	}
+	return d
+}
+
+func (d *daemon) pids() map[string]int {
+	d.t.Helper()
+	var list []control.Status
+	d.json(&list, "ps")
+	pids := map[string]int{}
+	for _, s := range list {
+		if s.State == control.Running {
+			pids[s.Name] = s.PID
+		}
+	}
+	return pids
+}
+
+// callers calls plugins until it is told to end, each caller over connections of
+// its own, and notes how that went.
+type callers struct {
+	socket string
+	ctx    context.Context //nolint:containedctx // of the callers' own life
+	cancel context.CancelFunc
+	wait   sync.WaitGroup
+	made   atomic.Int64
+
+	mu     sync.Mutex
+	failed []failedCall
+}
+
+// failedCall is a call that failed, and when it was made.
+type failedCall struct {
+	name string
+	at   time.Time
+	err  error
+}
+
+func (d *daemon) callers(n int, method string) *callers {
+	c := &callers{socket: d.dir + "/run/cordon.sock"}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	for i := range n {
+		c.wait.Go(func() { c.work(lastingPlugins[i%len(lastingPlugins)], method) })
+	}
+	return c
+}
+
+func (c *callers) work(name, method string) {
+	var client *control.Client
+	defer func() {
+		if client != nil {
+			_ = client.Close()
+		}
+	}()
+	for c.ctx.Err() == nil {
+		if client == nil || client.Ended() {
+			if client != nil {
+				_ = client.Close()
+			}
+			var err error
+			if client, err = control.Dial(c.ctx, c.socket); err != nil { // between two daemons: nothing was called
+				client = nil
+				<-time.After(time.Millisecond)
+				continue
+			}
+		}
+		began := time.Now()
+		_, err := client.CallPlugin(c.ctx, control.CallParams{Name: name, Method: method, Timeout: time.Minute})
+		c.made.Add(1)
+		if err != nil && c.ctx.Err() == nil {
+			c.mu.Lock()
+			c.failed = append(c.failed, failedCall{name, began, err})
+			c.mu.Unlock()
+		}
+	}
+}
+
+// after waits for so many calls more.
+func (c *callers) after(t *testing.T, n int64) {
+	t.Helper()
+	from := c.made.Load()
+	eventually(t, "calls are made", func() bool { return c.made.Load() >= from+n })
+}
+
+func (c *callers) end() []failedCall {
+	c.cancel()
+	c.wait.Wait()
+	return c.failed
+}
+
+// TestPluginsOutliveKilledDaemons kills the daemon again and again under load:
+// plugins keep their processes, and only calls in flight fail, with one code.
+func TestPluginsOutliveKilledDaemons(t *testing.T) {
+	rounds := chaosNumber(t, "CORDON_CONTINUITY_ROUNDS", continuityRounds)
+	d := continuityDaemon(t)
+	before := d.pids()
+	const callersAtOnce = 4
+	for round := range rounds {
+		load := d.callers(callersAtOnce, "ping")
+		load.after(t, 10)
+		d.kill()
+		gone := time.Now() // the kernel has closed all that it held
+		began := gone
+		d.start()
+		took := time.Since(began)
+		load.after(t, 10)
+		failed := load.end()
+		for _, f := range failed {
+			var e *control.Error
+			if f.at.After(gone) || !errors.As(f.err, &e) || e.Code != ipc.CodePluginGone {
+				t.Errorf("round %d: a call of %s, made %v before the daemon had gone, is not one in flight: %v", round, f.name, gone.Sub(f.at), f.err)
+			}
+		}
+		if now := d.pids(); fmt.Sprint(now) != fmt.Sprint(before) {
+			t.Fatalf("round %d: the processes were %v and are %v\n%s", round, before, now, d.log)
+		}
+		t.Logf("round %d: %d calls failed, the next daemon answered after %v", round, len(failed), took)
+	}
+	if _, err := audit.VerifyFiles(d.dir+"/state/audit.jsonl", ""); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNobodyComesForKeptPlugins: without another daemon they end, in time.
+func TestNobodyComesForKeptPlugins(t *testing.T) {
+	d := newDaemon(t)
+	d.configure("[continuity]\ngrace = \"1s\"\n")
+	d.start()
+	d.must("install", staticPlugin(t), "--profile", "builtin:static")
+	d.must("start", "static")
+	d.kill()
+	eventually(t, "nothing of the killed daemon is left", func() bool { return len(leftovers(d.root)) == 0 })
+	d.start()
+	if len(d.pids()) != 0 {
+		t.Errorf("it runs again: %v", d.pids())
+	}
+	d.stop()
+}
+
+// TestContainedStaysContained: a plugin that stood still when its daemon was
+// killed, before that could write down why, is quarantined by the next.
+func TestContainedStaysContained(t *testing.T) {
+	d := continuityDaemon(t)
+	pid := d.pids()["on-stdio"]
+	d.kill()
+	freeze(t, pid)
+	d.start()
+	d.quarantined("on-stdio")
+	if now := d.pids(); now["on-socket"] == 0 {
+		t.Errorf("the other one does not run: %v", now)
+	}
+	eventually(t, "the quarantined one has ended", func() bool { return syscall.Kill(pid, 0) != nil })
+}
+
+// freeze freezes the group of a process, as its daemon would have.
+func freeze(t *testing.T, pid int) {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
+		if !ok {
+			continue
+		}
+		for _, root := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
+			if err = os.WriteFile(filepath.Join(root, path, "cgroup.freeze"), []byte("1"), 0); err == nil {
+				return
+			}
+		}
+	}
+	t.Fatalf("cannot freeze: %v", err)
+}
+
+// configure adds to the configuration of a daemon that is not started yet.
+func (d *daemon) configure(text string) {
+	d.t.Helper()
+	file := d.dir + "/cordond.toml"
+	now, err := os.ReadFile(file)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if err := os.WriteFile(file, append(now, text...), 0o600); err != nil {
+		d.t.Fatal(err)
+	}
+}

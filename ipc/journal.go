@@ -1,0 +1,312 @@
+package ipc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+)
+
+// JournalSize is how many bytes of memory a journal takes.
+const JournalSize = 4096
+
+// Journal is what another process must know to go on with a connection when
+// this one is killed: whether the stream stands between two messages both ways,
+// which of the peer's requests have no answer yet, and which ids were used. It
+// lies in memory that outlives this process, and is written before what it
+// tells of can be seen outside.
+//
+// What it tells of may be a little less than what happened: a request that this
+// process had read and not yet noted (some hundred nanoseconds) gets no answer.
+type Journal struct {
+	w *[JournalSize / 8]atomic.Uint64
+	// mu guards the places of requests.
+	mu sync.Mutex
+}
+
+// The words of a journal. What is written is whole at every moment: one word,
+// or a place whose first word comes last.
+const (
+	wordMagic    = iota // journalMagic once a connection uses it
+	wordReading         // 1: what was read is not all handled, or half a message
+	wordWriting         // 1: what is being written may be half a message
+	wordCalls           // the newest id of our calls
+	wordTakes           // which descriptors the peer takes
+	wordUnnoted         // requests of the peer that found no place
+	firstPlace   = 8
+	placeWords   = 8 // the length of an id, or-ed with answered, and the id
+	journalMagic = 0x31_6c_6e_72_75_6f_6a_63
+	maxPlaceID   = (placeWords - 1) * 8
+	places       = (JournalSize/8 - firstPlace) / placeWords
+	answered     = 1 << 32 // its answer is in the queue
+)
+
+// NewJournal makes a journal of JournalSize bytes of memory, aligned to words,
+// as it is.
+func NewJournal(memory []byte) (*Journal, error) {
+	if len(memory) < JournalSize || uintptr(unsafe.Pointer(&memory[0]))%8 != 0 {
+		return nil, errors.New("cannot make a journal: too little memory, or not aligned")
+	}
+	return &Journal{w: (*[JournalSize / 8]atomic.Uint64)(unsafe.Pointer(&memory[0]))}, nil
+}
+
+// begin makes it the journal of a new connection.
+func (j *Journal) begin() {
+	for i := range j.w {
+		j.w[i].Store(0)
+	}
+	j.w[wordMagic].Store(journalMagic)
+}
+
+// Resumable says whether another process can go on with the connection, and why
+// not.
+func (j *Journal) Resumable() error {
+	switch {
+	case j.w[wordMagic].Load() != journalMagic:
+		return errors.New("nothing is known of its connection")
+	case j.w[wordReading].Load() != 0:
+		return errors.New("it was in the middle of a message to its host")
+	case j.w[wordWriting].Load() != 0:
+		return errors.New("it was in the middle of a message from its host")
+	case j.w[wordUnnoted].Load() != 0:
+		return errors.New("it had asked its host for more than could be noted")
+	}
+	return nil
+}
+
+func (j *Journal) reading(on bool) { j.set(wordReading, on) }
+func (j *Journal) writing(on bool) { j.set(wordWriting, on) }
+
+func (j *Journal) set(word int, on bool) {
+	if j == nil {
+		return
+	}
+	v := uint64(0)
+	if on {
+		v = 1
+	}
+	j.w[word].Store(v)
+}
+
+func (j *Journal) called(id uint64) {
+	if j != nil {
+		j.w[wordCalls].Store(id)
+	}
+}
+
+func (j *Journal) takes(mask uint32) {
+	if j != nil {
+		j.w[wordTakes].Store(uint64(mask))
+	}
+}
+
+// note gives a request of the peer a place; -1 if it got none.
+func (j *Journal) note(id string) int {
+	if j == nil {
+		return -1
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for i := range places {
+		at := firstPlace + i*placeWords
+		if len(id) > maxPlaceID {
+			break
+		}
+		if j.w[at].Load() != 0 {
+			continue
+		}
+		var buf [maxPlaceID]byte
+		copy(buf[:], id)
+		for n := range placeWords - 1 {
+			j.w[at+1+n].Store(*(*uint64)(unsafe.Pointer(&buf[8*n])))
+		}
+		j.w[at].Store(uint64(len(id)))
+		return i
+	}
+	j.w[wordUnnoted].Add(1)
+	return -1
+}
+
+// answered says that the answer to the request in a place is in the queue.
+func (j *Journal) answered(place int) {
+	if j == nil {
+		return
+	}
+	if place < 0 {
+		j.w[wordUnnoted].Add(^uint64(0))
+		return
+	}
+	at := firstPlace + place*placeWords
+	j.w[at].Store(j.w[at].Load() | answered)
+}
+
+// flushed says that all that was in the queue is written.
+func (j *Journal) flushed() {
+	if j == nil {
+		return
+	}
+	for i := range places {
+		if at := firstPlace + i*placeWords; j.w[at].Load()&answered != 0 {
+			j.w[at].Store(0)
+		}
+	}
+}
+
+// open are the requests that the peer waits for an answer to, as far as is
+// known, and forgets them.
+func (j *Journal) open() []string {
+	var ids []string
+	for i := range places {
+		at := firstPlace + i*placeWords
+		n := j.w[at].Load() &^ answered
+		if n == 0 || n > maxPlaceID {
+			continue
+		}
+		var buf [maxPlaceID]byte
+		for w := range placeWords - 1 {
+			*(*uint64)(unsafe.Pointer(&buf[8*w])) = j.w[at+1+w].Load()
+		}
+		ids = append(ids, string(buf[:n]))
+		j.w[at].Store(0)
+	}
+	return ids
+}
+
+// goOn makes the connection go on where its journal says that another left
+// it: ids go on counting, and an answer to what the other asked is a late one.
+func (c *Conn) goOn(j *Journal) []string {
+	last := j.w[wordCalls].Load()
+	c.calls.last, c.calls.forgot = last, last
+	c.takes.Store(uint32(j.w[wordTakes].Load())) // #nosec G115 -- as it was stored
+	c.phase.Store(int32(PhaseServing))
+	return j.open()
+}
+
+// methodKey stands in every request, and seldom in an answer.
+var methodKey = []byte(`"method"`)
+
+// readNoted is the read of a connection with a journal. All that was read
+// before it has been handled, but for what is left of a message.
+func (c *Conn) readNoted(p []byte) (int, error) {
+	for {
+		rest := c.frames.r < c.frames.w
+		c.o.Journal.reading(rest)
+		if err := c.halt.pause(c, rest); err != nil {
+			return 0, err
+		}
+		n, err := c.readPlain(p)
+		if n == 0 && isTimeout(err) && c.halt.told(c) {
+			continue
+		}
+		if n > 0 && (rest || bytes.Contains(p[:n], methodKey)) {
+			c.o.Journal.reading(true)
+		}
+		return n, err
+	}
+}
+
+// halt is how a connection stands still between two messages.
+type halt struct {
+	mu     sync.Mutex
+	parked chan struct{} // closed when nobody reads any more; nil unless told to
+	resume chan struct{}
+	// cut says that the reader's deadline was moved to make it look here.
+	cut bool
+}
+
+// told takes the reader's deadline back, if it was moved.
+func (h *halt) told(c *Conn) bool {
+	h.mu.Lock()
+	cut := h.cut
+	h.cut = false
+	h.mu.Unlock()
+	if cut {
+		c.deadline.Lock()
+		defer c.deadline.Unlock()
+		c.deadline.halted = false
+		c.setDeadline()
+	}
+	return cut
+}
+
+// pause is called by whoever reads. It waits while the connection stands still.
+func (h *halt) pause(c *Conn, rest bool) error {
+	h.mu.Lock()
+	parked, resume := h.parked, h.resume
+	if parked == nil || rest {
+		h.mu.Unlock()
+		return nil
+	}
+	select {
+	case <-parked:
+	default:
+		close(parked)
+	}
+	h.mu.Unlock()
+	select {
+	case <-resume:
+		h.told(c)
+		return nil
+	case <-c.done:
+		return ErrClosed
+	}
+}
+
+// Suspend has the connection stand still: nothing more is read, what the peer
+// had asked is answered, and all that was queued is written. A process that
+// takes over then loses nothing. Resume lets it go on. A connection that has
+// ended stands still. It takes a connection with a Journal.
+func (c *Conn) Suspend(ctx context.Context) error {
+	if c.o.Journal == nil {
+		return errors.New("cannot suspend connection: it has no journal")
+	}
+	h := &c.halt
+	h.mu.Lock()
+	if h.parked == nil {
+		h.parked, h.resume = make(chan struct{}), make(chan struct{})
+	}
+	parked := h.parked
+	h.cut = true
+	h.mu.Unlock()
+	c.deadline.Lock()
+	c.deadline.halted = true
+	c.setDeadline()
+	c.deadline.Unlock()
+	idle := func() <-chan struct{} { return c.requests.idle() }
+	for _, still := range []func() <-chan struct{}{func() <-chan struct{} { return parked }, idle} {
+		select {
+		case <-still():
+		case <-c.done:
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("cannot suspend connection: %w", ctx.Err())
+		}
+	}
+	if err := c.out.flush(&patience{ctx: ctx}); err != nil && !errors.Is(err, ErrClosed) {
+		return fmt.Errorf("cannot suspend connection: %w", err)
+	}
+	return nil
+}
+
+// Resume ends a Suspend.
+func (c *Conn) Resume() {
+	h := &c.halt
+	h.mu.Lock()
+	if h.parked != nil {
+		close(h.resume)
+		h.parked, h.resume = nil, nil
+	}
+	h.mu.Unlock()
+	h.told(c)
+}
+
+// longPast is a deadline that has passed.
+var longPast = time.Unix(1, 0)
+
+// atomicWrite is how many bytes are written to a socket or a pipe whole or not
+// at all, whatever happens to this process meanwhile: pipe(7), PIPE_BUF.
+const atomicWrite = 4096
