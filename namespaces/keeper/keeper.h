@@ -113,6 +113,9 @@ int take_successor(void);
 int make_arenas(struct launch **arenas, u32 n);
 void raise_descriptors(void);
 
+/* confine.c: nonzero unless the keeper stands behind walls of its own. */
+int confine(void);
+
 /* launcher.c */
 extern int proc; /* the directory, opened before anything was mounted */
 int launcher_main(int control);

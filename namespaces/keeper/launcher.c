@@ -749,6 +749,8 @@ static int prepare(void)
 	epoll = (int)SYS(epoll_create1, O_CLOEXEC_);
 	if (fd < 0 || control < 0 || exe < 0 || proc < 0 || self < 0 || epoll < 0 || remember_home() || make_arenas(arenas, ARENAS))
 		return 1;
+	if (confine())
+		return 1;
 	watch(control, IN, 0, FROM_DAEMON, 1);
 	return 0;
 }

@@ -100,15 +100,9 @@ func (r *reading) namespaces() error {
 
 // status is /proc/PID/status; proc_pid_status(5).
 func (r *reading) status() error {
-	b, err := os.ReadFile(path.Join(r.dir, "status"))
+	fields, err := statusOf(r.dir)
 	if err != nil {
 		return err
-	}
-	fields := map[string]string{}
-	for _, line := range strings.Split(string(b), "\n") {
-		if k, v, ok := strings.Cut(line, ":"); ok {
-			fields[k] = strings.Join(strings.Fields(v), " ")
-		}
 	}
 	uid := itoa(r.p.lease.uid)
 	four := strings.Join([]string{uid, uid, uid, uid}, " ")
@@ -121,8 +115,37 @@ func (r *reading) status() error {
 	}
 	r.add(namespaces.WallCaps, "privilege", "0 0 0 0 0", strings.Join(sets, " "), "inheritable, permitted, effective, bounding, ambient")
 	r.add(namespaces.WallNNP, "privilege", "1", fields["NoNewPrivs"], "")
-	r.add(namespaces.WallSeccomp, "system calls", "2", fields["Seccomp"], fmt.Sprintf("filter mode; %d instructions, filters: %s", len(r.p.host.Filter)/8, fields["Seccomp_filters"]))
+	r.add(namespaces.WallSeccomp, "system calls", "2", r.ownFilter(fields), fmt.Sprintf("filter mode; %d instructions, filters: %s, the keeper's among them", len(r.p.host.Filter)/8, fields["Seccomp_filters"]))
 	return nil
+}
+
+// ownFilter is the mode, if the plugin has more filters than it was born with:
+// those of its parent, the keeper.
+func (r *reading) ownFilter(fields map[string]string) string {
+	keeper, err := statusOf("/proc/" + fields["PPid"])
+	if err != nil {
+		return "unknown: " + err.Error()
+	}
+	own, oerr := strconv.Atoi(fields["Seccomp_filters"])
+	inherited, ierr := strconv.Atoi(keeper["Seccomp_filters"])
+	if oerr == nil && ierr == nil && own <= inherited {
+		return "no filter of its own"
+	}
+	return fields["Seccomp"]
+}
+
+func statusOf(dir string) (map[string]string, error) {
+	b, err := os.ReadFile(path.Join(dir, "status"))
+	if err != nil {
+		return nil, err
+	}
+	fields := map[string]string{}
+	for _, line := range strings.Split(string(b), "\n") {
+		if k, v, ok := strings.Cut(line, ":"); ok {
+			fields[k] = strings.Join(strings.Fields(v), " ")
+		}
+	}
+	return fields, nil
 }
 
 // mounts compares the private tree with the plan's, mount by mount.
