@@ -36,6 +36,7 @@ const (
 	WallPrivate  = "private propagation"
 	WallLinks    = "links of others" // none is followed to what is mounted
 	WallPidfd    = "pidfd"           // signals go to a process, not to a number
+	WallKeeper   = "keeper"          // those of the keeper itself, which plugins inherit
 )
 
 // Source is what stands behind one of the view's mounts on this host.

@@ -190,7 +190,7 @@ func sealedProgram() (*os.File, error) {
 		return nil, fmt.Errorf("cannot make a memfd for the keeper: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "cordon-keeper")
-	if _, err := f.Write(keeperProgram); err != nil {
+	if _, err := f.Write(keeperToRun()); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot write the keeper: %w", err), f.Close())
 	}
 	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE

@@ -6,3 +6,6 @@ package namespaces
 // walltest) have a switch for each, so that every wall has a test that fails
 // without it.
 func switchedOff(string) bool { return false }
+
+// keeperToRun is the keeper's program.
+func keeperToRun() []byte { return keeperProgram }

@@ -99,7 +99,7 @@ func fileCases() []escape {
 			},
 		},
 		{
-			name: "open an inode by its handle", after: "shocker", walls: []string{"seccomp", privileged}, reports: "seccomp open_by_handle_at",
+			name: "open an inode by its handle", after: "shocker", walls: []string{"seccomp", privileged, "keeper"}, reports: "seccomp open_by_handle_at",
 			prepare: func(t *trial) { t.folder("in"); secret(t) },
 			grants:  one("in", reading), with: []string{"landlock"},
 			args: func(t *trial) []string {

@@ -39,7 +39,7 @@ func namespaceCases() []escape {
 		},
 		{
 			name: "join the host's network namespace", walls: []string{"seccomp", privileged, "pid namespace+mount namespace"},
-			with: []string{"landlock"},
+			with: []string{"keeper", "landlock"},
 			// The namespace of a process outside, by a number that means another inside.
 			args:   func(*trial) []string { return []string{"join", "/proc/" + fmt.Sprint(os.Getpid()) + "/ns/net"} },
 			change: func(_ *trial, p *plan.Plan) { p.Proc = "full" }, reports: "seccomp setns",

@@ -129,7 +129,7 @@ func networkCases() []escape {
 			args:    func(t *trial) []string { return []string{"udp", port(t), t.token} }, escaped: heard,
 		},
 		{
-			name: "an abstract socket of the host", after: "CVE-2020-15257", walls: []string{"net namespace", "landlock"}, lacks: landlockFrom(6),
+			name: "an abstract socket of the host", after: "CVE-2020-15257", walls: []string{"net namespace", "landlock"}, with: []string{"keeper"}, lacks: landlockFrom(6),
 			prepare: func(t *trial) { t.serve("unix", "@"+t.mark()) },
 			args:    func(t *trial) []string { return []string{"unix", "@" + t.mark(), t.token} }, escaped: heard,
 		},
@@ -184,7 +184,7 @@ func networkCases() []escape {
 			},
 		},
 		{
-			name: "listen to the host's network", walls: []string{"seccomp", privileged, "net namespace"}, reports: "seccomp socket",
+			name: "listen to the host's network", walls: []string{"seccomp", privileged, "net namespace", "keeper"}, reports: "seccomp socket",
 			args: func(*trial) []string { return []string{"sniff"} },
 			escaped: func(t *trial) string {
 				c, err := net.Dial("udp", "127.0.0.1:9")

@@ -88,7 +88,7 @@ func privilegeCases() []escape {
 			escaped: shows("Uid", func(v string) bool { return strings.Contains(v, fmt.Sprint(otherUser)) }),
 		},
 		{
-			name: "trace a process of the host", walls: []string{"seccomp", "landlock", "pid namespace", privileged}, reports: "seccomp ptrace",
+			name: "trace a process of the host", walls: []string{"seccomp", "landlock", "pid namespace", privileged}, with: []string{"keeper"}, reports: "seccomp ptrace",
 			prepare: withVictim, args: func(t *trial) []string { return []string{"trace", fmt.Sprint(t.victim())} },
 			escaped: func(t *trial) string { return traced(t.victim()) },
 		},
@@ -98,7 +98,7 @@ func privilegeCases() []escape {
 			escaped: func(t *trial) string { return traced(t.reaper()) },
 		},
 		{
-			name: "write a neighbour's memory", walls: []string{"seccomp", "landlock", "pid namespace", privileged}, reports: "seccomp process_vm_writev",
+			name: "write a neighbour's memory", walls: []string{"seccomp", "landlock", "pid namespace", privileged}, with: []string{"keeper"}, reports: "seccomp process_vm_writev",
 			prepare: withVictim,
 			args: func(t *trial) []string {
 				return []string{"write-memory", fmt.Sprint(t.victim()), fmt.Sprint(argumentsOf(t.victim())), t.token}
@@ -112,12 +112,12 @@ func privilegeCases() []escape {
 			},
 		},
 		{
-			name: "take a neighbour's descriptor", walls: []string{"seccomp", "landlock", "pid namespace", privileged}, reports: "seccomp pidfd_getfd",
+			name: "take a neighbour's descriptor", walls: []string{"seccomp", "landlock", "pid namespace", privileged}, with: []string{"keeper"}, reports: "seccomp pidfd_getfd",
 			prepare: withVictim,
 			args:    func(t *trial) []string { return []string{"steal-descriptor", fmt.Sprint(t.victim()), "0"} }, escaped: leaked,
 		},
 		{
-			name: "kill a neighbour", walls: []string{"landlock", "pid namespace", privileged}, lacks: landlockFrom(6),
+			name: "kill a neighbour", walls: []string{"landlock", "pid namespace", privileged}, with: []string{"keeper"}, lacks: landlockFrom(6),
 			prepare: withVictim,
 			args:    func(t *trial) []string { return []string{"kill", fmt.Sprint(t.victim())} },
 			escaped: func(t *trial) string {

@@ -116,7 +116,7 @@ func resourceCases() []escape {
 			},
 		},
 		{
-			name: "a priority above others", walls: []string{"seccomp", privileged}, reports: "seccomp sched_setscheduler",
+			name: "a priority above others", walls: []string{"seccomp", privileged, "keeper"}, reports: "seccomp sched_setscheduler",
 			args: func(*trial) []string { return []string{"priority", "-10"} },
 			escaped: func(t *trial) string {
 				for _, pid := range t.procs() {

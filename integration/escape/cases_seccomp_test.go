@@ -38,7 +38,7 @@ func seccompCases() []escape {
 			},
 		},
 		{name: "io_uring", walls: []string{"seccomp"}, args: call("uring"), escaped: holds("io_uring")}, // ENOSYS: programs probe for it
-		{name: "bpf", walls: []string{"seccomp", privileged}, reports: "seccomp bpf", args: call("bpf"), escaped: holds("bpf-map"), lacks: needsRootFor("unprivileged_bpf_disabled", "0")},
+		{name: "bpf", walls: []string{"seccomp", privileged, "keeper"}, reports: "seccomp bpf", args: call("bpf"), escaped: holds("bpf-map"), lacks: needsRootFor("unprivileged_bpf_disabled", "0")},
 		{name: "userfaultfd", walls: []string{"seccomp"}, reports: "seccomp userfaultfd", args: call("userfault"), escaped: holds("userfaultfd")},
 		// Debian's kernels ask for root's own capabilities.
 		{name: "perf_event_open", walls: []string{"seccomp"}, with: []string{"capabilities", "identity", "user namespace"}, reports: "seccomp perf_event_open", args: call("perf"), escaped: holds("perf_event")},
