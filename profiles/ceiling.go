@@ -26,10 +26,12 @@ type Ceiling struct {
 	Files []CeilingFiles `toml:"files"`
 	// DenyPaths are never granted, nor is a directory that holds one of them.
 	DenyPaths []string `toml:"deny_paths"`
-	// Capabilities are the names that may ever be granted, and Egress the places
-	// that may ever be reached; without these keys every one.
+	// Capabilities are the names that may ever be granted, Egress the places that
+	// may ever be reached, and Listen the addresses that may ever be listened at;
+	// without these keys every one.
 	Capabilities []string `toml:"capabilities"`
 	Egress       []string `toml:"egress"`
+	Listen       []string `toml:"listen"`
 	// Profiles are the names that may be used, or extended by the one used;
 	// empty, the default, is every one.
 	Profiles []string `toml:"profiles"`
@@ -75,6 +77,11 @@ func (c *Ceiling) Validate() error {
 	for i, target := range c.Egress {
 		if _, err := grant.ParseEndpoint(target); err != nil {
 			return fmt.Errorf("ceiling.egress[%d]: %w", i, err)
+		}
+	}
+	for i, target := range c.Listen {
+		if _, err := grant.ParseAddress(target); err != nil {
+			return fmt.Errorf("ceiling.listen[%d]: %w", i, err)
 		}
 	}
 	for i, p := range c.DenyPaths {

@@ -216,6 +216,8 @@ func (c *Ceiling) under(spec grant.Spec, target string) bool {
 		return err == nil && c.refuses(at, access) == ""
 	case grant.Endpoint:
 		return c.reaches(target)
+	case grant.Address:
+		return c.Listen == nil || slices.ContainsFunc(c.Listen, func(most string) bool { return spec.Covers(most, target) })
 	case grant.None, grant.Word:
 	}
 	return true
@@ -316,12 +318,34 @@ func (b *builder) finishNetwork() {
 	n.Egress = sortedKeys(b.egress)
 	if len(n.Egress) == 0 {
 		n.Egress = nil
-		return
 	}
-	if len(b.addresses) > 0 {
+	dials := b.has("net.dial")
+	if len(b.addresses) > 0 && (n.Egress != nil || dials) {
 		n.Addresses = sortedKeys(b.addresses)
 	}
-	b.socketCalls()
+	if n.Egress != nil {
+		b.socketCalls()
+	}
+	if dials || b.has("net.listen") {
+		b.handedCalls()
+	}
+}
+
+// has says whether a capability was granted, whatever for.
+func (b *builder) has(name string) bool {
+	return slices.ContainsFunc(b.plan.Capabilities, func(c plan.Capability) bool { return c.Name == name })
+}
+
+// handedCalls are what a program needs to use a socket that it was handed, and
+// none that makes one.
+func (b *builder) handedCalls() {
+	for _, name := range []string{
+		"accept", "accept4", "getpeername", "getsockname", "getsockopt", "poll", "ppoll", "recvfrom", "recvmsg", "sendmsg", "sendto", "setsockopt", "shutdown",
+	} {
+		if b.removed[name] == "" && !b.calls.may(name) {
+			b.calls[name] = allowed(name, b.plan.Origins["capability"])
+		}
+	}
 }
 
 // socketCalls are what a program needs to use a network: stream and datagram

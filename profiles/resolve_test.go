@@ -429,7 +429,7 @@ path = "/proc/kcore"
 access = "r"
 why = "more"
 [[capability]]
-name = "net.dial"
+name = "exec.run"
 target = ["a:443"]
 why = "dial"
 [resources]
@@ -457,7 +457,7 @@ why = "small"
 		"false cpu.max max: refused: it stays at 100%, by builtin:defaults:46",
 		"true time.wall 1h0m0s: granted: no time by test bounds it",
 		"false time.cpu 1h0m0s: refused: it stays at 10s, by testdata/test.toml:4",
-		"false capability net.dial a:443: refused by the host: it serves no such capability",
+		"false capability exec.run a:443: refused by the host: it serves no such capability",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("decisions are\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

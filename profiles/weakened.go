@@ -67,6 +67,14 @@ func (b *builder) weakened() []string {
 		}
 		say("network.egress."+to, "the plugin reaches %s, and what it knows can leave by it", to)
 	}
+	for _, c := range b.plan.Capabilities {
+		switch c.Name {
+		case "net.dial":
+			say("capability", "the plugin is connected to %s when it asks, and what it knows can leave by it", strings.Join(c.Target, ", "))
+		case "net.listen":
+			say("capability", "whoever reaches %s of this host reaches the plugin", strings.Join(c.Target, ", "))
+		}
+	}
 	for _, wall := range sortedKeys(b.plan.Require) {
 		if b.plan.Require[wall].Mode == bestEffort {
 			say("require."+wall, "the plugin starts without %s where the host cannot give it", wall)

@@ -29,7 +29,7 @@ func (p *plugin) capabilities(number uint64, bundle *Bundle, req *launch.Request
 	s := p.broker.Session(broker.Options{
 		Plugin: p.name, Plan: pl, Policy: func() (broker.Policy, error) { return p.policyNow(bundle) },
 		Env: capability.Env{
-			Data: req.Data, DataSize: size, Redact: p.log.hide,
+			Data: req.Data, DataSize: size, Addresses: pl.Network.Addresses, Redact: p.log.hide,
 			Log: func(text string) { p.log.add("log", []byte(text), false) },
 		},
 		Log:    func(text string) { p.logger.Warn(text, "plugin", p.name) },
@@ -170,7 +170,7 @@ func (p *plugin) grantsNow() []control.Use {
 // describe is a capability in the words of the control socket.
 func describe(c capability.Capability) control.Capability {
 	spec, _ := grant.Find(c.Name)
-	kinds := map[grant.Kind]string{grant.None: "none", grant.Path: "path", grant.Word: "name", grant.Endpoint: "place"}
+	kinds := map[grant.Kind]string{grant.None: "none", grant.Path: "path", grant.Word: "name", grant.Endpoint: "place", grant.Address: "address"}
 	out := control.Capability{Name: c.Name, Text: c.Text, Targets: kinds[spec.Kind], Cost: string(c.Cost), Methods: []control.CapabilityMethod{}}
 	for _, phase := range c.Phases {
 		out.Phases = append(out.Phases, string(phase))

@@ -245,14 +245,25 @@ func (d *daemon) newBroker() (*broker.Broker, *metric.Store, error) {
 	}
 	d.secrets.Store(&secrets)
 	metrics := metric.NewStore()
+	sockets, err := d.ownDirectory("net")
+	if err != nil {
+		return nil, nil, err
+	}
 	b, err := broker.New(hostClock{}, d.audit, broker.Catalogue(broker.Host{
-		Stores: stores, Metrics: metrics,
+		Stores: stores, Metrics: metrics, Run: sockets,
 		Secrets: func(name string) (secret.Source, bool) {
 			s, ok := (*d.secrets.Load())[name]
 			return s, ok
 		},
 	}))
 	return b, metrics, err
+}
+
+// ownDirectory makes an empty directory in the runtime directory that root alone
+// can enter. What an earlier daemon left in it leads nowhere any more.
+func (d *daemon) ownDirectory(name string) (string, error) {
+	dir := filepath.Join(d.config.Daemon.RuntimeDir, name)
+	return dir, errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700))
 }
 
 func (d *daemon) serveControl() error {

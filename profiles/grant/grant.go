@@ -22,6 +22,7 @@ const (
 	Path                 // "r:/srv/photos" or "rw:/srv/photos"; without a prefix it is "r:"
 	Word                 // a name such as "api-key", or "photos.*" for all that begin so
 	Endpoint             // "api.example.com:443", "*.example.org:443", "10.0.0.5:5432", "[2001:db8::1]:53", "udp:ntp.example.com:123"
+	Address              // to listen at: "127.0.0.1:8080", "[::]:443"
 )
 
 // Spec is one capability as grammar: its name, what its targets are, and a
@@ -46,6 +47,8 @@ func Specs() []Spec {
 		{"kv", None, "a small transactional store of the plugin's own, kept between starts"},
 		{"log", None, "writes structured records to the plugin's log"},
 		{"metric", None, "counts and measures, under names of the plugin's own"},
+		{"net.dial", Endpoint, "connects to a place and hands the connection over"},
+		{"net.listen", Address, "listens at an address of the host and hands the listening socket over"},
 		{"secret.read", Word, "reads a secret that the host keeps under a name"},
 	}
 }
@@ -93,6 +96,9 @@ func (s Spec) Check(target string) error {
 	case Endpoint:
 		_, err := ParseEndpoint(target)
 		return err
+	case Address:
+		_, err := ParseAddress(target)
+		return err
 	}
 	return errors.New("unknown kind of target")
 }
@@ -109,6 +115,10 @@ func (s Spec) Covers(outer, inner string) bool {
 		o, errO := ParseEndpoint(outer)
 		i, errI := ParseEndpoint(inner)
 		return errO == nil && errI == nil && o.Covers(i)
+	case Address:
+		o, errO := ParseAddress(outer)
+		i, errI := ParseAddress(inner)
+		return errO == nil && errI == nil && o.Addr == i.Addr && (o.Port == 0 || o.Port == i.Port)
 	case None:
 	}
 	return false
@@ -188,6 +198,16 @@ func ParseEndpoint(s string) (Target, error) {
 		t.Port = uint16(n)
 	}
 	return t, t.host(host)
+}
+
+// ParseAddress reads "ADDRESS:PORT", where something may listen: an address of
+// the host, or 0.0.0.0 or [::] for all of them. PORT is a number or "*".
+func ParseAddress(s string) (Target, error) {
+	t, err := ParseEndpoint(s)
+	if err == nil && (t.UDP || !t.Addr.IsValid()) {
+		err = fmt.Errorf(`expected an address and a port such as "127.0.0.1:8080" or "[::]:443", got %q`, clip(s))
+	}
+	return t, err
 }
 
 func (t *Target) host(host string) error {

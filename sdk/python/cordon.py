@@ -410,6 +410,36 @@ class Context:
         answer = self._connection.call(method, params, timeout, self, files)
         return (answer.result, answer.files) if isinstance(answer, WithFiles) else (answer, [])
 
+    # What the host serves, as Python has it. Each needs a grant, and raises Error
+    # (DENIED) without one.
+
+    def open(self, path, mode="r", create=False, truncate=False):
+        """A file of the host, open: "r" for reading, "w" for both. The caller
+        closes it."""
+        params = {"path": path}
+        if mode != "r":
+            params.update(access="rw", create=create, truncate=truncate)
+        return self._one("fs.open", params)
+
+    def dial(self, to, timeout=DEFAULT_TIMEOUT):
+        """A socket that is connected to a granted "host:port": wrap it in TLS, or
+        give it to http.client as a connection's sock. The caller closes it."""
+        return self._one("net.dial", {"to": to}, timeout)
+
+    def listen(self, at):
+        """A listening socket for what connects to a granted "address:port" of the
+        host. The caller closes it."""
+        return self._one("net.listen", {"at": at})
+
+    def secret(self, name):
+        """The bytes of a secret that the host keeps under a name."""
+        with self._one("secret.open", {"name": name}) as file:
+            return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
+
+    def _one(self, method, params, timeout=DEFAULT_TIMEOUT):
+        _, files = self.call_files(method, params, timeout=timeout)
+        return files[0]
+
     async def acall(self, method, params=None, timeout=DEFAULT_TIMEOUT):
         """As call, for async handlers."""
         return await self._connection.acall(method, params, timeout)

@@ -364,6 +364,10 @@ func (s *Session) fenced(ctx context.Context, m *method, a *admitted, q query) (
 	result, err := m.Serve(ctx, &capability.Call{
 		Plugin: s.o.Plugin, Method: m.Name, Params: q.params, Target: a.target, Root: a.root, Grant: a.entry.Capability,
 		Narrowed: a.narrowed, Takes: q.takes, Env: &s.o.Env, Spend: a.spend, Hold: a.hold,
+		Note: func(outcome string, data map[string]any) { s.record(m.Name, a.target, a.entry.Origin, outcome, data) },
+		Deny: func(rule string) {
+			s.Deny(Denial{Capability: m.of.Name, Target: a.target, Rule: rule, Standing: true})
+		},
 	})
 	return answer{result: result, err: err}
 }

@@ -3,8 +3,10 @@ package broker
 import (
 	"github.com/cordonhq/cordon/supervisor/broker/capability"
 	"github.com/cordonhq/cordon/supervisor/broker/data"
+	"github.com/cordonhq/cordon/supervisor/broker/dial"
 	"github.com/cordonhq/cordon/supervisor/broker/fsopen"
 	"github.com/cordonhq/cordon/supervisor/broker/kv"
+	"github.com/cordonhq/cordon/supervisor/broker/listen"
 	"github.com/cordonhq/cordon/supervisor/broker/logs"
 	"github.com/cordonhq/cordon/supervisor/broker/metric"
 	"github.com/cordonhq/cordon/supervisor/broker/secret"
@@ -15,6 +17,8 @@ type Host struct {
 	Stores  *kv.Stores
 	Metrics *metric.Store
 	Secrets func(name string) (secret.Source, bool)
+	// Run is a directory that root alone can enter, for sockets.
+	Run string
 }
 
 // Catalogue is everything that a host serves: the whole table.
@@ -26,6 +30,8 @@ func Catalogue(h Host) []capability.Capability {
 		h.Stores.New(),
 		logs.New(),
 		metric.New(h.Metrics),
+		dial.New(),
+		listen.New(h.Run),
 		secret.New(h.Secrets),
 	}
 }

@@ -107,9 +107,9 @@ func (r *Relay) flow(door *net.UDPConn, plugin netip.AddrPort, to grant.Target, 
 	ctx, cancel := context.WithCancel(r.ctx)
 	defer cancel()
 	var revoked atomic.Bool
-	real, err := r.reach(ctx, to)
+	real, err := r.dialer.UDP(ctx, to)
 	if err != nil {
-		lease.Note("failed", map[string]any{"why": err.Error()})
+		r.failed(lease, to, err)
 		return
 	}
 	defer func() { _ = real.Close() }()
@@ -211,22 +211,4 @@ func (x *exchange) answers() (total int64, err error) {
 		total += int64(n)
 		_, _ = x.door.WriteToUDPAddrPort(buf[:n], x.plugin) // who does not listen does not get it
 	}
-}
-
-// reach looks a place up, checks where it leads, and binds a socket to just
-// that: what comes from elsewhere never arrives.
-func (r *Relay) reach(ctx context.Context, to grant.Target) (*net.UDPConn, error) {
-	addrs, err := r.addressesOf(ctx, to)
-	if err != nil {
-		return nil, err
-	}
-	var errs []error
-	for _, a := range addrs {
-		c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, to.Port)))
-		if err == nil {
-			return c, nil
-		}
-		errs = append(errs, err)
-	}
-	return nil, errors.Join(errs...)
 }

@@ -12,12 +12,9 @@ package egress
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,29 +24,16 @@ import (
 	"github.com/cordonhq/cordon/supervisor/egress/layout"
 )
 
-// The times of one connection.
-const (
-	resolveTime = 5 * time.Second
-	dialTime    = 10 * time.Second
-	eyeballs    = 250 * time.Millisecond // before the next address is tried beside the first; RFC 8305
-	acceptPause = 50 * time.Millisecond
-	maxTries    = 8 // addresses of one name
-)
-
-// chunk is how much passes between two looks at the budget of bytes; a
-// connection may go so much over it.
-const chunk = 1 << 20
+// acceptPause is between two calls that fail.
+const acceptPause = 50 * time.Millisecond
 
 // Lease is the right to one connection.
 type Lease interface {
-	// Spend takes bytes of the budget.
-	Spend(n int64) error
+	Noter
 	// Hold has cut called when the right goes.
 	Hold(cut func()) (done func(), err error)
 	// End gives the place back.
 	End()
-	// Note records what became of it.
-	Note(outcome string, data map[string]any)
 }
 
 // Grants decides about connections: the broker's session.
@@ -72,11 +56,11 @@ type Options struct {
 
 // Relay is the network of one run of a plugin.
 type Relay struct {
-	o         Options
-	layout    layout.Layout
-	addresses []netip.Prefix
-	ctx       context.Context //nolint:containedctx // of the relay's own life
-	cancel    context.CancelFunc
+	o      Options
+	layout layout.Layout
+	dialer *Dialer
+	ctx    context.Context //nolint:containedctx // of the relay's own life
+	cancel context.CancelFunc
 
 	idle time.Duration // of a flow, until it is ended
 
@@ -90,42 +74,21 @@ type Relay struct {
 // New makes a relay. Call Open at the gate, Serve when the plugin's session is
 // open, and Close.
 func New(o Options) *Relay {
-	if o.Resolve == nil {
-		o.Resolve = resolve
-	}
-	if o.Dial == nil {
-		o.Dial = dial
-	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
 	if o.Log == nil {
 		o.Log = func(string) {}
 	}
-	r := &Relay{o: o, layout: layout.Of(o.Network.Egress), idle: flowIdle}
-	for _, text := range o.Network.Addresses {
-		if p, err := netip.ParsePrefix(text); err == nil { // checked when the profile was read
-			r.addresses = append(r.addresses, p)
-		}
+	r := &Relay{o: o, layout: layout.Of(o.Network.Egress), idle: flowIdle, dialer: NewDialer(o.Network.Addresses)}
+	if o.Resolve != nil {
+		r.dialer.resolve = o.Resolve
+	}
+	if o.Dial != nil {
+		r.dialer.dial = o.Dial
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
-}
-
-func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
-	return net.DefaultResolver.LookupNetIP(ctx, "ip", host+".") // rooted: no search domain is tried
-}
-
-func dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
-	c, err := (&net.Dialer{Timeout: dialTime}).DialContext(ctx, "tcp", to.String())
-	if err != nil {
-		return nil, err
-	}
-	tcp, ok := c.(*net.TCPConn)
-	if !ok {
-		return nil, errors.Join(errors.New("not a TCP connection"), c.Close())
-	}
-	return tcp, nil
 }
 
 // Open opens the listeners inside the network namespace of a process that
@@ -258,51 +221,6 @@ func (r *Relay) pause() {
 	}
 }
 
-// pair is one connection: the plugin's side and the real one.
-type pair struct {
-	mu   sync.Mutex
-	cut  bool
-	ends []*net.TCPConn
-}
-
-// add takes an end over, or closes it at once if the pair was cut.
-func (p *pair) add(c *net.TCPConn) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.cut {
-		reset(c)
-		return false
-	}
-	p.ends = append(p.ends, c)
-	return true
-}
-
-// sever resets both ends.
-func (p *pair) sever() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.cut = true
-	for _, c := range p.ends {
-		reset(c)
-	}
-}
-
-// close ends both sides in order: what was sent still arrives.
-func (p *pair) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.cut = true
-	for _, c := range p.ends {
-		_ = c.Close()
-	}
-}
-
-// reset closes so that the other side learns that it was not the end.
-func reset(c *net.TCPConn) {
-	_ = c.SetLinger(0) // fails on a closed one only
-	_ = c.Close()
-}
-
 // relay serves one connection of the plugin.
 func (r *Relay) relay(plugin *net.TCPConn, to grant.Target) {
 	p := &pair{}
@@ -325,186 +243,23 @@ func (r *Relay) relay(plugin *net.TCPConn, to grant.Target) {
 		return
 	}
 	defer done()
-	began := r.o.Now()
-	real, err := r.connect(ctx, to)
+	real, err := r.dialer.TCP(ctx, to)
 	if err != nil {
-		lease.Note("failed", map[string]any{"why": err.Error()})
+		r.failed(lease, to, err)
 		return
 	}
 	if !p.add(real) {
 		lease.Note("cut", nil)
 		return
 	}
-	lease.Note("connected", map[string]any{"address": real.RemoteAddr().String()})
-	sent, received, err := p.splice(plugin, real, lease)
-	outcome := "ended"
-	switch {
-	case ctx.Err() != nil:
-		outcome = "cut"
-	case err != nil:
-		outcome = "over its budget"
-	default:
-		p.close()
-	}
-	lease.Note(outcome, map[string]any{
-		"address": real.RemoteAddr().String(), "sent": sent, "received": received, "took_us": r.o.Now().Sub(began).Microseconds(),
-	})
+	p.carry(ctx, plugin, real, lease, r.o.Now)
 }
 
-// splice copies both ways until both sides have ended, or one breaks. The
-// kernel moves the bytes from socket to socket.
-func (p *pair) splice(plugin, real *net.TCPConn, lease Lease) (sent, received int64, err error) {
-	out := make(chan error, 1)
-	go func() {
-		var err error
-		sent, err = p.pump(real, plugin, lease)
-		out <- err
-	}()
-	received, err = p.pump(plugin, real, lease)
-	return sent, received, errors.Join(err, <-out)
-}
-
-// pump copies one way. Its error is that of the budget; what breaks the
-// connection ends both ways.
-func (p *pair) pump(to, from *net.TCPConn, lease Lease) (total int64, err error) {
-	for {
-		n, failed := io.CopyN(to, from, chunk)
-		total += n
-		if err := lease.Spend(n); err != nil {
-			p.sever()
-			return total, err
-		}
-		if errors.Is(failed, io.EOF) {
-			p.halfClose(to)
-			return total, nil
-		}
-		if failed != nil {
-			p.sever()
-			return total, nil
-		}
-	}
-}
-
-// halfClose passes on that one side has ended, unless it was cut.
-func (p *pair) halfClose(to *net.TCPConn) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.cut {
-		_ = to.CloseWrite() // the other side may have gone
-	}
-}
-
-// RefusedError says that a name leads where it must not.
-type RefusedError struct {
-	Host string
-	Addr netip.Addr
-}
-
-// Error implements error.
-func (e *RefusedError) Error() string {
-	return fmt.Sprintf("%s leads to %s, which is no public address, and network.addresses does not have it", e.Host, e.Addr)
-}
-
-// connect looks a place up, checks where it leads and dials just that.
-func (r *Relay) connect(ctx context.Context, to grant.Target) (*net.TCPConn, error) {
-	addrs, err := r.addressesOf(ctx, to)
-	if err != nil {
-		return nil, err
-	}
-	return r.race(ctx, addrs, to.Port)
-}
-
-// addressesOf gives the addresses of a place that may be dialled: one that is
-// granted as an address, or those that its name now has, as far as they pass.
-func (r *Relay) addressesOf(ctx context.Context, to grant.Target) ([]netip.Addr, error) {
-	if to.Addr.IsValid() {
-		return []netip.Addr{to.Addr}, nil
-	}
-	look, cancel := context.WithTimeout(ctx, resolveTime)
-	defer cancel()
-	found, err := r.o.Resolve(look, to.Host)
-	if err != nil {
-		return nil, fmt.Errorf("cannot look up %s: %w", to.Host, err)
-	}
-	allowed, refused := r.check(to.Host, found)
-	if len(allowed) == 0 {
-		if refused == nil {
-			return nil, fmt.Errorf("cannot look up %s: it has no address", to.Host)
-		}
+// failed records a connection that did not come about.
+func (r *Relay) failed(lease Lease, to grant.Target, err error) {
+	var refused *RefusedError
+	if errors.As(err, &refused) {
 		r.o.Grants.Denied(to.String(), refused.Error(), true)
-		return nil, refused
 	}
-	return allowed, nil
-}
-
-// check keeps the addresses that may be dialled, IPv6 and IPv4 in turn.
-func (r *Relay) check(host string, found []netip.Addr) (allowed []netip.Addr, refused error) {
-	var six, four []netip.Addr
-	for _, a := range found {
-		a = a.Unmap()
-		switch {
-		case !r.may(a):
-			refused = &RefusedError{host, a}
-		case a.Is4():
-			four = append(four, a)
-		default:
-			six = append(six, a)
-		}
-	}
-	for i := range max(len(six), len(four)) {
-		allowed = append(append(allowed, six[min(i, len(six)):min(i+1, len(six))]...), four[min(i, len(four)):min(i+1, len(four))]...)
-	}
-	return allowed[:min(len(allowed), maxTries)], refused
-}
-
-// may says whether a name may lead to an address.
-func (r *Relay) may(a netip.Addr) bool {
-	return grant.Public(a) || a.Zone() == "" && slices.ContainsFunc(r.addresses, func(p netip.Prefix) bool { return p.Contains(a) })
-}
-
-// race dials addresses, each a little after the one before or as soon as that
-// has failed, and takes the first that answers.
-func (r *Relay) race(ctx context.Context, addrs []netip.Addr, port uint16) (*net.TCPConn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTime)
-	defer cancel()
-	type result struct {
-		c   *net.TCPConn
-		err error
-	}
-	results := make(chan result, len(addrs))
-	var errs []string
-	begun, ended := 0, 0
-	for {
-		if begun < len(addrs) {
-			to := netip.AddrPortFrom(addrs[begun], port)
-			go func() {
-				c, err := r.o.Dial(ctx, to)
-				results <- result{c, err}
-			}()
-			begun++
-		}
-		var next <-chan time.Time
-		if begun < len(addrs) {
-			next = time.After(eyeballs)
-		}
-		select {
-		case got := <-results:
-			ended++
-			if got.err == nil {
-				go func(rest int) { // the slower ones are not wanted
-					for range rest {
-						if late := <-results; late.c != nil {
-							_ = late.c.Close()
-						}
-					}
-				}(begun - ended)
-				return got.c, nil
-			}
-			errs = append(errs, got.err.Error())
-			if ended == len(addrs) {
-				return nil, errors.New(strings.Join(errs, "; "))
-			}
-		case <-next:
-		}
-	}
+	lease.Note("failed", map[string]any{"why": err.Error()})
 }

@@ -238,10 +238,12 @@ func TestWhatIsCheckedIsDialled(t *testing.T) {
 		{"", ""},
 	} {
 		answers["a.example"], dialled = strings.Fields(c.found), nil
-		rights.denied = nil
-		if _, err := r.connect(t.Context(), to); err == nil || strings.Join(dialled, " ") != c.want {
+		_, err := r.dialer.TCP(t.Context(), to)
+		if err == nil || strings.Join(dialled, " ") != c.want {
 			t.Errorf("%q is dialled as %q, %v", c.found, dialled, err)
 		}
+		rights.denied = nil
+		r.failed(rights, to, err)
 		if refused := c.want == "" && c.found != ""; refused != (len(rights.denied) == 1) {
 			t.Errorf("%q: denied are %q", c.found, rights.denied)
 		}

@@ -93,6 +93,10 @@ type Call struct {
 	// concurrency until done is called, which is to be called when the thing has
 	// ended. It fails with ErrCut if the grant has gone already.
 	Hold func(cut func()) (done func(), err error)
+	// Note records what became of a thing that outlives the call.
+	Note func(outcome string, data map[string]any)
+	// Deny reports what a rule that is no grant's has refused: a violation.
+	Deny func(rule string)
 }
 
 // Needs refuses a call whose answer would be a descriptor that this plugin does
@@ -108,6 +112,8 @@ func (c *Call) Needs(kind ipc.DescriptorKind, instead string) error {
 type Env struct {
 	// Data is the host's directory behind /data, empty if it is not kept.
 	Data string
+	// Addresses are the networks that a name may lead to besides public ones.
+	Addresses []string
 	// DataSize bounds a /data that is not kept, in bytes.
 	DataSize int64
 	// Log adds a line to the plugin's log; control characters are escaped there.

@@ -1,0 +1,200 @@
+// Package listen is the capability net.listen: a listening socket for what
+// connects to the host.
+//
+// The host listens, and what the plugin gets is a listening socket of its own,
+// a unix one that no other process can reach, into which the host relays what
+// connects. It never gets a socket of the host's network: one that listens can
+// be disconnected by who holds it, connect(2) with AF_UNSPEC, and then connected
+// to anywhere.
+package listen
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cordonhq/cordon/ipc"
+	"github.com/cordonhq/cordon/profiles/grant"
+	"github.com/cordonhq/cordon/supervisor/broker/capability"
+	"github.com/cordonhq/cordon/supervisor/egress"
+)
+
+// The bounds of one listener.
+const (
+	backlog  = 128
+	maxOpen  = 256 // connections at once; more wait to be taken
+	pause    = 50 * time.Millisecond
+	handTime = 10 * time.Second // for the plugin to take a connection
+)
+
+// New makes the capability. Its sockets lie in a directory that root alone can
+// enter, while they are being made.
+func New(dir string) capability.Capability {
+	return capability.Capability{
+		Name: "net.listen",
+		Text: "Listens at a granted address of the host and hands a listening socket over, on which the plugin accepts what connects. It is a unix socket: the host relays, so a revocation ends it with all its connections.",
+		Cost: capability.Network, Phases: capability.Always(),
+		Methods: []capability.Method{{
+			Name: "net.listen", Text: "gives a listening stream socket",
+			Params: `{"type": "object", "properties": {"at": {"type": "string", "minLength": 3, "maxLength": 100}, "_meta": {"type": "object"}}, "required": ["at"], "additionalProperties": false}`,
+			Result: `{"type": "object", "properties": {"address": {"type": "string"}}, "required": ["address"]}`,
+			Target: target, Serve: func(_ context.Context, c *capability.Call) (any, error) { return serve(dir, c) },
+		}},
+	}
+}
+
+// target is the address in the words of grants.
+func target(params json.RawMessage) (string, error) {
+	var r struct {
+		At string `json:"at"`
+	}
+	if err := json.Unmarshal(params, &r); err != nil {
+		return "", err
+	}
+	t, err := grant.ParseAddress(r.At)
+	if err == nil && t.Port == 0 {
+		err = errors.New(`expected one port, as in "127.0.0.1:8080"`)
+	}
+	return t.String(), err
+}
+
+func serve(dir string, c *capability.Call) (any, error) {
+	if c.Takes == nil || !c.Takes(ipc.KindSocket) {
+		return nil, ipc.Errorf(ipc.CodeUnsupported, "cannot call net.listen: its answer is a descriptor (socket), and the plugin's hello takes none of that kind")
+	}
+	at, err := grant.ParseAddress(c.Target)
+	if err != nil {
+		return nil, err
+	}
+	out, err := net.ListenTCP("tcp", &net.TCPAddr{IP: at.Addr.AsSlice(), Port: int(at.Port)})
+	if err != nil {
+		return nil, ipc.Errorf(ipc.CodeConflict, "cannot listen at %s: %w", at, err)
+	}
+	in, err := open(dir)
+	if err != nil {
+		return nil, errors.Join(err, out.Close())
+	}
+	life, end := context.WithCancel(context.Background())
+	done, err := c.Hold(end)
+	if err != nil {
+		end()
+		return nil, errors.Join(err, out.Close(), in.close(), in.file.Close())
+	}
+	s := &server{out: out, in: in, c: c, ctx: life}
+	go func() {
+		defer done()
+		defer end()
+		s.run()
+	}()
+	c.Note("listening", map[string]any{"address": out.Addr().String()})
+	return ipc.WithFiles{Result: struct {
+		Address string `json:"address"`
+	}{out.Addr().String()}, Files: []*os.File{in.file}}, nil
+}
+
+// inner is the plugin's listener, and how to reach it.
+type inner struct {
+	file *os.File // the listening socket, which goes to the plugin
+	dir  *os.File // in which it has its name
+}
+
+// path is short, wherever the directory is: a socket's name has 108 bytes.
+func (i *inner) path() string { return fmt.Sprintf("/proc/self/fd/%d/s", i.dir.Fd()) }
+
+func (i *inner) close() error { return errors.Join(os.RemoveAll(i.dir.Name()), i.dir.Close()) }
+
+// open makes a listening unix socket in a directory of its own.
+func open(dir string) (*inner, error) {
+	own, err := os.MkdirTemp(dir, "listen-")
+	if err != nil {
+		return nil, err
+	}
+	held, err := os.Open(own)
+	if err != nil {
+		return nil, errors.Join(err, os.Remove(own))
+	}
+	i := &inner{dir: held}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, errors.Join(os.NewSyscallError("socket", err), i.close())
+	}
+	i.file = os.NewFile(uintptr(fd), "net.listen") // #nosec G115 -- a descriptor
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: i.path()}); err != nil {
+		return nil, errors.Join(os.NewSyscallError("bind", err), i.file.Close(), i.close())
+	}
+	if err := unix.Listen(fd, backlog); err != nil {
+		return nil, errors.Join(os.NewSyscallError("listen", err), i.file.Close(), i.close())
+	}
+	return i, nil
+}
+
+// server relays what connects to one listener.
+type server struct {
+	out  *net.TCPListener
+	in   *inner
+	c    *capability.Call
+	ctx  context.Context //nolint:containedctx // of the listener's own life
+	work sync.WaitGroup
+}
+
+// run accepts until the grant goes or the plugin has closed its socket, and
+// returns when every connection has ended.
+func (s *server) run() {
+	stop := context.AfterFunc(s.ctx, func() { _ = s.out.Close() })
+	defer stop()
+	places := make(chan struct{}, maxOpen)
+	for s.ctx.Err() == nil {
+		select {
+		case places <- struct{}{}:
+		case <-s.ctx.Done():
+			continue
+		}
+		conn, err := s.out.AcceptTCP()
+		if err == nil {
+			s.work.Go(func() {
+				defer func() { <-places }()
+				s.pass(conn)
+			})
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) {
+			break
+		}
+		<-places // no descriptors are left
+		select {
+		case <-time.After(pause):
+		case <-s.ctx.Done():
+		}
+	}
+	s.work.Wait()
+	_ = s.in.close()
+}
+
+// pass relays one connection. Where nobody listens any more, so does the host.
+func (s *server) pass(conn *net.TCPConn) {
+	dial, cancel := context.WithTimeout(s.ctx, handTime)
+	defer cancel()
+	made, err := (&net.Dialer{}).DialContext(dial, "unix", s.in.path())
+	inside, ok := made.(*net.UnixConn)
+	if err != nil || !ok {
+		_ = conn.Close()
+		if errors.Is(err, unix.ECONNREFUSED) { // every copy of the plugin's socket is closed
+			_ = s.out.Close()
+		}
+		return
+	}
+	egress.Bridge(s.ctx, inside, conn, note{s.c}, time.Now)
+}
+
+// note is a call as the relay sees it.
+type note struct{ c *capability.Call }
+
+func (n note) Spend(bytes int64) error                  { return n.c.Spend(bytes) }
+func (n note) Note(outcome string, data map[string]any) { n.c.Note(outcome, data) }
