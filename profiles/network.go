@@ -343,7 +343,8 @@ func (b *builder) handedCalls() {
 		"accept", "accept4", "getpeername", "getsockname", "getsockopt", "poll", "ppoll", "recvfrom", "recvmsg", "sendmsg", "sendto", "setsockopt", "shutdown",
 	} {
 		if b.removed[name] == "" && !b.calls.may(name) {
-			b.calls[name] = allowed(name, b.plan.Origins["capability"])
+			one := allowed(name, b.plan.Origins["capability"])
+			b.calls.say(name, &one)
 		}
 	}
 }
