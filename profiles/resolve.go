@@ -489,6 +489,9 @@ func (b *builder) environ() error {
 	if len(env) > maxEnv {
 		return fmt.Errorf("cannot set %d variables: at most %d", len(env), maxEnv)
 	}
+	if len(b.pass) > 0 {
+		b.plan.Process.Pass = sortedKeys(b.pass)
+	}
 	for _, name := range sortedKeys(env) {
 		if strings.ContainsRune(env[name], 0) || len(env[name]) > maxValue {
 			return fmt.Errorf("cannot set variable %s: longer than %d bytes or holds a NUL", name, maxValue)

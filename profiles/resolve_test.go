@@ -562,7 +562,21 @@ pids.max = "max"
 [violation]
 grant = "log"
 seccomp = "log"
-`), Ceiling: &Ceiling{MemoryMax: -1, PidsMax: -1, CPUMax: -1}})
+[environment]
+pass = ["TOKEN"]
+[network]
+egress = ["a.example.com:443"]
+addresses = ["10.0.0.0/8"]
+[[files]]
+path = "/srv/out"
+access = ["read_file", "remove_file"]
+[[files]]
+path = "/run/x"
+access = ["resolve_unix"]
+[[capability]]
+name = "secret.read"
+target = ["key"]
+`), Ceiling: &Ceiling{MemoryMax: -1, PidsMax: -1, CPUMax: -1, Files: DefaultCeiling().Files}})
 	want := []string{
 		"mount allowed: the plugin reaches the kernel's mount code; only its missing capabilities stop it (testdata/test.toml:6)",
 		"clone3 allowed: the plugin may make or enter namespaces, where kernel code for root is in reach (testdata/test.toml:7)",
@@ -573,6 +587,12 @@ seccomp = "log"
 		"pids.max is \"max\": the plugin may take the host's process numbers (testdata/test.toml:16)",
 		"/proc shows the whole machine: its processors, memory, load and kernel version (testdata/test.toml:11)",
 		"/data is kept between starts, and so is what an attacker leaves there (testdata/test.toml:13)",
+		"the plugin reaches a.example.com:443, and what it knows can leave by it (testdata/test.toml:23)",
+		"names that it reaches may lead to 10.0.0.0/8: services there trust who can reach them (testdata/test.toml:24)",
+		"cordon run passes TOKEN of its caller on (testdata/test.toml:21)",
+		"resolve_unix at /run/x: what listens on a unix socket there answers the plugin (testdata/test.toml:28)",
+		"the plugin changes /srv/out of the host, and whoever reads there reads its words (testdata/test.toml:25)",
+		"the host serves secret.read to it for key (testdata/test.toml:31)",
 		"the plugin starts without landlock where the host cannot give it (testdata/test.toml:4)",
 		"violations of grant are recorded and nothing is done (testdata/test.toml:18)",
 		"calls that are not allowed are recorded and let through: there is no seccomp wall (testdata/test.toml:19)",

@@ -2,6 +2,7 @@ package profiles
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cordonhq/cordon/profiles/strict"
@@ -45,13 +46,14 @@ const leavesSetID = "the plugin may leave programs that run as the owner of a di
 // weakened is one sentence for each thing that opens a wall, in a fixed order.
 func (b *builder) weakened() []string {
 	var out []string
-	say := func(key, format string, args ...any) {
-		sentence := fmt.Sprintf(format, args...)
-		if by := b.plan.Origins[key]; by != "" {
-			sentence += " (" + by + ")"
+	sentence := func(by, format string, args ...any) {
+		text := fmt.Sprintf(format, args...)
+		if by != "" {
+			text += " (" + by + ")"
 		}
-		out = append(out, sentence)
+		out = append(out, text)
 	}
+	say := func(key, format string, args ...any) { sentence(b.plan.Origins[key], format, args...) }
 	b.weakCalls(say)
 	b.weakQuotas(say)
 	if b.plan.Proc == "full" {
@@ -67,12 +69,22 @@ func (b *builder) weakened() []string {
 		}
 		say("network.egress."+to, "the plugin reaches %s, and what it knows can leave by it", to)
 	}
-	for _, c := range b.plan.Capabilities {
+	for _, network := range b.plan.Network.Addresses {
+		say("network.addresses", "names that it reaches may lead to %s: services there trust who can reach them", network)
+	}
+	for _, name := range b.plan.Process.Pass {
+		say("environment.pass", "cordon run passes %s of its caller on", name)
+	}
+	b.weakFiles(say)
+	for i := range b.plan.Capabilities {
+		c := &b.plan.Capabilities[i]
 		switch c.Name {
 		case "net.dial":
-			say("capability", "the plugin is connected to %s when it asks, and what it knows can leave by it", strings.Join(c.Target, ", "))
+			sentence(c.Origin, "the plugin is connected to %s when it asks, and what it knows can leave by it", strings.Join(c.Target, ", "))
 		case "net.listen":
-			say("capability", "whoever reaches %s of this host reaches the plugin", strings.Join(c.Target, ", "))
+			sentence(c.Origin, "whoever reaches %s of this host reaches the plugin", strings.Join(c.Target, ", "))
+		default:
+			sentence(c.Origin, "the host serves %s to it%s", c.Name, forWhat(c.Target))
 		}
 	}
 	for _, wall := range sortedKeys(b.plan.Require) {
@@ -110,6 +122,40 @@ func (b *builder) weakCalls(say func(key, format string, args ...any)) {
 			say(b.calls.of(name).key+"."+name, "%s allowed whatever its arguments: %s", name, lifted[name])
 		}
 	}
+}
+
+// forWhat names the targets of a grant.
+func forWhat(targets []string) string {
+	if len(targets) == 0 {
+		return ""
+	}
+	return " for " + few(targets)
+}
+
+// weakFiles says what of the host changes by the plugin's hand, or answers it
+// as no file does.
+func (b *builder) weakFiles(say func(key, format string, args ...any)) {
+	for i := range b.plan.Files {
+		f := &b.plan.Files[i]
+		if slices.ContainsFunc(f.Access, changes) {
+			say("files."+f.Path, "the plugin changes %s of the host, and whoever reads there reads its words", f.From)
+		}
+		for _, right := range f.Access {
+			if what := special[right]; what != "" {
+				say("files."+f.Path, "%s at %s: %s", right, f.Path, what)
+			}
+		}
+	}
+}
+
+// special is what rights open that no shorthand has.
+var special = map[string]string{
+	"ioctl_dev":    "device drivers are kernel code in reach",
+	"resolve_unix": "what listens on a unix socket there answers the plugin",
+}
+
+func changes(right string) bool {
+	return right == "write_file" || right == "truncate" || right == "refer" || strings.HasPrefix(right, "make_") || strings.HasPrefix(right, "remove_")
 }
 
 func (b *builder) weakQuotas(say func(key, format string, args ...any)) {

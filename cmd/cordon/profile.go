@@ -62,7 +62,7 @@ func planOf(p *profiles.Profile, ceiling *profiles.Ceiling, argv []string) (*pla
 	if len(argv) == 0 {
 		argv = []string{placeholder}
 	}
-	return profiles.Resolve(profiles.Input{Profile: p, Ceiling: ceiling, Argv: argv, CallerEnv: os.Environ()})
+	return profiles.Resolve(profiles.Input{Profile: p, Ceiling: ceiling, Argv: argv})
 }
 
 // lookUp says what a path of this host is, and what its ceiling says of where it

@@ -38,7 +38,7 @@ Exit status:
 cordon run has its own; see cordon run --help.
 
 Environment:
-  CORDON_SOCKET  the control socket, if not /run/cordon/cordond.sock
+  CORDON_SOCKET  the control socket, if not /run/cordon/cordon.sock
   NO_COLOR       no colours, as without a terminal`
 
 const rootExample = `  cordon doctor

@@ -77,9 +77,9 @@ func (r *Result) inside(a, b *plan.Plan) {
 	r.ordered("data", kept[b.Data.Persistent]-kept[a.Data.Persistent], "/data is kept between starts")
 	r.bound("data", "/data", a.Data.Size, b.Data.Size, size)
 	r.bound("data", "inodes of /data", a.Data.Inodes, b.Data.Inodes, number)
-	if fmt.Sprint(a.Network) != fmt.Sprint(b.Network) {
-		r.more("network", "%+v, and %+v in the other", b.Network, a.Network)
-		r.less("network", "%+v, and %+v in the other", a.Network, b.Network)
+	if a.Network.Mode != b.Network.Mode { // there is one mode; two could not be compared
+		r.more("network", "mode %s, and %s in the other", b.Network.Mode, a.Network.Mode)
+		r.less("network", "mode %s, and %s in the other", a.Network.Mode, b.Network.Mode)
 	}
 }
 
@@ -128,12 +128,19 @@ func (r *Result) quotas(a, b *plan.Plan) {
 		}
 	}
 	for _, name := range sortedKeys(hard) {
-		r.bound("rlimits", "rlimit."+name, hard[name][0], hard[name][1], number)
+		text := size
+		if slices.Contains(counted, name) {
+			text = number
+		}
+		r.bound("rlimits", "rlimit."+name, hard[name][0], hard[name][1], text)
 		if hard[name][0] == hard[name][1] {
-			r.bound("rlimits", "rlimit."+name+" (soft)", soft[name][0], soft[name][1], number)
+			r.bound("rlimits", "rlimit."+name+" (soft)", soft[name][0], soft[name][1], text)
 		}
 	}
 }
+
+// counted are the rlimits that are no sizes.
+var counted = []string{"nofile", "nproc", "sigpending"}
 
 // weight is cpu.weight; the kernel's own is 100.
 func weight(v *uint64) int64 {
@@ -170,12 +177,17 @@ func (r *Result) violations(a, b *plan.Plan) {
 		if x == y {
 			continue
 		}
-		order := cmp.Or(mildness(y.Action)-mildness(x.Action), mildness(last(y))-mildness(last(x)), y.Budget-x.Budget, cmp.Compare(x.Window, y.Window))
-		mild, stern := y, x
-		if order < 0 {
-			mild, stern = x, y
+		stern, mild := milder(x, y), milder(y, x)
+		if stern && mild {
+			r.Other = append(r.Other, Difference{"violation", fmt.Sprintf(violated, wall, consequence(y), consequence(x))})
+			continue
 		}
-		r.ordered("violation", order, "a violation of %s leads to %s, and to %s in the other", wall, consequence(mild), consequence(stern))
+		if !stern {
+			r.more("violation", violated, wall, consequence(y), consequence(x))
+		}
+		if !mild {
+			r.less("violation", violated, wall, consequence(x), consequence(y))
+		}
 	}
 	for _, what := range without(a.Watch, b.Watch) {
 		r.more("violation", "%s are not watched", what)
@@ -183,6 +195,18 @@ func (r *Result) violations(a, b *plan.Plan) {
 	for _, what := range without(b.Watch, a.Watch) {
 		r.less("violation", "%s are not watched", what)
 	}
+}
+
+const violated = "a violation of %s leads to %s, and to %s in the other"
+
+// milder says whether a is in no respect sterner than b, from which it differs:
+// in what follows first and in the end, and in how many are borne in what time.
+// Neither is milder than the other where they cannot be compared.
+func milder(a, b plan.Response) bool {
+	if mildness(a.Action) < mildness(b.Action) || mildness(last(a)) < mildness(last(b)) {
+		return false
+	}
+	return a.Budget == 0 || b.Budget == 0 || a.Budget >= b.Budget && a.Window <= b.Window
 }
 
 func mildness(action string) int { return slices.Index(severities, action) }
@@ -202,18 +226,10 @@ func consequence(r plan.Response) string {
 	return fmt.Sprintf("%s, after %d in %s to %s", r.Action, r.Budget, r.Window, r.Then)
 }
 
-// connection compares the limits of IPC; 0 is the connection's own default.
+// connection compares the limits of IPC, as the connection will have them.
 func (r *Result) connection(a, b *plan.Plan) {
-	x, y := a.IPC, b.IPC
-	one := func(key string, a, b int64, text func(int64) string) {
-		switch {
-		case a == b:
-		case a == 0 || b == 0:
-			r.Other = append(r.Other, Difference{"ipc", fmt.Sprintf("%s: %s, and %s in the other", key, orDefault(b, text), orDefault(a, text))})
-		default:
-			r.bound("ipc", key, a, b, text)
-		}
-	}
+	x, y := a.IPC.WithDefaults(), b.IPC.WithDefaults()
+	one := func(key string, a, b int64, text func(int64) string) { r.bound("ipc", key, a, b, text) }
 	one("max_frame", int64(x.MaxFrame), int64(y.MaxFrame), size)
 	one("max_in_flight", int64(x.MaxInFlight), int64(y.MaxInFlight), number)
 	one("max_queue", int64(x.MaxQueue), int64(y.MaxQueue), size)
@@ -226,14 +242,7 @@ func (r *Result) connection(a, b *plan.Plan) {
 	one("cancel_grace", int64(x.CancelGrace), int64(y.CancelGrace), span)
 }
 
-func orDefault(n int64, text func(int64) string) string {
-	if n == 0 {
-		return "the default"
-	}
-	return text(n)
-}
-
-// others are what neither opens nor closes a wall.
+// others are what neither opens nor closes a wall of the kernel's.
 func (r *Result) others(a, b *plan.Plan) {
 	other := func(what string, x, y any) {
 		if fmt.Sprint(x) != fmt.Sprint(y) {
@@ -241,8 +250,39 @@ func (r *Result) others(a, b *plan.Plan) {
 		}
 	}
 	other("identity", fmt.Sprintf("uid %d, gid %d", a.Process.UID, a.Process.GID), fmt.Sprintf("uid %d, gid %d", b.Process.UID, b.Process.GID))
-	other("environment", names(a, b), names(b, a))
-	other("lifecycle", a.Lifecycle, b.Lifecycle)
+	if x, y := names(a, b), names(b, a); x+y != "" {
+		other("environment", cmp.Or(x, "none of it"), cmp.Or(y, "none of it"))
+	}
+	for _, name := range without(b.Process.Pass, a.Process.Pass) {
+		r.more("environment", "%s of whoever runs it is passed on, by cordon run", name)
+	}
+	for _, name := range without(a.Process.Pass, b.Process.Pass) {
+		r.less("environment", "%s of whoever runs it is passed on, by cordon run", name)
+	}
+	r.lifecycle(a.Lifecycle, b.Lifecycle)
+}
+
+// lifecycle compares in the words of the profile.
+func (r *Result) lifecycle(a, b plan.Lifecycle) {
+	for _, one := range []struct {
+		key  string
+		a, b any
+	}{
+		{"restart", a.Restart, b.Restart},
+		{"restart_sec", a.RestartSec, b.RestartSec},
+		{"restart_steps", a.RestartSteps, b.RestartSteps},
+		{"restart_max_delay_sec", a.RestartMaxDelaySec, b.RestartMaxDelaySec},
+		{"reset_after", a.ResetAfter, b.ResetAfter},
+		{"start_limit_burst", a.StartLimitBurst, b.StartLimitBurst},
+		{"start_limit_interval_sec", a.StartLimitInterval, b.StartLimitInterval},
+		{"timeout_start_sec", a.StartTimeout, b.StartTimeout},
+		{"timeout_stop_sec", a.StopTimeout, b.StopTimeout},
+		{"watchdog_sec", a.Watchdog, b.Watchdog},
+	} {
+		if one.a != one.b {
+			r.Other = append(r.Other, Difference{"lifecycle", fmt.Sprintf("%s: %v, and %v in the other", one.key, one.b, one.a)})
+		}
+	}
 }
 
 // names are the variables that one plan has otherwise than another.

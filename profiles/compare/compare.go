@@ -72,10 +72,40 @@ const (
 	allowed   = "allowed"
 )
 
+// moreArguments is of a call that both allow with some arguments.
+const moreArguments = "allowed with more arguments than in the other"
+
 var openness = []string{killed, violation, quietly, guarded, allowed}
 
 // callState is what a filter does with a call, in a word, and exactly.
-type callState struct{ word, exact string }
+type callState struct {
+	word string
+	arms []seccomp.Arm
+}
+
+// same says whether two states of one word are one.
+func (s callState) same(other callState) bool {
+	return slices.EqualFunc(s.arms, other.arms, sameArm)
+}
+
+func sameArm(a, b seccomp.Arm) bool {
+	return a.Action == b.Action && a.Errno == b.Errno && slices.Equal(a.Args, b.Args)
+}
+
+func passes(a seccomp.Arm) bool { return a.Action == seccomp.ActAllow || a.Action == seccomp.ActLog }
+
+// widens says whether a call gets through under s wherever it does under
+// before: the arms are those of before in their order, with some that let it
+// through put in, or some that make it a violation taken out.
+func (s callState) widens(before callState) bool {
+	kept := slices.DeleteFunc(slices.Clone(s.arms), func(a seccomp.Arm) bool { return passes(a) && !before.has(a) })
+	left := slices.DeleteFunc(slices.Clone(before.arms), func(a seccomp.Arm) bool { return a.Action == seccomp.ActNotify && !s.has(a) })
+	return slices.EqualFunc(kept, left, sameArm)
+}
+
+func (s callState) has(a seccomp.Arm) bool {
+	return slices.ContainsFunc(s.arms, func(have seccomp.Arm) bool { return sameArm(have, a) })
+}
 
 func callStates(f seccomp.Filter) map[string]callState {
 	out := map[string]callState{}
@@ -91,8 +121,7 @@ func callStates(f seccomp.Filter) map[string]callState {
 }
 
 func stateOf(c seccomp.Call) callState {
-	s := callState{word: quietly, exact: fmt.Sprint(c.Arms)}
-	passes := func(a seccomp.Arm) bool { return a.Action == seccomp.ActAllow || a.Action == seccomp.ActLog }
+	s := callState{word: quietly, arms: c.Arms}
 	only := len(c.Arms) == 1 && len(c.Arms[0].Args) == 0
 	switch {
 	case only && passes(c.Arms[0]):
@@ -126,9 +155,14 @@ func (r *Result) calls(a, b *plan.Plan) {
 		case order < 0:
 			change := fmt.Sprintf("%s, and %s in the other", x.word, y.word)
 			less[change] = append(less[change], name)
-		case x.exact != y.exact && x.word == quietly:
+		case x.same(y):
+		case x.word == quietly:
 			r.Other = append(r.Other, Difference{"seccomp", name + ": refused quietly, with another errno or under other conditions"})
-		case x.exact != y.exact:
+		case y.widens(x):
+			more[moreArguments] = append(more[moreArguments], name)
+		case x.widens(y):
+			less[moreArguments] = append(less[moreArguments], name)
+		default:
 			change := x.word + ", under other conditions"
 			more[change] = append(more[change], name)
 			less[change] = append(less[change], name)

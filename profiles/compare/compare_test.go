@@ -2,6 +2,7 @@ package compare
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cordonhq/cordon/profiles"
@@ -64,12 +65,65 @@ func TestEveryWall(t *testing.T) {
 		"resources.cpu.weight=101":                 {"cpu", "cpu.weight: 101, and 100 in the other"},
 		"resources.rlimit.nofile=1025":             {"rlimits", "rlimit.nofile: 1025, and 1024 in the other"},
 		"require.landlock=best_effort":             {"require", "starts without landlock where the host cannot give it"},
+		"network.egress=a.example.com:443":         {"network", "reaches a.example.com:443"},
+		"environment.pass=TOKEN":                   {"environment", "TOKEN of whoever runs it is passed on, by cordon run"},
+		"resources.rlimit.data=2G":                 {"rlimits", "rlimit.data: 2G, and 1G in the other"},
 		"violation.memory=deny":                    {"violation", "a violation of memory leads to deny, and to quarantine in the other"},
 	} {
 		a, b := planOf(t, "strict"), planOf(t, "strict", set)
 		r := Plans(a, b)
+		r.More = slices.DeleteFunc(r.More, func(d Difference) bool { // egress opens the calls that it takes, too
+			return strings.HasPrefix(set, "network.egress") && d.Wall == "seccomp"
+		})
 		if len(r.More) != 1 || r.More[0] != want || len(r.Less) != 0 {
 			t.Errorf("--set %s: %+v, want %+v", set, r, want)
+		}
+	}
+}
+
+// TestMoreArguments: who lets a call through with more arguments allows more, and
+// no less.
+func TestMoreArguments(t *testing.T) {
+	rule := func(family, action string) string {
+		return `{ names = ["socket"], args = [{ index = 0, op = "SCMP_CMP_EQ", value = ` + family + ` }], action = "` + action + `" }`
+	}
+	const allow, kill = "SCMP_ACT_ALLOW", "SCMP_ACT_KILL_PROCESS"
+	for _, c := range []struct {
+		a, b       string
+		more, less int
+	}{
+		{"seccomp.rule=[]", "seccomp.rule=[" + rule("16", allow) + "]", 1, 0},
+		{"seccomp.rule=[" + rule("16", allow) + "]", "seccomp.rule=[" + rule("16", allow) + "," + rule("17", allow) + "]", 1, 0},
+		{"seccomp.rule=[" + rule("16", allow) + "]", "seccomp.rule=[" + rule("17", allow) + "]", 1, 1},
+		{"seccomp.rule=[]", "seccomp.rule=[" + rule("16", allow) + "," + rule("3", kill) + "]", 1, 1},
+	} {
+		r := Plans(planOf(t, "static", c.a), planOf(t, "static", c.b))
+		if len(r.More) != c.more || len(r.Less) != c.less {
+			t.Errorf("%s after %s: %+v", c.b, c.a, r)
+		}
+	}
+}
+
+// TestResponses: a budget is more with more of it, and with less time for it;
+// where one has more and the other less time, nobody can say.
+func TestResponses(t *testing.T) {
+	budget := func(text string) string {
+		return `violation.seccomp={ action = "deny", budget = "` + text + `", then = "quarantine" }`
+	}
+	for _, c := range []struct {
+		a, b       string
+		more, less int
+	}{
+		{budget("20/h"), budget("21/h"), 1, 0},
+		{budget("20/h"), budget("20/min"), 1, 0},
+		{budget("20/h"), budget("5/min"), 1, 1},
+		{budget("20/h"), "violation.seccomp=deny", 1, 0},
+		{budget("20/h"), "violation.seccomp=kill", 1, 1},
+		{budget("20/h"), "violation.seccomp=quarantine", 0, 1},
+	} {
+		r := Plans(planOf(t, "strict", c.a), planOf(t, "strict", c.b))
+		if len(r.More) != c.more || len(r.Less) != c.less {
+			t.Errorf("%s after %s: %+v", c.b, c.a, r)
 		}
 	}
 }

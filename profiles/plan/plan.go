@@ -124,10 +124,12 @@ type Time struct {
 	CPU  time.Duration `json:"cpu,omitempty"`
 }
 
-// Process is what runs. Env is sorted.
+// Process is what runs. Env is sorted, and has the values of Pass.
 type Process struct {
-	Argv     []string `json:"argv"`
-	Env      []string `json:"env"`
+	Argv []string `json:"argv"`
+	Env  []string `json:"env"`
+	// Pass names the variables that cordon run takes from its caller, sorted.
+	Pass     []string `json:"pass,omitempty"`
 	Cwd      string   `json:"cwd"`
 	Hostname string   `json:"hostname"`
 	UID      uint32   `json:"uid"`

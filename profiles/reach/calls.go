@@ -25,10 +25,25 @@ func (m *Model) arms(name string) []seccomp.Arm {
 	return nil
 }
 
-// mayCall says whether some arguments of a call are let through.
+// mayCall says whether some arguments of a call are let through: by the filter,
+// or by whoever is told of the violation and only records it.
 func (m *Model) mayCall(name string) bool {
 	arms := m.arms(name)
-	return slices.ContainsFunc(arms, func(a seccomp.Arm) bool { return passes(a.Action) })
+	if m.onlyRecorded() && (len(arms) == 0 || len(arms[len(arms)-1].Args) > 0) {
+		return true
+	}
+	return slices.ContainsFunc(arms, func(a seccomp.Arm) bool {
+		return passes(a.Action) || a.Action == seccomp.ActNotify && m.onlyRecorded()
+	})
+}
+
+// onlyRecorded says whether a violation of the filter goes on.
+func (m *Model) onlyRecorded() bool { return m.plan.Violation["seccomp"].Action == "log" }
+
+// makes says whether a call with these arguments goes through.
+func (m *Model) makes(name string, args ...uint64) bool {
+	v := m.Decide(name, args)
+	return passes(v.Action) || v.Action == seccomp.ActNotify && m.onlyRecorded()
 }
 
 func passes(a seccomp.Action) bool { return a == seccomp.ActAllow || a == seccomp.ActLog }
@@ -94,7 +109,12 @@ func (m *Model) Call(name string, args []uint64) (Answer, error) {
 	}
 	a := Answer{Question: strings.TrimSpace("call " + name + " " + numbers(args))}
 	if name == "execve" && m.plan.Seccomp.ExecOnce {
-		a.refuse("seccomp", m.plan.Origins["seccomp.execve"], "execve is let through once, for the plugin's own program; another is a violation, which leads to %s", m.plan.Violation["seccomp"].Action)
+		if m.onlyRecorded() {
+			a.Can, a.Note = true, recorded
+			a.Why = []Reason{{Wall: "seccomp", Text: "execve is to happen once, and a second one is only recorded", Origin: m.plan.Origins["violation.seccomp"]}}
+			return a, nil
+		}
+		m.refuseAnother(&a)
 		return a, nil
 	}
 	arms := m.arms(name)
@@ -102,11 +122,21 @@ func (m *Model) Call(name string, args []uint64) (Answer, error) {
 	if args == nil && !open && m.mayCall(name) {
 		a.Can = true
 		a.Note = "not with every argument: " + describe(arms)
+		if m.onlyRecorded() {
+			a.Note = recorded
+		}
 		a.Why = []Reason{{Wall: "seccomp", Text: name + " is allowed with some arguments", Origin: m.callOrigin(name)}}
 		return a, nil
 	}
 	m.decided(&a, name, m.Decide(name, args))
 	return a, nil
+}
+
+const recorded = "violations of seccomp are only recorded, so the call goes on"
+
+// refuseAnother refuses a second execve.
+func (m *Model) refuseAnother(a *Answer) {
+	a.refuse("seccomp", m.plan.Origins["seccomp.execve"], "execve is let through once, for the plugin's own program; another is a violation, which leads to %s", m.plan.Violation["seccomp"].Action)
 }
 
 func (m *Model) decided(a *Answer, name string, v Verdict) {
@@ -127,8 +157,8 @@ func (m *Model) decided(a *Answer, name string, v Verdict) {
 	default:
 		a.refuse("seccomp", origin, "%s is not allowed: a violation, which leads to %s", name, m.plan.Violation["seccomp"].Action)
 	}
-	if m.plan.Violation["seccomp"].Action == "log" && v.Action == seccomp.ActNotify {
-		a.Can, a.Note = true, "violations of seccomp are only recorded, so the call goes on"
+	if m.onlyRecorded() && v.Action == seccomp.ActNotify {
+		a.Can, a.Note = true, recorded
 	}
 }
 

@@ -80,6 +80,7 @@ type verb struct {
 	rights, parentRights []string
 	perm                 fs.FileMode
 	writes               bool
+	executes             bool
 }
 
 var opens = []string{"open", "openat", "openat2"}
@@ -90,7 +91,7 @@ var fileVerbs = map[string]verb{
 	"list":     {calls: opens, follow: true, rights: []string{"read_dir"}, perm: look},
 	"write":    {calls: opens, follow: true, rights: []string{"write_file"}, perm: change, writes: true},
 	"truncate": {calls: opens, follow: true, rights: []string{"write_file", "truncate"}, perm: change, writes: true},
-	"execute":  {follow: true, rights: []string{"read_file", "execute"}, perm: search},
+	"execute":  {follow: true, rights: []string{"read_file", "execute"}, perm: search, executes: true},
 	"create":   {calls: append([]string{"creat"}, opens...), parent: true, rights: []string{"write_file"}, parentRights: []string{"make_reg"}, perm: change | search, writes: true},
 	"mkdir":    {calls: []string{"mkdir", "mkdirat"}, parent: true, parentRights: []string{"make_dir"}, perm: change | search, writes: true},
 	"remove":   {calls: []string{"unlink", "unlinkat"}, parent: true, parentRights: []string{"remove_file"}, perm: change | search, writes: true},
@@ -125,6 +126,9 @@ func (m *Model) File(name, file string) (Answer, error) {
 
 // filtered refuses what the filter has no call for.
 func (m *Model) filtered(a *Answer, v verb) {
+	if v.executes && m.plan.Seccomp.ExecOnce && !m.onlyRecorded() {
+		m.refuseAnother(a)
+	}
 	if len(v.calls) == 0 || slices.ContainsFunc(v.calls, m.mayCall) {
 		return
 	}

@@ -2,6 +2,7 @@ package reach
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,9 +39,12 @@ func (m *Model) quotas(what string) []quota {
 	case "memory":
 		return []quota{memory}
 	case "pids":
-		return []quota{{deref(p.Limits.PidsMax), "pids", "resources.pids.max", countText}}
+		return []quota{
+			{deref(p.Limits.PidsMax), "pids", "resources.pids.max", countText},
+			{m.rlimit("nproc"), "rlimits", "resources.rlimit.nproc", countText},
+		}
 	case "files":
-		return []quota{{m.openFiles(), "rlimits", "resources.rlimit.nofile", countText}}
+		return []quota{{m.rlimit("nofile"), "rlimits", "resources.rlimit.nofile", countText}}
 	case "tmp":
 		return []quota{{p.Tmp.Size, "tmpfs", "tmp.size", sizeText}, memory}
 	case "shm":
@@ -84,6 +88,7 @@ func (m *Model) Use(what, amount string) (Answer, error) {
 			text = q.key + " has no bound"
 		}
 		a.Why = []Reason{{Wall: q.wall, Text: text, Origin: m.plan.Origins[q.key]}}
+		m.noteAlone(&a, what, n)
 	}
 	return a, nil
 }
@@ -110,19 +115,48 @@ func parseAmount(what, amount string) (int64, error) {
 	return int64(n), nil
 }
 
-// openFiles is how many descriptors a process can have: it may raise its soft
+// rlimit is how much of something a process can have: it may raise its soft
 // limit to the hard one, if it has a call for that.
-func (m *Model) openFiles() int64 {
+func (m *Model) rlimit(name string) int64 {
 	for _, r := range m.plan.Rlimits {
-		if r.Name != "nofile" {
+		if r.Name != name {
 			continue
 		}
+		limit := r.Soft
 		if m.mayCall("prlimit64") || m.mayCall("setrlimit") {
-			return int64(min(r.Hard, 1<<62))
+			limit = r.Hard
 		}
-		return int64(min(r.Soft, 1<<62))
+		if limit > 1<<62 { // RLIM_INFINITY
+			return unbounded
+		}
+		return int64(limit)
 	}
 	return unbounded
+}
+
+// alone are the bounds of one process, or of one file, which several together
+// can go beyond.
+var alone = map[string][]struct{ rlimit, text string }{
+	"memory": {
+		{"data", "one process alone has at most %s of private memory (resources.rlimit.data)"},
+		{"as", "one process alone has at most %s (resources.rlimit.as)"},
+	},
+	"tmp":  {{"fsize", oneFile}},
+	"shm":  {{"fsize", oneFile}},
+	"data": {{"fsize", oneFile}},
+}
+
+const oneFile = "one file alone has at most %s (resources.rlimit.fsize)"
+
+// noteAlone says where one process, or one file, cannot have so much.
+func (m *Model) noteAlone(a *Answer, what string, n int64) {
+	var notes []string
+	for _, one := range alone[what] {
+		if limit := m.rlimit(one.rlimit); limit != unbounded && n > limit {
+			notes = append(notes, fmt.Sprintf(one.text, sizeText(limit)))
+		}
+	}
+	a.Note = strings.Join(notes, "; ")
 }
 
 func deref(v *int64) int64 {
@@ -180,23 +214,40 @@ func (m *Model) Connect(to string) (Answer, error) {
 		return a, fmt.Errorf("cannot answer: expected HOST:PORT, got %q", to)
 	}
 	for _, have := range m.plan.Network.Egress {
-		if t, err := grant.ParseEndpoint(have); err == nil && t.Covers(asked) && t.Addr == asked.Addr { // a wildcard stands for names only
-			a.Can = true
-			a.Why = []Reason{{Wall: "net namespace", Origin: m.plan.Origins["network.egress."+have], Text: "network.egress has " + have}}
-			a.Note = "a name must also resolve, on the host, to a public address or one in network.addresses"
+		t, err := grant.ParseEndpoint(have)
+		if err != nil || !t.Covers(asked) {
+			continue
+		}
+		if m.refuseSockets(&a, asked.UDP); len(a.Why) > 0 {
 			return a, nil
 		}
+		a.Can = true
+		a.Why = []Reason{{Wall: "net namespace", Origin: m.plan.Origins["network.egress."+have], Text: "network.egress has " + have}}
+		a.Note = "only the daemon relays, not cordon run; and a name must resolve, on the host, to a public address or one in network.addresses"
+		return a, nil
 	}
 	a.refuse("net namespace", m.plan.Origins["network.mode"], "its network namespace holds nothing but loopback and what network.egress grants")
-	if m.abi >= 4 && len(m.plan.Network.Egress) == 0 {
+	if m.abi >= 4 && len(m.plan.Network.Egress) == 0 && !asked.UDP {
 		a.refuse("landlock", "", "no TCP port is granted")
 	}
-	for _, family := range []uint64{2, 10} { // AF_INET, AF_INET6
-		if !passes(m.Decide("socket", []uint64{family, 1, 0}).Action) {
-			a.refuse("seccomp", m.callOrigin("socket"), "socket is not allowed for address family %d", family)
-		}
-	}
+	m.refuseSockets(&a, asked.UDP)
 	return a, nil
+}
+
+// refuseSockets refuses where the filter lets no way be gone: a socket of either
+// family, and connecting it or sending from it.
+func (m *Model) refuseSockets(a *Answer, udp bool) {
+	const inet, inet6, stream, datagram = 2, 10, 1, 2
+	kind, ways := uint64(stream), []string{"connect"}
+	if udp {
+		kind, ways = datagram, []string{"connect", "sendto", "sendmsg", "sendmmsg"}
+	}
+	if !m.makes("socket", inet, kind, 0) && !m.makes("socket", inet6, kind, 0) {
+		a.refuse("seccomp", m.callOrigin("socket"), "socket is not allowed for the internet's address families")
+	}
+	if !slices.ContainsFunc(ways, m.mayCall) {
+		a.refuse("seccomp", m.callOrigin("connect"), "none of the calls %s is allowed", strings.Join(ways, ", "))
+	}
 }
 
 // Verbs are what Can knows, with what they are about.

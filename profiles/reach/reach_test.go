@@ -293,3 +293,43 @@ func TestQuotasAndIdentity(t *testing.T) {
 		}
 	}
 }
+
+// TestAnswersSeeEveryWall: an answer that left one out would be yes, or no, where
+// the kernel says otherwise.
+func TestAnswersSeeEveryWall(t *testing.T) {
+	const base = "extends = [\"builtin:static\"]\n[[files]]\npath = \"/bin/x\"\naccess = \"rx\"\n"
+	const egress = "[network]\negress = [\"a.example.com:443\"]\n"
+	host := fakeHost{"/bin": "dir 755", "/bin/x": "755"}
+	for _, c := range []struct {
+		profile, question string
+		want              bool
+		wall              string // of the first reason
+	}{
+		{base, "execute /bin/x", true, "files"},
+		{base + "[seccomp]\nexecve = \"once\"\n", "execute /bin/x", false, "seccomp"},
+		{base + "[seccomp]\nexecve = \"once\"\n[violation]\nseccomp = \"log\"\n", "execute /bin/x", true, "files"},
+		{base + "[seccomp]\nexecve = \"once\"\n[violation]\nseccomp = \"log\"\n", "call execve", true, "seccomp"},
+		{base + "[seccomp]\ndeny = [\"open\", \"openat\", \"openat2\"]\n", "read /bin/x", false, "seccomp"},
+		{base + "[seccomp]\ndeny = [\"open\", \"openat\", \"openat2\"]\n[violation]\nseccomp = \"log\"\n", "read /bin/x", true, "files"},
+		{base + egress, "connect a.example.com:443", true, "net namespace"},
+		{base + egress, "connect a.example.com:80", false, "net namespace"},
+		{base + egress + "[seccomp]\ndeny = [\"socket\"]\n", "connect a.example.com:443", false, "seccomp"},
+		{base + egress + "[seccomp]\ndeny = [\"connect\"]\n", "connect a.example.com:443", false, "seccomp"},
+		{base + egress + "[seccomp]\ndeny = [\"connect\"]\n[violation]\nseccomp = \"log\"\n", "connect a.example.com:443", true, "net namespace"},
+		{base + "[resources]\nrlimit.nproc = 5\n", "use pids 5", true, "pids"},
+		{base + "[resources]\nrlimit.nproc = 5\n", "use pids 6", false, "rlimits"},
+	} {
+		words := strings.Fields(c.question)
+		a, err := model(t, c.profile, host).Can(words[0], words[1:]...)
+		if err != nil || a.Can != c.want || len(a.Why) == 0 || a.Why[0].Wall != c.wall {
+			t.Errorf("%s\n%s: %v, %+v (%v)", c.profile, c.question, a.Can, a.Why, err)
+		}
+	}
+	m := model(t, "[resources]\nmemory.max = \"2G\"\nrlimit.fsize = \"1M\"\n", fakeHost{})
+	for _, question := range []string{"memory 1500M", "tmp 2M"} {
+		words := strings.Fields(question)
+		if a, err := m.Can("use", words...); err != nil || !a.Can || !strings.Contains(a.Note, "alone") {
+			t.Errorf("use %s: %+v, %v", question, a, err)
+		}
+	}
+}

@@ -49,6 +49,7 @@ func Of(p *plan.Plan) Score {
 	s.inside()
 	s.beyond()
 	s.quotas()
+	s.connection()
 	s.promises()
 	total, open := 0.0, 0.0
 	for _, pt := range s.points {
@@ -221,5 +222,10 @@ func (s *scorer) calls() {
 			n++
 		}
 	}
+	again := 0.0
+	if !s.plan.Seccomp.ExecOnce || s.plan.Violation["seccomp"].Action == "log" {
+		again = 1
+	}
+	s.add("seccomp", "execve", 3, again, "whatever the plugin sees as a program it can become", "programs are executed more than once")
 	s.add("seccomp", "surface", 8, float64(n)/float64(max(len(known), 1)), "each call is kernel code in reach", "%d of %d calls allowed", n, len(known))
 }

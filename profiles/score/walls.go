@@ -147,6 +147,17 @@ func (s *scorer) quotas() {
 		cpu = share(l.CPUMax.Quota*1000/int64(l.CPUMax.Period), 64000)
 	}
 	s.add("cpu", "cpu.max", 3, cpu, neighbours, "%.0f%% of 64 processors", 100*cpu*cpu)
+	size("io", "bytes written", 1, l.IOMax.WriteBPS, 2<<30, "who fills a disk's queue has its neighbours wait")
+	size("io", "bytes read", 1, l.IOMax.ReadBPS, 2<<30, "who fills a disk's queue has its neighbours wait")
+	huge := 0.0
+	for _, v := range []*int64{l.Hugetlb2M, l.Hugetlb1G} {
+		if v == nil {
+			huge += 0.5
+		} else {
+			huge += 0.5 * share(*v, 64<<30)
+		}
+	}
+	s.add("hugetlb", "huge pages", 1, huge, neighbours, "%.0f%% of what a large machine has", 100*huge*huge)
 	for _, t := range []struct {
 		key string
 		d   time.Duration
@@ -178,18 +189,35 @@ func (s *scorer) rlimit(name string, weight float64, most int64, why string) {
 	s.add("rlimits", "rlimit."+name, weight, open, why, "%s", text)
 }
 
+// connection is what one plugin may ask of the daemon at once.
+func (s *scorer) connection() {
+	c := s.plan.IPC.WithDefaults()
+	open, n := 0.0, 0.0
+	for _, one := range [][2]int64{
+		{int64(c.MaxFrame), 16 << 20},
+		{int64(c.MaxQueue), 256 << 20},
+		{int64(c.MaxInFlight), 65536},
+		{int64(c.MaxDepth), 1000},
+		{int64(c.MaxDescriptors), 253},
+		{int64(c.Rate), 1_000_000},
+	} {
+		open, n = open+share(one[0], one[1]), n+1
+	}
+	s.add("ipc", "limits", 1, open/n, "the daemon works and remembers for the plugin", "frames of %s, %d calls at once, %d messages a second, and more", strict.Size(int64(c.MaxFrame)), c.MaxInFlight, c.Rate)
+}
+
 // promises are what happens where a wall cannot be had, or is hit.
 func (s *scorer) promises() {
 	p := s.plan
-	weights := map[string]float64{"landlock": 6, "memory": 3, "pids": 3, "cpu": 1}
-	for _, wall := range []string{"landlock", "memory", "pids", "cpu"} {
+	weights := map[string]float64{"landlock": 6, "memory": 3, "pids": 3, "cpu": 1, "io": 1, "hugetlb": 1}
+	for _, wall := range []string{"landlock", "memory", "pids", "cpu", "io", "hugetlb"} {
 		open := 0.0
 		if p.Require[wall].Mode == "best_effort" {
 			open = 1
 		}
 		s.add("require", wall, weights[wall], open, "a start without the wall is a start without the promise", "starts without %s where the host cannot give it", wall)
 	}
-	for _, wall := range []string{"seccomp", "files", "memory", "pids", "time", "ipc", "grant"} {
+	for _, wall := range []string{"seccomp", "files", "memory", "pids", "time", "ipc", "grant", "watchdog"} {
 		weight := 1.0
 		if wall == "seccomp" {
 			weight = 4
