@@ -26,13 +26,14 @@ func auditVerb(a *app) *cobra.Command {
 under a Merkle tree whose root the daemon signs from time to time (a checkpoint).`,
 		Example: `  cordon audit verify
   cordon audit tail --follow
+  cordon audit who /srv/photos
   cordon audit prove 17 >proof.json`,
-		GroupID: groupLook, Args: takes("verify, tail or prove"),
+		GroupID: groupLook, Args: takes("verify, tail, prove or who"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return usage(cmd, fmt.Sprintf("there is no %q here: verify, tail or prove", violation.Escape(args[0], 64)))
+			return usage(cmd, fmt.Sprintf("there is no %q here: verify, tail, prove or who", violation.Escape(args[0], 64)))
 		},
 	}
-	cmd.AddCommand(auditVerify(a), auditTail(a), auditProve(a))
+	cmd.AddCommand(auditVerify(a), auditTail(a), auditProve(a), auditWho(a))
 	return cmd
 }
 

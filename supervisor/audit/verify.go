@@ -47,10 +47,17 @@ func Verify(r io.Reader) (records uint64, err error) {
 // With publicKey empty the key beside the log is used, which proves nothing
 // against who could replace that. The daemon may be writing meanwhile.
 func VerifyFiles(path, publicKey string) (Verified, error) {
+	return Read(path, publicKey, func(control.Event) {})
+}
+
+// Read is VerifyFiles that shows each record on the way, in order. What it has
+// shown holds only if it returns no error.
+func Read(path, publicKey string, see func(control.Event)) (Verified, error) {
 	v, err := newVerifier(path, publicKey)
 	if err != nil {
 		return Verified{}, fmt.Errorf("cannot verify the audit log %s: %w", path, err)
 	}
+	v.see = see
 	defer func() { _ = v.tiles.close() }() // only read from
 	if err := v.run(); err != nil {
 		return v.found, fmt.Errorf("cannot verify the audit log %s: %w", path, err)
@@ -68,6 +75,7 @@ type verifier struct {
 	pruned uint64 // through which record the log says that it was pruned
 	root   tlog.Hash
 	found  Verified
+	see    func(control.Event)
 }
 
 func newVerifier(path, publicKey string) (*verifier, error) {
@@ -185,6 +193,7 @@ func (v *verifier) record(ev control.Event, leaf tlog.Hash) error {
 		}
 	}
 	v.leaf(leaf)
+	v.see(ev)
 	return nil
 }
 
