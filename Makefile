@@ -74,7 +74,7 @@ chaos: build ## Kill, tear, fill up and starve a loaded daemon at CHAOS_POINTS (
 	CORDON_CHAOS_POINTS=$(CHAOS_POINTS) go test -count=1 -timeout 60m -v -run TestChaos ./integration
 
 .PHONY: continuity
-continuity: build ## Kill a loaded daemon CONTINUITY_ROUNDS (100) times: plugins keep their processes (root)
+continuity: build ## Kill, and upgrade, a loaded daemon CONTINUITY_ROUNDS (100) times: plugins keep their processes (root)
 	CORDON_CONTINUITY_ROUNDS=$(CONTINUITY_ROUNDS) go test -count=1 -timeout 60m -v -run 'TestPluginsOutlive|TestUpgrade' ./integration
 
 .PHONY: model

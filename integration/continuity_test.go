@@ -260,3 +260,87 @@ func (d *daemon) configure(text string) {
 		d.t.Fatal(err)
 	}
 }
+
+// upgrade has the running daemon become program.
+func (d *daemon) upgrade(program string) (string, error) {
+	d.t.Helper()
+	out, err := exec.Command(program, "--config", d.dir+"/cordond.toml", "--upgrade").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return string(out), nil
+}
+
+// TestUpgradesFailNoCall has the daemon become another program again and again
+// under load: plugins and the daemon keep their processes, and no call fails.
+func TestUpgradesFailNoCall(t *testing.T) {
+	rounds := chaosNumber(t, "CORDON_CONTINUITY_ROUNDS", continuityRounds)
+	d := continuityDaemon(t)
+	before := d.pids()
+	load := d.callers(4, "ping")
+	slow := d.callers(2, "slow")
+	for round := range rounds {
+		load.after(t, 10)
+		began := time.Now()
+		out, err := d.upgrade(d.program)
+		if err != nil || !strings.Contains(out, "2 plugins run") {
+			t.Fatalf("round %d: %q, %v\n%s", round, out, err, d.log)
+		}
+		t.Logf("round %d: %v", round, time.Since(began))
+		if now := d.pids(); fmt.Sprint(now) != fmt.Sprint(before) {
+			t.Fatalf("round %d: the processes were %v and are %v\n%s", round, before, now, d.log)
+		}
+	}
+	load.after(t, 10)
+	calls := load.made.Load() + slow.made.Load()
+	if failed := append(load.end(), slow.end()...); len(failed) > 0 {
+		t.Errorf("%d of %d calls failed: %v\n%s", len(failed), calls, failed, d.log)
+	}
+	t.Logf("%d calls, none failed", calls)
+	if _, err := audit.VerifyFiles(d.dir+"/state/audit.jsonl", ""); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestUpgradeThatCannotBe: what is no cordond, is of other forms, or is somebody
+// else's is refused, and the daemon that runs goes on.
+func TestUpgradeThatCannotBe(t *testing.T) {
+	d := continuityDaemon(t)
+	before, pid := d.pids(), d.cmd.Process.Pid
+	client, err := control.Dial(t.Context(), d.dir+"/run/cordon.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	script := func(name, text string, mode os.FileMode) string {
+		t.Helper()
+		path := filepath.Join(d.dir, name)
+		if err := errors.Join(os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), mode), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, c := range []struct{ program, want string }{
+		{filepath.Join(d.dir, "none"), "no such file"},
+		{script("other", "exit 3", 0o755), "exit status 3"},
+		{script("later", `echo '{"keeper":1000,"book":1,"state":1}'`, 0o755), "of the forms"},
+		{script("anybodys", "exit 0", 0o777), "nobody else may write"},
+		{d.dir, "nobody else may write"},
+	} {
+		err := client.Call(t.Context(), control.MethodUpgrade, control.UpgradeParams{Program: c.program}, nil)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", c.program, err, c.want)
+		}
+	}
+	// One that fits and cannot be executed after all: the daemon has stood still.
+	flighty := script("flighty", `if [ "$1" = can-succeed ]; then rm -- "$0"; exec `+d.program+` can-succeed; fi`, 0o755)
+	if err := client.Call(t.Context(), control.MethodUpgrade, control.UpgradeParams{Program: flighty}, nil); err == nil || !strings.Contains(err.Error(), "cannot execute") {
+		t.Errorf("%s: got %v", flighty, err)
+	}
+	for _, name := range lastingPlugins {
+		d.must("call", name, "ping")
+	}
+	if now := d.pids(); fmt.Sprint(now) != fmt.Sprint(before) || d.cmd.Process.Pid != pid {
+		t.Errorf("the processes were %v and are %v", before, now)
+	}
+}

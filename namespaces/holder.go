@@ -259,3 +259,7 @@ func (c *Child) Loosen() error { return c.keeper.say(wireKindLoose, c.id) }
 // Abandon ends a plugin that nobody wants to go on with: everything in its pid
 // namespace. Done tells when it has.
 func (c *Child) Abandon() error { return c.keeper.say(wireKindForget, c.id) }
+
+// KeeperVersion is of the messages between keeper and daemon; both must have the
+// same.
+const KeeperVersion = wireVersion

@@ -340,6 +340,17 @@ func (s *Supervisor) Reload(ctx context.Context, by control.Caller) (control.Rel
 	return out, nil
 }
 
+// Upgrade implements control.Service.
+func (s *Supervisor) Upgrade(ctx context.Context, by control.Caller, params control.UpgradeParams) error {
+	if s.upgrade == nil {
+		return control.Errorf(ipc.CodeUnsupported, "", "cannot upgrade: this daemon cannot become another program")
+	}
+	if err := s.upgrade(ctx, by.String(), params.Program); err != nil {
+		return control.Errorf(ipc.CodeConflict, "the running cordond goes on; stop and start it to use another program all the same", "cannot upgrade: %w", err)
+	}
+	return nil
+}
+
 // EvidenceList implements control.Service.
 func (s *Supervisor) EvidenceList(_ context.Context, params control.NameParams) ([]control.Evidence, error) {
 	if params.Name != "" && !manifest.ValidName(params.Name) {

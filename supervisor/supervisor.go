@@ -54,6 +54,9 @@ type Config struct {
 	Evidence EvidenceRules
 	// Reload reads the configuration anew, for the one who asks; nil is none.
 	Reload func(ctx context.Context, by string) (control.Reloaded, error)
+	// Upgrade goes on as another program, for the one who asks; see
+	// control.Service. nil is none.
+	Upgrade func(ctx context.Context, by, program string) error
 	// Clock, Random (at least 0, below 1) and NewID have the system's as default.
 	Clock  Clock
 	Random func() float64
@@ -100,6 +103,7 @@ func (s *shared) leave() { <-s.places }
 type Supervisor struct {
 	*shared
 	reload     func(ctx context.Context, by string) (control.Reloaded, error)
+	upgrade    func(ctx context.Context, by, program string) error
 	installing sync.Mutex // one install, or removal of a bundle, at a time
 	mu         sync.RWMutex
 	plugins    map[string]*plugin
@@ -110,7 +114,7 @@ type Supervisor struct {
 // StartEnabled. What ran when the last daemon ended is gone on with, or stopped;
 // what was quarantined is so still.
 func New(c Config) (*Supervisor, error) {
-	s := &Supervisor{shared: sharedOf(c), reload: c.Reload, plugins: map[string]*plugin{}}
+	s := &Supervisor{shared: sharedOf(c), reload: c.Reload, upgrade: c.Upgrade, plugins: map[string]*plugin{}}
 	s.forgotten = s.forgetPlugin
 	s.cabinet = &cabinet{root: filepath.Join(c.StateDir, "evidence"), clock: s.clock, held: s.holdsEvidence, rules: c.Evidence.completed()}
 	s.discardBundle = s.discardUnused

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -52,6 +53,7 @@ type daemon struct {
 	server     *control.Server
 	secrets    atomic.Pointer[map[string]secret.Source]
 	socket     *control.Socket
+	upgrading  sync.Mutex
 	undo       []func() error
 }
 
@@ -157,7 +159,11 @@ func (d *daemon) openState() (err error) {
 // bindSocket takes the socket's place before anything is swept, so that two
 // daemons can never share one runtime directory.
 func (d *daemon) bindSocket() (err error) {
-	d.socket, err = control.Listen(d.config.Daemon.Socket, d.group())
+	if listener, lock, ok := handed(); ok {
+		d.socket, err = control.Inherit(d.config.Daemon.Socket, listener, lock)
+	} else {
+		d.socket, err = control.Listen(d.config.Daemon.Socket, d.group())
+	}
 	if err != nil {
 		return err
 	}
@@ -219,7 +225,7 @@ func (d *daemon) openLauncher() error {
 		Broker: served, Metrics: metrics.Values,
 		StateDir: c.StateDir, Store: d.store, Audit: d.audit, Launcher: supervisor.WithLauncher(launcher),
 		Source: bundles, Connector: supervisor.IPC{Version: version(), Logger: d.log}, UIDBase: c.UIDBase, Logger: d.log,
-		Evidence: rules, Reload: d.reload, Clock: hostClock{},
+		Evidence: rules, Reload: d.reload, Upgrade: d.upgrade, Clock: hostClock{},
 	})
 	if err != nil {
 		return errors.Join(err, launcher.Close())

@@ -54,6 +54,7 @@ type usageError struct{ error }
 func newRoot(in io.Reader, out, errs io.Writer) *cobra.Command {
 	var configFile string
 	var logFormat string
+	var upgrade bool
 	root := &cobra.Command{
 		Use: "cordond", Short: "Keep plugins behind walls that hold",
 		Long: `cordond keeps plugins: it starts each behind the walls of its profile, talks to
@@ -61,12 +62,15 @@ it, restarts it, and quarantines it when it hits a wall. It must run as root. Th
 command cordon talks to it over its control socket.
 
 SIGTERM and SIGINT stop every plugin and end it; a second one kills them at once.
-SIGHUP reads [ceiling] and [evidence] anew. Without a configuration file the defaults hold.`,
+SIGHUP reads [ceiling] and [evidence] anew. cordond --upgrade has the daemon that
+runs become this program, without a call that fails or a plugin that ends. Without a configuration file the defaults hold.`,
 		Version: version(), Args: cobra.NoArgs, SilenceErrors: true, SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runDaemon(options{
-				configFile: configFile, explicit: cmd.Flags().Changed("config"), logFormat: logFormat, errs: errs,
-			})
+			o := options{configFile: configFile, explicit: cmd.Flags().Changed("config"), logFormat: logFormat, errs: errs}
+			if upgrade {
+				return requestUpgrade(o, out)
+			}
+			return runDaemon(o)
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
@@ -79,9 +83,10 @@ SIGHUP reads [ceiling] and [evidence] anew. Without a configuration file the def
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.Flags().StringVar(&configFile, "config", defaultConfig, "the configuration `file`")
 	root.Flags().StringVar(&logFormat, "log-format", "", "text or json; default: text on a terminal")
+	root.Flags().BoolVar(&upgrade, "upgrade", false, "have the daemon that runs become this program")
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetHelpCommand(&cobra.Command{Hidden: true})
-	root.AddCommand(compileFilter(in, out))
+	root.AddCommand(compileFilter(in, out), canSucceed(out))
 	return root
 }
 

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -44,8 +46,18 @@ var ErrLost = errors.New("some were lost: this side was too slow")
 // Client is the command line's end of a control connection. Call may be used
 // concurrently; a connection carries one stream or one bridge.
 type Client struct {
-	conn  *ipc.Conn
-	notes chan note
+	path string
+
+	mu     sync.Mutex
+	link   *link // the connection, replaced when the daemon becomes another program
+	closed bool
+}
+
+// link is one connection to the daemon.
+type link struct {
+	conn    *ipc.Conn
+	notes   chan note
+	leaving atomic.Bool
 }
 
 // note is one notification of the daemon.
@@ -56,6 +68,14 @@ type note struct {
 
 // Dial connects to the daemon's control socket at path. The caller closes.
 func Dial(ctx context.Context, path string) (*Client, error) {
+	u, err := dial(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return newClient(path, u), nil
+}
+
+func dial(ctx context.Context, path string) (*net.UnixConn, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", path)
 	if err != nil {
@@ -65,7 +85,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	if !ok {
 		return nil, errors.Join(fmt.Errorf("cannot connect to %s: not a unix socket", path), c.Close())
 	}
-	return newClient(u), nil
+	return u, nil
 }
 
 // dialError says what would mend it.
@@ -80,8 +100,10 @@ func dialError(path string, err error) error {
 	return Errorf(ipc.CodePluginGone, hint, "cannot reach the daemon at %s: %w", path, err)
 }
 
-func newClient(u *net.UnixConn) *Client {
-	c := &Client{notes: make(chan note, 64)}
+func newClient(path string, u *net.UnixConn) *Client { return &Client{path: path, link: newLink(u)} }
+
+func newLink(u *net.UnixConn) *link {
+	c := &link{notes: make(chan note, 64)}
 	c.conn = ipc.NewConn(ipc.SocketTransport(u), ipc.Options{Limits: wireLimits(), OnNotify: c.noted})
 	go func() {
 		_ = c.conn.Run(context.Background()) // every call says why it ended
@@ -90,41 +112,80 @@ func newClient(u *net.UnixConn) *Client {
 	return c
 }
 
+func (c *Client) current() *link {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.link
+}
+
 // noted queues a notification; while the queue is full nothing more is read,
 // which the daemon notices.
-func (c *Client) noted(method string, params json.RawMessage) {
+func (c *link) noted(method string, params json.RawMessage) {
+	if method == noteLeaving {
+		c.leaving.Store(true)
+		return
+	}
 	select {
 	case c.notes <- note{method, append(json.RawMessage(nil), params...)}:
 	case <-c.conn.Done():
 	}
 }
 
-// Ended says whether the daemon has ended the connection.
+// Ended says whether the daemon has ended the connection, and did not say that
+// one may come again.
 func (c *Client) Ended() bool {
+	l := c.current()
 	select {
-	case <-c.conn.Done():
-		return true
+	case <-l.conn.Done():
+		return !l.leaving.Load()
 	default:
 		return false
 	}
 }
 
 // Close ends the connection.
-func (c *Client) Close() error { return c.conn.Close() }
+func (c *Client) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	return c.link.conn.Close()
+}
 
 // Call makes one request and decodes its result into result, which may be nil.
 // What the daemon or a plugin answers with is an *Error. Without a deadline of
-// ctx's own it waits as long as the daemon takes.
+// ctx's own it waits as long as the daemon takes. While the daemon becomes
+// another program a call waits for that.
 func (c *Client) Call(ctx context.Context, method string, params, result any) error {
+	_, raw, err := c.call(ctx, method, params)
+	if err != nil {
+		return err
+	}
+	return decodeResult(method, raw, result)
+}
+
+// call makes the call and gives the connection that it was answered on.
+func (c *Client) call(ctx context.Context, method string, params any) (*link, json.RawMessage, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, 24*time.Hour) // ipc would use its own, which is short
 		defer cancel()
 	}
-	raw, err := c.conn.Call(ctx, method, params)
-	if err != nil {
-		return fromWire(err)
+	for {
+		l := c.current()
+		raw, err := l.conn.Call(ctx, method, params)
+		if err == nil {
+			return l, raw, nil
+		}
+		if !l.again(err) || c.reconnect(ctx, l) != nil {
+			return l, nil, fromWire(err)
+		}
+		if c.current() == l { // closed by its owner
+			return l, nil, fromWire(err)
+		}
 	}
+}
+
+func decodeResult(method string, raw json.RawMessage, result any) error {
 	if result == nil {
 		return nil
 	}
@@ -139,17 +200,21 @@ func (c *Client) Call(ctx context.Context, method string, params, result any) er
 // returns an error, ctx ends (nil), or the stream does: ErrLost if this side
 // was too slow.
 func (c *Client) Follow(ctx context.Context, method string, params, result any, past func() error, each func(json.RawMessage) error) error {
-	if err := c.Call(ctx, method, params, result); err != nil {
-		return err
+	l, raw, err := c.call(ctx, method, params)
+	if err == nil {
+		err = decodeResult(method, raw, result)
 	}
-	if err := past(); err != nil {
+	if err == nil {
+		err = past()
+	}
+	if err != nil {
 		return err
 	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case n, ok := <-c.notes:
+		case n, ok := <-l.notes:
 			if !ok {
 				return errors.New("the daemon has ended")
 			}
@@ -174,22 +239,23 @@ func endOf(params json.RawMessage) error {
 // Attachment is a client's bridge to a plugin.
 type Attachment struct {
 	AttachResult
-	c *Client
+	l *link
 }
 
 // Attach makes the connection a bridge to a running plugin. The connection is
 // used for nothing else afterwards.
 func (c *Client) Attach(ctx context.Context, name string) (*Attachment, error) {
-	a := &Attachment{c: c}
-	if err := c.Call(ctx, MethodAttach, NameParams{Name: name}, &a.AttachResult); err != nil {
+	l, raw, err := c.call(ctx, MethodAttach, NameParams{Name: name})
+	if err != nil {
 		return nil, err
 	}
-	return a, nil
+	a := &Attachment{l: l}
+	return a, decodeResult(MethodAttach, raw, &a.AttachResult)
 }
 
 // Send hands one message to the plugin. It waits while the daemon does not read.
 func (a *Attachment) Send(ctx context.Context, message json.RawMessage) error {
-	return a.c.conn.NotifyWait(ctx, noteAttach, message)
+	return a.l.conn.NotifyWait(ctx, noteAttach, message)
 }
 
 // Receive waits for the next message of the plugin; io errors and the end of
@@ -199,7 +265,7 @@ func (a *Attachment) Receive(ctx context.Context) (json.RawMessage, error) {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case n, ok := <-a.c.notes:
+		case n, ok := <-a.l.notes:
 			switch {
 			case !ok:
 				return nil, os.ErrClosed

@@ -51,6 +51,7 @@ const (
 	MethodAuditCheckpoint = "audit.checkpoint" // {} -> AuditCheckpoint
 	MethodEvidenceList    = "evidence.list"    // NameParams, no name is all -> []Evidence
 	MethodEvidenceShow    = "evidence.show"    // EvidenceParams -> EvidenceContent
+	MethodUpgrade         = "daemon.upgrade"   // UpgradeParams -> nothing: the connection ends with the daemon's program
 	MethodReload          = "daemon.reload"    // {} -> Reloaded: read configuration and profiles anew
 )
 
@@ -83,6 +84,11 @@ type Ask struct {
 	Granted bool   `json:"granted"`
 	// Decision is who decided, and by which rule.
 	Decision string `json:"decision"`
+}
+
+// UpgradeParams name the program that the daemon is to go on as.
+type UpgradeParams struct {
+	Program string `json:"program"`
 }
 
 // Reloaded is what came of a reload.

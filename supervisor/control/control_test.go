@@ -122,6 +122,11 @@ func (f *fakeService) Reload(_ context.Context, by Caller) (Reloaded, error) {
 	return Reloaded{}, err
 }
 
+func (f *fakeService) Upgrade(_ context.Context, by Caller, _ UpgradeParams) error {
+	_, err := f.did("upgrade", by)
+	return err
+}
+
 func (f *fakeService) Capabilities(context.Context, NameParams) (Capabilities, error) {
 	return Capabilities{}, f.failure()
 }
@@ -216,7 +221,7 @@ func unixConn(t *testing.T, fd int) *net.UnixConn {
 
 func (d *desk) client(caller Caller) *Client {
 	d.t.Helper()
-	c := newClient(d.connect(caller))
+	c := newClient("", d.connect(caller))
 	d.t.Cleanup(func() { _ = c.Close() })
 	return c
 }
@@ -233,7 +238,7 @@ func codeOf(err error) int {
 // written by hand and not taken from the table.
 func TestWhoMayDoWhat(t *testing.T) {
 	look := []string{MethodList, MethodInspect, MethodCall, MethodLogs, MethodWhy, MethodEvents, MethodAttach, MethodEvidenceList, MethodCapabilities}
-	change := []string{MethodInstall, MethodRemove, MethodStart, MethodStop, MethodRestart, MethodEnable, MethodDisable, MethodRelease, MethodReload, MethodAuditCheckpoint, MethodEvidenceShow, MethodGrant, MethodRevoke}
+	change := []string{MethodInstall, MethodRemove, MethodStart, MethodStop, MethodRestart, MethodEnable, MethodDisable, MethodRelease, MethodReload, MethodUpgrade, MethodAuditCheckpoint, MethodEvidenceShow, MethodGrant, MethodRevoke}
 	if got := len(verbs()); got != len(look)+len(change) {
 		t.Errorf("the table has %d methods, this test %d", got, len(look)+len(change))
 	}

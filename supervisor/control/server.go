@@ -6,8 +6,10 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cordonhq/cordon/ipc"
@@ -68,6 +70,7 @@ func verbs() map[string]verb {
 		MethodEvidenceList:    {observer, of(Service.EvidenceList)},
 		MethodEvidenceShow:    {admin, of(Service.EvidenceShow)},
 		MethodReload:          {admin, reloaded},
+		MethodUpgrade:         {admin, upgraded},
 	}
 }
 
@@ -105,6 +108,18 @@ func reloaded(ctx context.Context, s *session, _ json.RawMessage) (any, error) {
 	return s.server.service.Reload(ctx, s.caller)
 }
 
+// upgraded asks on a connection that stays when the others end, to be told if it
+// failed.
+func upgraded(ctx context.Context, s *session, raw json.RawMessage) (any, error) {
+	p, err := decode[UpgradeParams](raw)
+	if err != nil {
+		return nil, err
+	}
+	s.stays.Store(true)
+	defer s.stays.Store(false)
+	return struct{}{}, s.server.service.Upgrade(ctx, s.caller, p)
+}
+
 func listed(ctx context.Context, s *session, _ json.RawMessage) (any, error) {
 	return s.server.service.List(ctx)
 }
@@ -120,6 +135,10 @@ type Server struct {
 	sessions map[*session]struct{}
 	closed   bool
 	wait     sync.WaitGroup
+	// listener is what Serve accepts from; paused, if not nil, is closed when it
+	// may go on, and halted when it has stopped for that.
+	listener       *net.UnixListener
+	paused, halted chan struct{}
 }
 
 // NewServer makes a server of service. Members of the group with this gid may
@@ -134,10 +153,17 @@ func NewServer(service Service, group int, logger *slog.Logger) *Server {
 // Serve accepts connections from l until l is closed. An error of accept, such
 // as no descriptors being left, is logged and waited out.
 func (s *Server) Serve(l *net.UnixListener) {
+	s.mu.Lock()
+	s.listener = l
+	s.mu.Unlock()
 	for {
 		c, err := l.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			s.halt()
+			continue
 		}
 		if err != nil {
 			s.logger.Error("cannot accept on the control socket", "err", err)
@@ -242,6 +268,8 @@ type session struct {
 	conn   *ipc.Conn
 	ctx    context.Context //nolint:containedctx // of the connection's own life
 	cancel context.CancelFunc
+
+	stays atomic.Bool // while the others are ended for an upgrade
 
 	mu     sync.Mutex
 	taken  bool // it carries a stream or a bridge

@@ -34,6 +34,9 @@ type Service interface {
 	// Reload reads configuration and profiles anew; on an error what held before
 	// holds on.
 	Reload(ctx context.Context, by Caller) (Reloaded, error)
+	// Upgrade goes on as another program. It returns only if that failed, and then
+	// nothing has changed.
+	Upgrade(ctx context.Context, by Caller, p UpgradeParams) error
 	// Capabilities gives the catalogue, and the grants of a plugin if one is named.
 	Capabilities(ctx context.Context, p NameParams) (Capabilities, error)
 	// Grant and Revoke hold when they return.

@@ -1,0 +1,206 @@
+package ipc
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"strings"
+	"testing"
+	"time"
+)
+
+func newJournal(t testing.TB, memory []byte) *Journal {
+	t.Helper()
+	j, err := NewJournal(memory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+// peerByHand is a connection with a journal, and its peer's end.
+func peerByHand(t *testing.T, o Options) (c *running, own *net.UnixConn, peer *wireEnd, memory []byte) {
+	t.Helper()
+	a, b := socketpair(t)
+	memory = make([]byte, JournalSize)
+	o.Journal = newJournal(t, memory)
+	c = run(NewConn(SocketTransport(a), o))
+	return c, a, &wireEnd{t: t, Conn: b, frames: newFrames(b, FramingLength, frameCeiling), framing: FramingLength}, memory
+}
+
+// awaited waits for what another goroutine does; a minute is for a loaded machine.
+func awaited(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !ok(); {
+		if time.Now().After(end) {
+			t.Fatalf("cannot wait any longer: %s", what)
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
+// copyOf is a second descriptor of the same socket, as another process has it.
+func copyOf(t *testing.T, c *net.UnixConn) Transport {
+	t.Helper()
+	f, err := c.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := FileTransport(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tr
+}
+
+// TestAnotherGoesOn: with the journal and the socket of a connection whose
+// process ended in the middle of calls both ways, another goes on.
+func TestAnotherGoesOn(t *testing.T) {
+	asked := make(chan struct{})
+	first, own, peer, memory := peerByHand(t, Options{Handler: func(ctx context.Context, _ *Request) (any, error) {
+		close(asked)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}})
+	go func() { _, _ = first.Call(t.Context(), "unanswered", nil) }()
+	peer.hears(`{"jsonrpc":"2.0","id":1,"method":"unanswered"}`)
+	peer.say(`{"jsonrpc":"2.0","id":"mine","method":"work"}`)
+	<-asked
+	awaited(t, "the request is handled", func() bool { return newJournal(t, memory).Resumable() == nil })
+	left := bytes.Clone(memory) // as a kill would leave it
+	next := copyOf(t, own)
+	_ = first.Close()
+	second := run(NewConn(next, Options{Journal: newJournal(t, left), Resume: true, Hello: true}))
+	defer func() { _ = second.Close() }()
+	peer.hears(`{"jsonrpc":"2.0","id":"mine","error":{"code":-32008,"message":"the host was restarted before it answered"}}`)
+	go func() { _, _ = second.Call(t.Context(), "more", nil) }()
+	peer.hears(`{"jsonrpc":"2.0","id":2,"method":"more"}`)
+	peer.say(`{"jsonrpc":"2.0","id":1,"result":1}`, `{"jsonrpc":"2.0","id":2,"result":2}`) // the first is late
+	awaited(t, "the late answer is dropped", func() bool { return second.Stats().Late == 1 })
+	if second.Phase() != PhaseServing {
+		t.Errorf("it is in phase %d: %v", second.Phase(), second.Err())
+	}
+}
+
+// TestJournalTellsOfHalfMessages: in the middle of one, either way, nobody could
+// go on.
+func TestJournalTellsOfHalfMessages(t *testing.T) {
+	c, own, peer, memory := peerByHand(t, Options{Handler: echo})
+	j := newJournal(t, memory)
+	frame := appendFrame(nil, FramingLength, []byte(`{"jsonrpc":"2.0","id":1,"method":"m"}`))
+	if _, err := peer.Write(frame[:9]); err != nil {
+		t.Fatal(err)
+	}
+	awaited(t, "half a message has come", func() bool { return j.Resumable() != nil })
+	if _, err := peer.Write(frame[9:]); err != nil {
+		t.Fatal(err)
+	}
+	peer.hears(`{"jsonrpc":"2.0","id":1,"result":null}`)
+	awaited(t, "the message is handled", func() bool { return j.Resumable() == nil })
+	// More than the kernel holds for a peer that does not read.
+	if err := own.SetWriteBuffer(4096); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Notify("large", []string{strings.Repeat("x", 1<<20)}); err != nil {
+		t.Fatal(err)
+	}
+	awaited(t, "half a message has gone", func() bool { return j.Resumable() != nil })
+	if _, err := peer.frames.next(); err != nil {
+		t.Fatal(err)
+	}
+	awaited(t, "all of it has gone", func() bool { return j.Resumable() == nil })
+}
+
+// TestSuspendStandsBetweenMessages: nothing is read while it lasts, all that was
+// asked is answered before, and nothing is lost.
+func TestSuspendStandsBetweenMessages(t *testing.T) {
+	release := make(chan struct{})
+	c, _, peer, memory := peerByHand(t, Options{Handler: func(context.Context, *Request) (any, error) { <-release; return 1, nil }})
+	peer.say(`{"jsonrpc":"2.0","id":1,"method":"m"}`)
+	awaited(t, "it is asked", func() bool { return c.Stats().MessagesIn == 1 })
+	short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := c.Suspend(short); err == nil {
+		t.Error("it stands still with a request unanswered")
+	}
+	c.Resume()
+	close(release)
+	peer.hears(`{"jsonrpc":"2.0","id":1,"result":1}`)
+	for range 3 {
+		if err := c.Suspend(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		before := c.Stats().MessagesIn
+		peer.say(`{"jsonrpc":"2.0","id":2,"method":"m"}`)
+		if err := newJournal(t, memory).Resumable(); err != nil || c.Stats().MessagesIn != before {
+			t.Errorf("%d messages were read (%d before), %v", c.Stats().MessagesIn, before, err)
+		}
+		c.Resume()
+		peer.hears(`{"jsonrpc":"2.0","id":2,"result":1}`)
+		// Calls of this side go on, whoever reads their answers.
+		go peer.say(`{"jsonrpc":"2.0","id":1,"method":"m"}`)
+		peer.hears(`{"jsonrpc":"2.0","id":1,"result":1}`)
+	}
+}
+
+// TestJournalWithoutPlace: what cannot be noted is told.
+func TestJournalWithoutPlace(t *testing.T) {
+	memory := make([]byte, JournalSize)
+	j := newJournal(t, memory)
+	j.begin()
+	long := j.note(strings.Repeat("x", maxPlaceID+1))
+	if j.Resumable() == nil {
+		t.Error("an id that found no place is not told of")
+	}
+	j.answered(long)
+	taken := make([]int, places)
+	for i := range taken {
+		taken[i] = j.note("id")
+	}
+	if j.Resumable() != nil {
+		t.Errorf("places are full, not more: %v", j.Resumable())
+	}
+	over := j.note("id")
+	if j.Resumable() == nil {
+		t.Error("one more than there are places is not told of")
+	}
+	j.answered(over)
+	for _, p := range taken {
+		j.answered(p)
+	}
+	j.flushed()
+	if ids := j.open(); len(ids) != 0 || j.Resumable() != nil {
+		t.Errorf("left: %q, %v", ids, j.Resumable())
+	}
+	if _, err := NewJournal(memory[:JournalSize-1]); err == nil {
+		t.Error("too little memory is taken")
+	}
+}
+
+// FuzzJournal: whatever lies in the memory, who reads it gets short ids or a
+// refusal.
+func FuzzJournal(f *testing.F) {
+	good := make([]byte, JournalSize)
+	j := newJournal(f, good)
+	j.begin()
+	j.note("1")
+	j.note(`"a longer one"`)
+	f.Add(good)
+	f.Add([]byte{1, 2, 3})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		memory := make([]byte, JournalSize)
+		copy(memory, data)
+		j := newJournal(t, memory)
+		if j.Resumable() != nil {
+			return
+		}
+		for _, id := range j.open() {
+			if id == "" || len(id) > maxPlaceID {
+				t.Errorf("an id of %d bytes", len(id))
+			}
+		}
+		if len(j.open()) != 0 {
+			t.Error("what was asked for once is still there")
+		}
+	})
+}
