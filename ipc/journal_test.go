@@ -138,7 +138,7 @@ func TestSuspendStandsBetweenMessages(t *testing.T) {
 		c.Resume()
 		peer.hears(`{"jsonrpc":"2.0","id":2,"result":1}`)
 		// Calls of this side go on, whoever reads their answers.
-		go peer.say(`{"jsonrpc":"2.0","id":1,"method":"m"}`)
+		peer.say(`{"jsonrpc":"2.0","id":1,"method":"m"}`)
 		peer.hears(`{"jsonrpc":"2.0","id":1,"result":1}`)
 	}
 }

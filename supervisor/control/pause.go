@@ -166,9 +166,9 @@ func Inherit(path string, listener, lock int) (*Socket, error) {
 
 // again says whether a call that failed so was never begun, and may be made of
 // the daemon's next program.
-func (l *link) again(err error) bool {
+func (c *link) again(err error) bool {
 	var e *ipc.RPCError
-	if !l.leaving.Load() || !errors.As(err, &e) {
+	if !c.leaving.Load() || !errors.As(err, &e) {
 		return false
 	}
 	if e.Local {
