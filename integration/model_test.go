@@ -21,16 +21,21 @@ import (
 )
 
 // modelProfiles is how many profiles are made; each is asked about 50 questions.
-const modelProfiles = 14
+const modelProfiles = 18
 
 // TestModelAgreesWithKernel makes profiles and questions, asks cordon profile
 // can, and has a probe try the same inside the real walls.
 func TestModelAgreesWithKernel(t *testing.T) {
 	probe := buildProbe(t)
-	asked, denied := map[string]int{}, map[string]int{}
+	asked, denied, startless := map[string]int{}, map[string]int{}, 0
 	for seed := range uint64(modelProfiles) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			c := newModelCase(t, probe, seed)
+			if why := c.startless(); why != "" {
+				startless++
+				c.mustNotStart(why)
+				return
+			}
 			models, kernels := c.can(), c.probe()
 			for i, q := range c.questions {
 				model, kernel := models[i], kernels[i]
@@ -44,7 +49,7 @@ func TestModelAgreesWithKernel(t *testing.T) {
 			}
 		})
 	}
-	t.Logf("asked %v, denied %v", asked, denied)
+	t.Logf("asked %v, denied %v; %d profiles of which nothing starts", asked, denied, startless)
 	for _, kind := range []string{"file", "call", "quota", "identity"} {
 		if asked[kind] < 50 || denied[kind]*10 < asked[kind]*4 && kind != "identity" || asked[kind] == denied[kind] {
 			t.Errorf("%s: %d questions, %d of them denied, are no test", kind, asked[kind], denied[kind])
@@ -109,6 +114,7 @@ func (c *modelCase) files(probe string) {
 		c.write(tree+"/onlyroot", program, 0o700)
 		for i := range 8 {
 			c.write(fmt.Sprintf("%s/victim%d", tree, i), nil, 0o644)
+			c.dirs(fmt.Sprintf("%s/empty%d:755", tree, i))
 		}
 		for name, target := range map[string]string{
 			"abs": "/b/plain", "up": "../b/plain", "dangling": "/nowhere", "loop": "loop", "tools": "dir", "self": ".",
@@ -162,8 +168,12 @@ func pick[T any](r *rand.Rand, list ...T) T { return list[r.IntN(len(list))] }
 
 // accesses of what may be written, and of what may not.
 var (
-	readAccess  = []string{`"r"`, `"rx"`, `["read_file"]`, `["read_dir"]`, `["execute", "read_file"]`, `["execute"]`}
-	writeAccess = []string{`"rw"`, `"rw"`, `["read_file", "write_file"]`, `["write_file", "truncate", "read_dir"]`, `["make_reg", "write_file", "read_file"]`, `["read_file", "remove_file", "make_dir"]`}
+	readAccess  = []string{`"r"`, `"rx"`, `["read_file"]`, `["read_dir"]`, `["execute", "read_file"]`, `["execute"]`, `["ioctl_dev", "read_file"]`, `["read_dir", "resolve_unix"]`}
+	writeAccess = []string{
+		`"rw"`, `"rw"`, `["read_file", "write_file"]`, `["write_file", "truncate", "read_dir"]`, `["make_reg", "write_file", "read_file"]`, `["read_file", "remove_file", "make_dir"]`,
+		`["read_file", "read_dir", "write_file", "make_reg", "make_sym", "remove_dir", "refer"]`, `["truncate", "read_file", "make_sym"]`,
+		`["make_dir", "remove_dir", "make_sock", "make_fifo"]`, `["write_file", "truncate", "ioctl_dev"]`, `["remove_dir", "remove_file", "refer"]`,
+	}
 )
 
 func (c *modelCase) grant(at, from string) string {
@@ -228,6 +238,11 @@ func (c *modelCase) writeProfile(probe string) {
 	if c.r.IntN(2) > 0 {
 		b.WriteString(c.grant("/single", "single"))
 	}
+	for _, place := range []string{"/tmp/in", "/a/dir/deep", "/b/tools", "/b/mine", "/tmp", "/a/plain"} { // over tmpfs, trees, a link, a file
+		if c.r.IntN(12) == 0 {
+			b.WriteString(c.grant(place, pick(c.r, "ro", "rw", "over", "single")))
+		}
+	}
 	c.profile = b.String()
 	c.must(os.WriteFile(c.at("profile.toml"), []byte(c.profile), 0o600))
 }
@@ -240,6 +255,7 @@ var places = []string{
 	"plain", "secret", "prog", "onlyroot", "dir", "dir/in", "dir/ro", "dir/rw", "dir/over", "dir/plain", "closed/x", "closed/plain",
 	"sticky/x", "theirs", "shared", "mine/x", "writeonly", "hard", "abs", "up", "dangling", "loop", "tools/in", "tools/plain", "deep",
 	"etc", "root/b/plain", "dir/../plain", "tools/../plain", "../b/plain", "self/self/plain", "nothing", "plain/x", "plain/", "./prog", "",
+	"dir/", "tools/", "self/", "abs/", "dangling/", "loop/", "dir/.", "dir/..", "dir/../", "deep/", "//plain", "tools/./in", "tools", "mine", "up/..",
 }
 
 // elsewhere are paths that every plugin sees, or none.
@@ -263,7 +279,7 @@ func (c *modelCase) file() string {
 // fresh is a name that no other question is about, in a directory.
 func (c *modelCase) fresh(name string) string {
 	c.unique++
-	dir := pick(c.r, "/a", "/b", "/a/dir", "/a/sticky", "/b/mine", "/tmp", "/data", "/a/self", "/b/tools", "/", "/a/closed", "/nowhere")
+	dir := pick(c.r, "/a", "/b", "/a/dir", "/tmp/in", "/b/mine", "/a/sticky", "/b/mine", "/tmp", "/data", "/a/self", "/b/tools", "/", "/a/closed", "/nowhere")
 	return fmt.Sprintf("%s/%s%d", strings.TrimSuffix(dir, "/"), name, c.unique)
 }
 
@@ -298,6 +314,12 @@ func (c *modelCase) ask() {
 		add("file", "create", c.fresh("new"))
 	}
 	add("file", "mkdir", c.fresh("newdir"))
+	add("file", "symlink", c.fresh("link"))
+	slash := pick(c.r, "/", "//", "/.", "/..", "/")
+	add("file", pick(c.r, "create", "mkdir", "mkdir", "symlink"), c.fresh("ending")+slash)
+	add("file", pick(c.r, "create", "mkdir", "symlink"), pick(c.r, "/a/", "/b/")+pick(c.r, "dangling", "dangling/", "abs/", "loop/", "self/.", "dir/..", "plain"))
+	add("file", "rmdir", pick(c.r, "/a", "/b", "/a/dir", "/a/self", "/tmp/in")+fmt.Sprintf("/empty%d", c.r.IntN(4))+pick(c.r, "", "/", "/."))
+	add("file", "rmdir", pick(c.r, "/a", "/b", "/b/tools/..")+pick(c.r, "/plain", "/self", "/self/", "/nothing", "/empty7", "/dangling"))
 	for i := range 4 {
 		add("file", "remove", pick(c.r, "/a", "/b", "/a/dir", "/a/self", "/b/closed")+fmt.Sprintf("/victim%d", i))
 	}
@@ -384,6 +406,27 @@ type modelAnswer struct {
 	Path  []string
 	Mount string
 	Time  time.Time
+}
+
+// startless is why the model says that nothing would start; empty if something
+// would.
+func (c *modelCase) startless() string {
+	out, err := exec.Command(bin+"/cordon", "profile", "can", c.at("profile.toml"), "call", "getpid").CombinedOutput()
+	if text := string(out); err != nil && strings.Contains(text, "nothing would start") {
+		return text
+	}
+	return ""
+}
+
+// mustNotStart holds that the launcher finds the same.
+func (c *modelCase) mustNotStart(why string) {
+	c.t.Helper()
+	cmd := exec.Command(bin+"/cordon", "run", "--profile", c.at("profile.toml"), "--", "/probe")
+	cmd.Env = append(os.Environ(), "CORDON_CGROUP_ROOT=cordon-it-model")
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != 125 {
+		c.t.Errorf("the model says %s; it starts (%v): %s\n%s", why, err, out, c.profile)
+	}
 }
 
 // can asks the model, before the probe changes any file.

@@ -34,12 +34,14 @@ var landlockFiles = []landlockRight{
 	{"refer", unix.LANDLOCK_ACCESS_FS_REFER, 2},
 	{"truncate", unix.LANDLOCK_ACCESS_FS_TRUNCATE, 3},
 	{"ioctl_dev", unix.LANDLOCK_ACCESS_FS_IOCTL_DEV, 5},
+	{"resolve_unix", unix.LANDLOCK_ACCESS_FS_RESOLVE_UNIX, 9}, // of sockets that others made; a plugin's own need no rule
 }
 
 // landlockOfFiles are the rights that the kernel accepts for a path that is no
 // directory.
 const landlockOfFiles = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE |
-	unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
+	unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV |
+	unix.LANDLOCK_ACCESS_FS_RESOLVE_UNIX
 
 // landlockNet and landlockScopes are handled whole where the ABI has them.
 const (

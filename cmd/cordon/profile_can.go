@@ -30,7 +30,8 @@ answer is computed from the profile and from this host's files as they are now.
 
 Questions:
   read, list, write, truncate, execute PATH   of what is there, as the plugin sees it
-  create, mkdir, remove PATH                  a new file or directory, or a file's name
+  create, mkdir, symlink PATH                 a new file, directory or link
+  remove, rmdir PATH                          the name of a file, or an empty directory
   call NAME [ARG...]                          a system call, with numbers for arguments
   use QUOTA AMOUNT                            memory, pids, files, tmp, shm, data, time, cpu-time
   become UID, hold CAPABILITY                 another user, a capability

@@ -19,10 +19,10 @@ type rule struct {
 
 // since is the Landlock ABI from which rights that came later are handled;
 // before it nothing but the mounts refuses them. landlock(7).
-var since = map[string]int{"refer": 2, "truncate": 3, "ioctl_dev": 5}
+var since = map[string]int{"refer": 2, "truncate": 3, "ioctl_dev": 5, "resolve_unix": 9}
 
 // ofFiles are the rights that a rule on something that is no directory keeps.
-var ofFiles = []string{"execute", "write_file", "read_file", "truncate", "ioctl_dev"}
+var ofFiles = []string{"execute", "write_file", "read_file", "truncate", "ioctl_dev", "resolve_unix"}
 
 // landlock collects the rules. A rule stands on the inode at its path, so two
 // grants of one inode add up, and a rule whose path is a link is without effect.
@@ -80,7 +80,7 @@ type verb struct {
 	rights, parentRights []string
 	perm                 fs.FileMode
 	writes               bool
-	executes             bool
+	executes, removes    bool
 }
 
 var opens = []string{"open", "openat", "openat2"}
@@ -94,12 +94,14 @@ var fileVerbs = map[string]verb{
 	"execute":  {follow: true, rights: []string{"read_file", "execute"}, perm: search, executes: true},
 	"create":   {calls: append([]string{"creat"}, opens...), parent: true, rights: []string{"write_file"}, parentRights: []string{"make_reg"}, perm: change | search, writes: true},
 	"mkdir":    {calls: []string{"mkdir", "mkdirat"}, parent: true, parentRights: []string{"make_dir"}, perm: change | search, writes: true},
-	"remove":   {calls: []string{"unlink", "unlinkat"}, parent: true, parentRights: []string{"remove_file"}, perm: change | search, writes: true},
+	"symlink":  {calls: []string{"symlink", "symlinkat"}, parent: true, parentRights: []string{"make_sym"}, perm: change | search, writes: true},
+	"remove":   {calls: []string{"unlink", "unlinkat"}, parent: true, parentRights: []string{"remove_file"}, perm: change | search, writes: true, removes: true},
+	"rmdir":    {calls: []string{"rmdir", "unlinkat"}, parent: true, parentRights: []string{"remove_dir"}, perm: change | search, writes: true, removes: true},
 }
 
 // File answers whether the plugin can do something with a path as it sees it.
 // The verbs are read, list, write, truncate, execute, create (a new file),
-// mkdir and remove (a file).
+// mkdir, symlink, remove (a file) and rmdir.
 func (m *Model) File(name, file string) (Answer, error) {
 	v, ok := fileVerbs[name]
 	if !ok {
@@ -107,14 +109,21 @@ func (m *Model) File(name, file string) (Answer, error) {
 	}
 	a := Answer{Question: name + " " + file}
 	m.filtered(&a, v)
-	w, err := m.tree.walk(file, v.follow)
+	entry, why := file, ""
+	if v.parent {
+		entry, why = entryName(name, file)
+	}
+	w, err := m.tree.walk(entry, v.follow)
 	a.Path = w.trail
 	if at := w.now.mount; at != nil {
 		a.Mount = at.String()
 	}
-	if v.parent {
+	switch {
+	case why != "":
+		a.refuse("mount", "", "%s", why)
+	case v.parent:
 		m.entry(&a, name, v, w, err)
-	} else {
+	default:
 		m.existing(&a, name, v, w, err)
 	}
 	a.Can = len(a.Why) == 0
@@ -122,6 +131,24 @@ func (m *Model) File(name, file string) (Answer, error) {
 		a.Why = []Reason{m.granted(w, v)}
 	}
 	return a, nil
+}
+
+// entryName is the name in a directory that a path is, without what follows it:
+// a link at its end is never followed, a slash behind it is for directories
+// only, and "." and ".." are no names of anything new or gone;
+// path_resolution(7).
+func entryName(verb, file string) (name, why string) {
+	name = strings.TrimRight(file, "/")
+	if name == "" {
+		return file, "the root is always there"
+	}
+	if last := name[strings.LastIndexByte(name, '/')+1:]; last == "." || last == ".." {
+		return name, fmt.Sprintf("%q is no name in a directory", last)
+	}
+	if name != file && verb != "mkdir" && verb != "rmdir" {
+		return name, "the slash at its end is for directories"
+	}
+	return name, ""
 }
 
 // filtered refuses what the filter has no call for.
@@ -217,14 +244,17 @@ func (m *Model) entry(a *Answer, name string, v verb, w *walker, err error) {
 		return
 	}
 	switch {
-	case name == "remove" && !there:
+	case v.removes && !there:
 		m.blocked(a, w, err)
 		return
-	case name != "remove" && there:
+	case !v.removes && there:
 		a.refuse("mount", "", "%s is already there", w.now.at)
 		return
 	case name == "remove" && w.now.mode.IsDir():
 		a.refuse("mount", "", "%s is a directory", w.now.at)
+		return
+	case name == "rmdir" && !w.now.mode.IsDir():
+		a.refuse("mount", "", "%s is no directory", w.now.at)
 		return
 	}
 	d := w.dir
@@ -241,15 +271,18 @@ func (m *Model) entry(a *Answer, name string, v verb, w *walker, err error) {
 	if !d.permits(v.perm) {
 		a.refuse("permissions", "", "%s", d.permissions())
 	}
-	if name == "remove" && w.now.mount == d.mount && w.now.unmapped { // EOVERFLOW; may_delete in the kernel's fs/namei.c
+	if v.removes && w.now.mount == d.mount && w.now.unmapped { // EOVERFLOW; may_delete in the kernel's fs/namei.c
 		a.refuse("permissions", "", "%s", w.now.permissions())
 	}
-	if name == "remove" && d.mode&(fs.ModeSticky|0o1000) != 0 && !d.own && !w.now.own {
+	if v.removes && d.mode&(fs.ModeSticky|0o1000) != 0 && !d.own && !w.now.own {
 		a.refuse("permissions", "", "%s is sticky, and %s belongs to another", d.at, w.now.at)
 	}
 	m.refuseLocked(a, d.at, v.parentRights)
-	if name == "create" {
+	switch name {
+	case "create":
 		m.refuseLocked(a, w.now.at, v.rights)
+	case "rmdir":
+		a.Note = "only while it is empty"
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cordonhq/cordon/profiles/grant"
+	"github.com/cordonhq/cordon/profiles/plan"
 	"github.com/cordonhq/cordon/profiles/strict"
 )
 
@@ -226,12 +227,32 @@ func (m *Model) Connect(to string) (Answer, error) {
 		a.Note = "only the daemon relays, not cordon run; and a name must resolve, on the host, to a public address or one in network.addresses"
 		return a, nil
 	}
+	if c := m.dials(asked); c != nil {
+		a.Can = true
+		a.Why = []Reason{{Wall: "capabilities", Origin: c.Origin, Text: "net.dial is granted for it: the host connects, and hands the plugin a socket"}}
+		a.Note = "only by asking the host; connect(2) reaches nothing"
+		return a, nil
+	}
 	a.refuse("net namespace", m.plan.Origins["network.mode"], "its network namespace holds nothing but loopback and what network.egress grants")
 	if m.abi >= 4 && len(m.plan.Network.Egress) == 0 && !asked.UDP {
 		a.refuse("landlock", "", "no TCP port is granted")
 	}
 	m.refuseSockets(&a, asked.UDP)
 	return a, nil
+}
+
+// dials is the grant by which the host connects the plugin to a place.
+func (m *Model) dials(to grant.Target) *plan.Capability {
+	for i := range m.plan.Capabilities {
+		c := &m.plan.Capabilities[i]
+		if c.Name == "net.dial" && slices.ContainsFunc(c.Target, func(have string) bool {
+			t, err := grant.ParseEndpoint(have)
+			return err == nil && t.Covers(to)
+		}) {
+			return c
+		}
+	}
+	return nil
 }
 
 // refuseSockets refuses where the filter lets no way be gone: a socket of either
@@ -253,7 +274,7 @@ func (m *Model) refuseSockets(a *Answer, udp bool) {
 // Verbs are what Can knows, with what they are about.
 func Verbs() []string {
 	return []string{
-		"read FILE", "list DIR", "write FILE", "truncate FILE", "execute FILE", "create FILE", "mkdir DIR", "remove FILE",
+		"read FILE", "list DIR", "write FILE", "truncate FILE", "execute FILE", "create FILE", "mkdir DIR", "symlink NAME", "remove FILE", "rmdir DIR",
 		"call NAME [ARG...]", "use QUOTA AMOUNT", "become UID", "hold CAPABILITY", "connect HOST:PORT",
 	}
 }

@@ -26,6 +26,7 @@ type mount struct {
 	kind           string
 	real           string // of the host, without links
 	writable, exec bool
+	file           bool // what it shows is no directory
 	// owner and group are the host's ids that the plugin acts as there; mapped
 	// says that the mount has them translated, and all others unmapped.
 	mapped       bool
@@ -82,6 +83,11 @@ func newTree(v namespaces.View, h Host) (*tree, error) {
 	}
 	for _, m := range v.Mounts {
 		if err := t.attach(m); err != nil {
+			return nil, err
+		}
+	}
+	for _, m := range t.mounts {
+		if err := t.attachable(m); err != nil {
 			return nil, err
 		}
 	}
@@ -159,7 +165,7 @@ func (t *tree) attach(v namespaces.Mount) error {
 		return fmt.Errorf("nothing would start: cannot mount %s: %w", v.From, err)
 	}
 	t.parents(v.Path)
-	m.kind, m.real = kindHost, real
+	m.kind, m.real, m.file = kindHost, real, !info.Mode.IsDir()
 	if m.writable && !v.Owned {
 		if info.UID == 0 && info.Mode.Perm()&0o002 == 0 {
 			return fmt.Errorf("nothing would start: %s belongs to root, and the plugin, which never acts as root, could not write there", v.From)
@@ -170,6 +176,33 @@ func (t *tree) attach(v namespaces.Mount) error {
 		m.mapped, m.owner, m.group = true, info.UID, info.GID
 	}
 	t.mounts = append(t.mounts, m)
+	return nil
+}
+
+// attachable says why a mount cannot be attached where an outer tree of the host
+// is: the launcher makes nothing there and follows no link, and the kernel puts
+// a directory over a directory only, and a file over a file; mount(2).
+func (t *tree) attachable(m *mount) error {
+	if m.path == "/" {
+		return nil
+	}
+	outer := t.mountOf(path.Dir(m.path))
+	if outer.kind != kindHost {
+		return nil
+	}
+	for at := m.path; at != outer.path; at = path.Dir(at) {
+		n, err := t.ofHost(outer, at)
+		switch {
+		case errors.Is(err, errHidden):
+			return nil // what is beneath it only a start can tell
+		case err != nil:
+			return fmt.Errorf("nothing would start: cannot mount at %s: %s has nothing there to mount it on", m.path, outer.path)
+		case n.mode&fs.ModeSymlink != 0:
+			return fmt.Errorf("nothing would start: cannot mount at %s: %s is a symbolic link, and none is followed", m.path, at)
+		case at == m.path && n.mode.IsDir() == m.file:
+			return fmt.Errorf("nothing would start: cannot mount at %s: a directory goes over a directory only, and a file over a file", m.path)
+		}
+	}
 	return nil
 }
 

@@ -185,6 +185,10 @@ static int answer(char **words, int n)
 		return mkdir(what, 0700) < 0 ? errno : 0;
 	if (!strcmp(verb, "remove"))
 		return unlink(what) < 0 ? errno : 0;
+	if (!strcmp(verb, "rmdir"))
+		return rmdir(what) < 0 ? errno : 0;
+	if (!strcmp(verb, "symlink"))
+		return symlink("somewhere", what) < 0 ? errno : 0;
 	if (!strcmp(verb, "execute"))
 		return executing(what);
 	if (!strcmp(verb, "use"))
