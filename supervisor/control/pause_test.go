@@ -59,6 +59,14 @@ func serving(t *testing.T, s Service) (*Server, *Socket, string) {
 		<-served
 		server.Close()
 	})
+	client, err := Dial(t.Context(), path) // answered once it is served
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	if _, err := client.List(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	return server, socket, path
 }
 
