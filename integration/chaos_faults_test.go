@@ -295,3 +295,31 @@ func (c *chaos) frozen(pid int) bool {
 	}
 	return false
 }
+
+// amidUpgrade has the loaded daemon become its program anew, and kills it at some
+// moment of that, or lets it be done.
+func (c *chaos) amidUpgrade(deeds int64, spin time.Duration) {
+	c.t.Helper()
+	load := c.load()
+	load.after(deeds, 0)
+	over := make(chan error, 1)
+	go func() {
+		_, err := c.upgrade(c.program)
+		over <- err
+	}()
+	if c.rand.IntN(3) == 0 {
+		if err := <-over; err != nil {
+			c.t.Errorf("the upgrade failed: %v", err)
+		}
+		load.end()
+		return
+	}
+	select {
+	case <-time.After(spin):
+		c.kill()
+		<-over
+	case <-over:
+		c.kill()
+	}
+	load.end()
+}

@@ -85,6 +85,7 @@ type chaos struct {
 var chaosPointKinds = []string{
 	"cordond", "cordond", "cordond", "cordond", "cordon-keeper", "cordon-keeper", "cordon-reaper", "cordon-reaper", "main", "main",
 	"torn write", "torn write", "full disk", "no descriptors", "clock jump", "clock jump", "taken call", "taken call", "half a frame in", "half a frame out",
+	"upgrade", "upgrade",
 }
 
 // TestChaos kills a process of a loaded daemon at a random point, or takes its
@@ -154,6 +155,8 @@ func (c *chaos) once() {
 		c.noDescriptors(deeds)
 	case "clock jump":
 		c.clockJump(deeds)
+	case "upgrade":
+		c.amidUpgrade(deeds, 100*spin)
 	case "taken call", "half a frame in", "half a frame out":
 		c.inTheMiddle(kind, spin)
 	default:
