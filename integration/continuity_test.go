@@ -227,6 +227,30 @@ func TestContainedStaysContained(t *testing.T) {
 	eventually(t, "the quarantined one has ended", func() bool { return syscall.Kill(pid, 0) != nil })
 }
 
+// TestOnlyWhatWouldRunIsGoneOnWith: a profile that changed while no daemon was
+// there has its plugin started anew, under what it says now; the others run on.
+func TestOnlyWhatWouldRunIsGoneOnWith(t *testing.T) {
+	d := continuityDaemon(t)
+	d.profile("mine", "extends = [\"builtin:static\"]\n")
+	d.must("install", staticPlugin(t), "--profile", "mine")
+	d.must("start", "static")
+	before := d.pids()
+	d.kill()
+	d.profile("mine", "extends = [\"builtin:static\"]\n[resources]\npids.max = 7\n")
+	d.start()
+	d.eventually("it runs under what its profile says now", func() bool {
+		var i control.Inspection
+		d.json(&i, "inspect", "static")
+		return i.Status.State == control.Running && i.Status.PID != before["static"] && i.Plan != nil && i.Plan.Limits.PidsMax != nil && *i.Plan.Limits.PidsMax == 7
+	})
+	for _, name := range lastingPlugins {
+		if now := d.pids()[name]; now != before[name] {
+			t.Errorf("%s was process %d and is %d", name, before[name], now)
+		}
+	}
+	eventually(t, "what ran before has ended", func() bool { return syscall.Kill(before["static"], 0) != nil })
+}
+
 // freeze freezes the group of a process, as its daemon would have.
 func freeze(t *testing.T, pid int) {
 	t.Helper()

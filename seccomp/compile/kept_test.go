@@ -35,7 +35,7 @@ func TestKeptCallIsGoneOnWith(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(again) != 1 || again[0].ID != was.ID || again[0].Call != "getppid" || again[0].PID != was.PID {
-		t.Errorf("gone on with %+v, not with %+v", again, was)
+		t.Fatalf("gone on with %+v, not with %+v", again, was)
 	}
 	for i, got := range r.results(t) {
 		if got.Errno != syscall.EXDEV {
