@@ -48,7 +48,7 @@ type document struct {
 	Lifecycle lifecycleTable `toml:"lifecycle"`
 	Violation violationTable `toml:"violation"`
 	Runtime   struct {
-		Eval any `toml:"eval" refuse:"forbidding eval inside a runtime does not exist yet: pass the runtime's own flag in the command, such as node --disallow-code-generation-from-strings"`
+		Eval *bool `toml:"eval"`
 	} `toml:"runtime"`
 	IPC     ipcTable `toml:"ipc"`
 	Trust   any      `toml:"trust" refuse:"the table is reserved: bundles are not signed yet"`

@@ -56,7 +56,7 @@ var planKeys = map[string]string{
 	"limits": "resources.", "time": "resources.time.", "rlimits": "resources.rlimit", "violation": "violation.",
 	"watch": "violation.watch", "lifecycle": "lifecycle.", "ipc": "ipc.", "require": "require.",
 	"capabilities": "capability", "process": "environment", "tmp": "tmp.", "shm": "shm.", "data": "data.", "network": "network.",
-	"weakened": "", "refusals": "",
+	"runtime": "runtime.eval", "weakened": "", "refusals": "",
 }
 
 // keysOf is a plan as values by the keys of a profile. It goes by the plan's

@@ -123,6 +123,10 @@ func (b *builder) layer(l *layer) {
 	b.resources(l)
 	b.identity(l)
 	b.environment(l)
+	if eval := d.Runtime.Eval; eval != nil {
+		b.plan.Runtime.NoEval = !*eval
+		b.origin(l, "runtime.eval")
+	}
 	b.lifecycle(l)
 	b.requirements(l)
 	b.violations(l)
@@ -486,6 +490,9 @@ func (b *builder) environ() error {
 		}
 		env[name] = value
 	}
+	if b.plan.Runtime.NoEval {
+		env["NODE_OPTIONS"] = withFlag(env["NODE_OPTIONS"], noEvalFlag)
+	}
 	if len(env) > maxEnv {
 		return fmt.Errorf("cannot set %d variables: at most %d", len(env), maxEnv)
 	}
@@ -499,6 +506,18 @@ func (b *builder) environ() error {
 		b.plan.Process.Env = append(b.plan.Process.Env, name+"="+env[name])
 	}
 	return nil
+}
+
+// noEvalFlag has Node.js refuse eval and new Function; node(1). It is among the
+// flags of V8's that Node.js takes from NODE_OPTIONS.
+const noEvalFlag = "--disallow-code-generation-from-strings"
+
+// withFlag adds a flag to a list of them, where it is not there.
+func withFlag(list, flag string) string {
+	if contains(strings.Fields(list), flag) {
+		return list
+	}
+	return strings.TrimSpace(list + " " + flag)
 }
 
 // finish writes sets down in order and judges the whole.

@@ -676,3 +676,31 @@ func BenchmarkResolve(b *testing.B) {
 		}
 	}
 }
+
+// TestEval: the flag is added to what is said of Node.js, once, and stands whoever
+// sets the rest.
+func TestEval(t *testing.T) {
+	const flag = "--disallow-code-generation-from-strings"
+	for _, c := range []struct{ text, env, want string }{
+		{"[runtime]\neval = false\n", "", flag},
+		{"[runtime]\neval = true\n", "", ""},
+		{"", "", ""},
+		{"[runtime]\neval = false\n[environment.set]\nNODE_OPTIONS = \"--no-warnings\"\n", "", "--no-warnings " + flag},
+		{"[runtime]\neval = false\n", "NODE_OPTIONS=--no-deprecation", "--no-deprecation " + flag},
+		{"[runtime]\neval = false\n[environment.set]\nNODE_OPTIONS = \"" + flag + "\"\n", "", flag},
+	} {
+		in := Input{Profile: parse(t, c.text)}
+		if c.env != "" {
+			in.Env = []string{c.env}
+		}
+		got := ""
+		for _, pair := range resolve(t, in).Process.Env {
+			if value, ok := strings.CutPrefix(pair, "NODE_OPTIONS="); ok {
+				got = value
+			}
+		}
+		if got != c.want {
+			t.Errorf("%q with %q: %q, want %q", c.text, c.env, got, c.want)
+		}
+	}
+}

@@ -358,6 +358,10 @@ func (s *shower) identity() {
 	s.table("identity")
 	s.scalar("identity.uid", "uid", fmt.Sprint(p.Process.UID))
 	s.scalar("identity.gid", "gid", fmt.Sprint(p.Process.GID))
+	if p.Runtime.NoEval {
+		s.table("runtime")
+		s.scalar("runtime.eval", "eval", "false")
+	}
 	s.table("environment")
 	if len(s.b.pass) > 0 {
 		s.scalar("environment.pass", "pass", quotes(sortedKeys(s.b.pass)))

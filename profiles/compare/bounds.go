@@ -62,6 +62,8 @@ func processors(m *cgroups.CPUMax) int64 {
 }
 
 func (r *Result) inside(a, b *plan.Plan) {
+	evals := map[bool]int{true: 0, false: 1}
+	r.ordered("runtime", evals[b.Runtime.NoEval]-evals[a.Runtime.NoEval], "Node.js makes code from strings")
 	modes := []string{"none", "pid", "full"}
 	r.ordered("proc", slices.Index(modes, b.Proc)-slices.Index(modes, a.Proc), "/proc shows %s, and %s in the other", wider(modes, a.Proc, b.Proc), narrower(modes, a.Proc, b.Proc))
 	for _, d := range without(b.Devices, a.Devices) {

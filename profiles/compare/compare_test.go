@@ -66,11 +66,16 @@ func TestEveryWall(t *testing.T) {
 		"resources.rlimit.nofile=1025":             {"rlimits", "rlimit.nofile: 1025, and 1024 in the other"},
 		"require.landlock=best_effort":             {"require", "starts without landlock where the host cannot give it"},
 		"network.egress=a.example.com:443":         {"network", "reaches a.example.com:443"},
+		"runtime.eval=true":                        {"runtime", "Node.js makes code from strings"},
 		"environment.pass=TOKEN":                   {"environment", "TOKEN of whoever runs it is passed on, by cordon run"},
 		"resources.rlimit.data=2G":                 {"rlimits", "rlimit.data: 2G, and 1G in the other"},
 		"violation.memory=deny":                    {"violation", "a violation of memory leads to deny, and to quarantine in the other"},
 	} {
-		a, b := planOf(t, "strict"), planOf(t, "strict", set)
+		var before []string
+		if set == "runtime.eval=true" { // as it is unless a profile says otherwise
+			before = []string{"runtime.eval=false"}
+		}
+		a, b := planOf(t, "strict", before...), planOf(t, "strict", set)
 		r := Plans(a, b)
 		r.More = slices.DeleteFunc(r.More, func(d Difference) bool { // egress opens the calls that it takes, too
 			return strings.HasPrefix(set, "network.egress") && d.Wall == "seccomp"

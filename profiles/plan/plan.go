@@ -30,6 +30,7 @@ type Plan struct {
 	// Capabilities are what the plugin asked for and was granted.
 	Capabilities []Capability        `json:"capabilities,omitempty"`
 	Seccomp      seccomp.Filter      `json:"seccomp"`
+	Runtime      Runtime             `json:"runtime,omitzero"`
 	Limits       cgroups.Limits      `json:"limits"`
 	Time         Time                `json:"time"`
 	Process      Process             `json:"process"`
@@ -116,6 +117,13 @@ type Budget struct {
 	Bytes int64 `json:"bytes,omitempty"`
 	// Concurrent is how many calls at once, and how many open connections.
 	Concurrent int `json:"concurrent"`
+}
+
+// Runtime is what is asked of the program that interprets the plugin. It is no
+// wall: nothing but that program keeps it.
+type Runtime struct {
+	// NoEval has Node.js make no code from strings.
+	NoEval bool `json:"no_eval,omitempty"`
 }
 
 // Time bounds the whole life of the process tree; 0 is without bound.

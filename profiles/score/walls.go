@@ -96,6 +96,11 @@ func (s *scorer) inside() {
 	p := s.plan
 	s.add("proc", "mode", 4, map[string]float64{"none": 0, "pid": 0.25, "full": 1}[p.Proc], "the kernel's files tell of the machine and its neighbours", "/proc shows %s", map[string]string{"pid": "the plugin's processes", "full": "the whole machine"}[p.Proc])
 	s.add("devices", "nodes", 1, float64(len(p.Devices))/5, "each is kernel code in reach", "%s", strings.Join(p.Devices, ", "))
+	eval := 1.0
+	if p.Runtime.NoEval {
+		eval = 0
+	}
+	s.add("runtime", "eval", 1, eval, "what an attacker can have it read becomes code", "Node.js makes code from strings")
 	scratch := p.Tmp.Size + p.Shm.Size
 	if !p.Data.Persistent {
 		scratch += p.Data.Size
