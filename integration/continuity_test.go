@@ -344,12 +344,17 @@ func TestUpgradeThatCannotBe(t *testing.T) {
 		}
 		return path
 	}
+	open := filepath.Join(d.dir, "open")
+	if err := errors.Join(os.Mkdir(open, 0o700), os.Chmod(open, 0o777)); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct{ program, want string }{
 		{filepath.Join(d.dir, "none"), "no such file"},
 		{script("other", "exit 3", 0o755), "exit status 3"},
 		{script("later", `echo '{"keeper":1000,"book":1,"state":1}'`, 0o755), "of the forms"},
-		{script("anybodys", "exit 0", 0o777), "nobody else may write"},
-		{d.dir, "nobody else may write"},
+		{script("anybodys", "exit 0", 0o777), "can be changed by others"},
+		{script("open/there", "exit 0", 0o755), "can be changed by others"},
+		{d.dir, "is a link, or no file"},
 	} {
 		err := client.Call(t.Context(), control.MethodUpgrade, control.UpgradeParams{Program: c.program}, nil)
 		if err == nil || !strings.Contains(err.Error(), c.want) {

@@ -27,7 +27,9 @@ func TestWhoTouchedWhat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { fmt.Fprint(rw, "signed ", len(r.Header.Get("Signature"))) })}
+	server := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(rw, "signed ", len(r.Header.Get("Signature")))
+	})}
 	go func() { _ = server.Serve(l) }()
 	t.Cleanup(func() { _ = server.Close() })
 	to, papers := l.Addr().String(), t.TempDir()

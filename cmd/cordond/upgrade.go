@@ -80,13 +80,8 @@ func (d *daemon) stillAndExec(ctx context.Context, program string) error {
 // fits says whether a program is one that can go on where this one stops: root's
 // alone, and of the same forms of what is held and written.
 func (d *daemon) fits(ctx context.Context, program string) error {
-	st, err := os.Stat(program)
-	if err != nil {
-		return fmt.Errorf("cannot use the program: %w", err)
-	}
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	if !filepath.IsAbs(program) || !ok || !st.Mode().IsRegular() || sys.Uid != 0 || st.Mode()&0o022 != 0 {
-		return fmt.Errorf("cannot use the program %s: expected the absolute path of a file that belongs to root and that nobody else may write", program)
+	if err := rootsAlone(program); err != nil {
+		return fmt.Errorf("cannot use the program %s: %w", program, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
@@ -108,6 +103,30 @@ func (d *daemon) fits(ctx context.Context, program string) error {
 		return fmt.Errorf("%s cannot go on: it is of the forms %+v, and this one of %+v", program, its, ours)
 	}
 	return nil
+}
+
+// rootsAlone says whether what a path leads to is root's, and nobody else can
+// put anything in its place between the look at it and its use.
+func rootsAlone(program string) error {
+	if !filepath.IsAbs(program) || program != filepath.Clean(program) {
+		return errors.New("expected an absolute path")
+	}
+	for at := program; ; at = filepath.Dir(at) {
+		st, err := os.Lstat(at)
+		if err != nil {
+			return err
+		}
+		sys, ok := st.Sys().(*syscall.Stat_t)
+		sticky := st.IsDir() && st.Mode()&os.ModeSticky != 0 // what is root's there stays
+		switch {
+		case at == program && !st.Mode().IsRegular(), at != program && !st.IsDir():
+			return fmt.Errorf("%s is a link, or no file; name the real path", at)
+		case !ok || sys.Uid != 0 || st.Mode()&0o022 != 0 && !sticky:
+			return fmt.Errorf("%s can be changed by others than root", at)
+		case at == "/":
+			return nil
+		}
+	}
 }
 
 // limited keeps the first of what a program says.
