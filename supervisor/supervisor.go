@@ -47,6 +47,8 @@ type Config struct {
 	Broker *broker.Broker
 	// Metrics are what a plugin has measured by the capability metric; may be nil.
 	Metrics func(plugin string) map[string]float64
+	// Functions takes what applications serve; may be nil.
+	Functions Functions
 	// UIDBase is the first host uid of the plugins' range.
 	UIDBase uint32
 	Logger  *slog.Logger
@@ -73,6 +75,7 @@ type shared struct {
 	connector Connector
 	broker    *broker.Broker
 	metrics   func(plugin string) map[string]float64
+	functions Functions
 	uidBase   uint32
 	logger    *slog.Logger
 	clock     Clock
@@ -139,7 +142,7 @@ func New(c Config) (*Supervisor, error) {
 func sharedOf(c Config) *shared {
 	s := &shared{
 		stateDir: c.StateDir, store: c.Store, audit: c.Audit, launcher: c.Launcher, source: c.Source,
-		connector: c.Connector, broker: c.Broker, metrics: c.Metrics, uidBase: c.UIDBase, logger: c.Logger, clock: c.Clock, random: c.Random, newID: c.NewID,
+		connector: c.Connector, broker: c.Broker, metrics: c.Metrics, functions: c.Functions, uidBase: c.UIDBase, logger: c.Logger, clock: c.Clock, random: c.Random, newID: c.NewID,
 		places: make(chan struct{}, maxStarting), room: new(atomic.Int64),
 	}
 	if s.clock == nil {

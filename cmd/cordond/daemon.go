@@ -22,6 +22,7 @@ import (
 	"github.com/cordonhq/cordon/supervisor"
 	"github.com/cordonhq/cordon/supervisor/audit"
 	"github.com/cordonhq/cordon/supervisor/broker"
+	"github.com/cordonhq/cordon/supervisor/broker/host"
 	"github.com/cordonhq/cordon/supervisor/broker/kv"
 	"github.com/cordonhq/cordon/supervisor/broker/metric"
 	"github.com/cordonhq/cordon/supervisor/broker/secret"
@@ -51,6 +52,7 @@ type daemon struct {
 	bundles    *supervisor.Bundles
 	supervisor *supervisor.Supervisor
 	server     *control.Server
+	functions  *host.Functions
 	secrets    atomic.Pointer[map[string]secret.Source]
 	socket     *control.Socket
 	upgrading  sync.Mutex
@@ -222,7 +224,7 @@ func (d *daemon) openLauncher() error {
 		return errors.Join(err, launcher.Close())
 	}
 	d.supervisor, err = supervisor.New(supervisor.Config{
-		Broker: served, Metrics: metrics.Values,
+		Broker: served, Metrics: metrics.Values, Functions: d.functions,
 		StateDir: c.StateDir, Store: d.store, Audit: d.audit, Launcher: supervisor.WithLauncher(launcher),
 		Source: bundles, Connector: supervisor.IPC{Version: version(), Logger: d.log}, UIDBase: c.UIDBase, Logger: d.log,
 		Evidence: rules, Reload: d.reload, Upgrade: d.upgrade, Clock: hostClock{},
@@ -251,12 +253,13 @@ func (d *daemon) newBroker() (*broker.Broker, *metric.Store, error) {
 	}
 	d.secrets.Store(&secrets)
 	metrics := metric.NewStore()
+	d.functions = host.NewFunctions()
 	sockets, err := d.ownDirectory("net")
 	if err != nil {
 		return nil, nil, err
 	}
 	b, err := broker.New(hostClock{}, d.audit, broker.Catalogue(broker.Host{
-		Stores: stores, Metrics: metrics, Run: sockets,
+		Stores: stores, Metrics: metrics, Run: sockets, Functions: d.functions,
 		Secrets: func(name string) (secret.Source, bool) {
 			s, ok := (*d.secrets.Load())[name]
 			return s, ok

@@ -44,6 +44,7 @@ func Specs() []Spec {
 		{"data", None, "says how much of its own data directory the plugin uses, and how much it may"},
 		{Egress, Endpoint, "what [network] egress grants: places that programs reach by name"},
 		{"fs.open", Path, "opens one file beneath a granted directory of the host"},
+		{"host.call", Word, "calls a function that an application of the host serves"},
 		{"kv", None, "a small transactional store of the plugin's own, kept between starts"},
 		{"log", None, "writes structured records to the plugin's log"},
 		{"metric", None, "counts and measures, under names of the plugin's own"},

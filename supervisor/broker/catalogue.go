@@ -5,6 +5,7 @@ import (
 	"github.com/cordonhq/cordon/supervisor/broker/data"
 	"github.com/cordonhq/cordon/supervisor/broker/dial"
 	"github.com/cordonhq/cordon/supervisor/broker/fsopen"
+	"github.com/cordonhq/cordon/supervisor/broker/host"
 	"github.com/cordonhq/cordon/supervisor/broker/kv"
 	"github.com/cordonhq/cordon/supervisor/broker/listen"
 	"github.com/cordonhq/cordon/supervisor/broker/logs"
@@ -17,6 +18,8 @@ type Host struct {
 	Stores  *kv.Stores
 	Metrics *metric.Store
 	Secrets func(name string) (secret.Source, bool)
+	// Functions are what applications serve.
+	Functions *host.Functions
 	// Run is a directory that root alone can enter, for sockets.
 	Run string
 }
@@ -31,6 +34,7 @@ func Catalogue(h Host) []capability.Capability {
 		logs.New(),
 		metric.New(h.Metrics),
 		dial.New(),
+		host.New(h.Functions),
 		listen.New(h.Run),
 		secret.New(h.Secrets),
 	}

@@ -46,7 +46,8 @@ var ErrLost = errors.New("some were lost: this side was too slow")
 // Client is the command line's end of a control connection. Call may be used
 // concurrently; a connection carries one stream or one bridge.
 type Client struct {
-	path string
+	path   string
+	answer atomic.Pointer[answerer] // of an application
 
 	mu     sync.Mutex
 	link   *link // the connection, replaced when the daemon becomes another program
@@ -100,11 +101,15 @@ func dialError(path string, err error) error {
 	return Errorf(ipc.CodePluginGone, hint, "cannot reach the daemon at %s: %w", path, err)
 }
 
-func newClient(path string, u *net.UnixConn) *Client { return &Client{path: path, link: newLink(u)} }
+func newClient(path string, u *net.UnixConn) *Client {
+	c := &Client{path: path}
+	c.link = newLink(u, c.handle)
+	return c
+}
 
-func newLink(u *net.UnixConn) *link {
+func newLink(u *net.UnixConn, handler ipc.Handler) *link {
 	c := &link{notes: make(chan note, 64)}
-	c.conn = ipc.NewConn(ipc.SocketTransport(u), ipc.Options{Limits: wireLimits(), OnNotify: c.noted})
+	c.conn = ipc.NewConn(ipc.SocketTransport(u), ipc.Options{Limits: wireLimits(), Handler: handler, OnNotify: c.noted})
 	go func() {
 		_ = c.conn.Run(context.Background()) // every call says why it ended
 		close(c.notes)

@@ -37,6 +37,14 @@ type fakeService struct {
 	lost  bool
 	done  chan struct{}
 	once  sync.Once
+	// functions gets what is served, and nothing when it is withdrawn.
+	functions chan served
+}
+
+// served is what an application declared, and how it is asked.
+type served struct {
+	ServeParams
+	call FunctionCaller
 }
 
 // fail lets every method return err from now on.
@@ -176,6 +184,14 @@ func (e *echo) Send(_ context.Context, m json.RawMessage) error { return e.deliv
 func (e *echo) Done() <-chan struct{}                           { return e.f.done }
 func (e *echo) Close()                                          { e.f.end() }
 
+func (f *fakeService) Serve(_ context.Context, by Caller, p ServeParams, call FunctionCaller) (func(), error) {
+	if _, err := f.did("serve", by); err != nil {
+		return nil, err
+	}
+	f.functions <- served{p, call}
+	return func() { f.functions <- served{} }, nil
+}
+
 func (f *fakeService) Attach(_ context.Context, _ NameParams, deliver func(json.RawMessage) error) (AttachResult, Bridge, error) {
 	return AttachResult{Protocol: "mcp"}, &echo{f: f, deliver: deliver}, f.failure()
 }
@@ -189,7 +205,7 @@ type desk struct {
 
 func newDesk(t *testing.T) *desk {
 	t.Helper()
-	f := &fakeService{logs: make(chan LogLine, 8), done: make(chan struct{})}
+	f := &fakeService{logs: make(chan LogLine, 8), done: make(chan struct{}), functions: make(chan served, 2)}
 	d := &desk{Server: NewServer(f, observers, nil), t: t, service: f}
 	t.Cleanup(d.Close)
 	return d
@@ -238,7 +254,7 @@ func codeOf(err error) int {
 // written by hand and not taken from the table.
 func TestWhoMayDoWhat(t *testing.T) {
 	look := []string{MethodList, MethodInspect, MethodCall, MethodLogs, MethodWhy, MethodEvents, MethodAttach, MethodEvidenceList, MethodCapabilities}
-	change := []string{MethodInstall, MethodRemove, MethodStart, MethodStop, MethodRestart, MethodEnable, MethodDisable, MethodRelease, MethodReload, MethodUpgrade, MethodAuditCheckpoint, MethodEvidenceShow, MethodGrant, MethodRevoke}
+	change := []string{MethodInstall, MethodRemove, MethodStart, MethodStop, MethodRestart, MethodEnable, MethodDisable, MethodRelease, MethodReload, MethodUpgrade, MethodAuditCheckpoint, MethodEvidenceShow, MethodGrant, MethodRevoke, MethodServe}
 	if got := len(verbs()); got != len(look)+len(change) {
 		t.Errorf("the table has %d methods, this test %d", got, len(look)+len(change))
 	}
@@ -386,6 +402,49 @@ func TestAttach(t *testing.T) {
 	d.service.end()
 	if _, err := a.Receive(t.Context()); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("after the end: %v", err)
+	}
+}
+
+// TestServe: an application declares functions and is asked, its errors are its
+// own, and when it leaves they are withdrawn.
+func TestServe(t *testing.T) {
+	d := newDesk(t)
+	ctx, leave := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- d.client(root).Serve(ctx, []Function{{Name: "f", Params: json.RawMessage("true"), Result: json.RawMessage("true")}}, func(ctx context.Context, c FunctionCall) (any, error) {
+			switch string(c.Params) {
+			case `"fail"`:
+				return nil, &ipc.RPCError{Code: 7, Message: "it failed"}
+			case `"wait"`:
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return c.Plugin + " " + c.Function, nil
+		})
+	}()
+	s := <-d.service.functions
+	if len(s.Functions) != 1 || s.Functions[0].Name != "f" {
+		t.Fatalf("declared is %+v", s.Functions)
+	}
+	if got, err := s.call(t.Context(), FunctionCall{"f", "p", json.RawMessage("1")}); err != nil || string(got) != `"p f"` {
+		t.Errorf("%s, %v", got, err)
+	}
+	var own *Error
+	if _, err := s.call(t.Context(), FunctionCall{"f", "p", json.RawMessage(`"fail"`)}); !errors.As(err, &own) || own.Message != "it failed" {
+		t.Errorf("its own error: %v", err)
+	}
+	waiting, stop := context.WithCancel(t.Context())
+	stop()
+	if _, err := s.call(waiting, FunctionCall{"f", "p", json.RawMessage(`"wait"`)}); err == nil || errors.As(err, &own) {
+		t.Errorf("one that is not waited for: %v", err)
+	}
+	leave()
+	if err := <-ended; err != nil {
+		t.Errorf("it left: %v", err)
+	}
+	if s := <-d.service.functions; s.call != nil {
+		t.Errorf("it was not withdrawn")
 	}
 }
 

@@ -197,7 +197,7 @@ func (c *Client) reconnect(ctx context.Context, old *link) error {
 		u, err := dial(ctx, c.path)
 		if err == nil {
 			_ = old.conn.Close()
-			c.link = newLink(u)
+			c.link = newLink(u, c.handle)
 			return nil
 		}
 		select {

@@ -65,6 +65,7 @@ func verbs() map[string]verb {
 		MethodCapabilities: {observer, of(Service.Capabilities)},
 		MethodGrant:        {admin, by(Service.Grant)},
 		MethodRevoke:       {admin, by(Service.Revoke)},
+		MethodServe:        {admin, serveFunctions},
 
 		MethodAuditCheckpoint: {admin, checkpointed},
 		MethodEvidenceList:    {observer, of(Service.EvidenceList)},

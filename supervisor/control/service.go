@@ -42,6 +42,9 @@ type Service interface {
 	// Grant and Revoke hold when they return.
 	Grant(ctx context.Context, by Caller, p GrantParams) (Granted, error)
 	Revoke(ctx context.Context, by Caller, p GrantParams) (Granted, error)
+	// Serve takes functions of an application, which are there until withdraw is
+	// called.
+	Serve(ctx context.Context, by Caller, p ServeParams, call FunctionCaller) (withdraw func(), err error)
 	// Attach joins a client to a running plugin. deliver gets the plugin's
 	// messages, each valid until it returns, from several goroutines; it must not
 	// wait, and an error from it ends the bridge. The caller closes the bridge.
