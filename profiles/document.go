@@ -32,7 +32,7 @@ type document struct {
 		Egress    []string `toml:"egress"`
 		Addresses []string `toml:"addresses"`
 		Remove    []string `toml:"remove"`
-		Listen    any      `toml:"listen" refuse:"listening does not exist yet: a plugin has no network, and is called over its own socket or stdio"`
+		Listen    any      `toml:"listen" refuse:"no listening socket is made at the start yet: a plugin asks for one by the capability net.listen, which [[capability]] grants"`
 	} `toml:"network"`
 	Capability []capabilityTable `toml:"capability"`
 	Resources  resourcesTable    `toml:"resources" aka:"limits cgroup cgroups quota quotas"`
