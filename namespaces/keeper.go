@@ -78,6 +78,7 @@ type Child struct {
 	keeper *Keeper
 	done   chan struct{}
 	end    ChildEnd
+	then   []func() // under the keeper's lock
 }
 
 // ChildEnd is how a plugin ended.
@@ -92,6 +93,28 @@ type ChildEnd struct {
 
 // Done is closed when the plugin and everything in its pid namespace are gone.
 func (c *Child) Done() <-chan struct{} { return c.done }
+
+// Then has f called, on a goroutine of its own, when it is done: a thousand
+// children that run need none that wait.
+func (c *Child) Then(f func()) {
+	c.keeper.mu.Lock()
+	defer c.keeper.mu.Unlock()
+	select {
+	case <-c.done:
+		go f()
+	default:
+		c.then = append(c.then, f)
+	}
+}
+
+// over is under the keeper's lock.
+func (c *Child) over() {
+	close(c.done)
+	for _, f := range c.then {
+		go f()
+	}
+	c.then = nil
+}
 
 // End is how it ended; valid after Done.
 func (c *Child) End() ChildEnd { return c.end }
@@ -552,7 +575,7 @@ func (k *Keeper) read() {
 	defer k.mu.Unlock()
 	for id, c := range k.children {
 		c.end = ChildEnd{Orphaned: true, Status: syscall.WaitStatus(syscall.SIGKILL), Time: time.Now()}
-		close(c.done)
+		c.over()
 		delete(k.children, id)
 	}
 }
@@ -622,7 +645,7 @@ func (k *Keeper) deliver(a answer) {
 		closeAll(a.files)
 		if c := k.children[r.ID]; c != nil {
 			c.end = childEnd(r)
-			close(c.done)
+			c.over()
 			delete(k.children, r.ID)
 		}
 		return

@@ -34,7 +34,7 @@ type callRecord struct {
 // callBook keeps the newest calls of one process.
 type callBook struct {
 	mu    sync.Mutex
-	calls [callsKept]callRecord
+	calls []callRecord // at most callsKept, then a ring
 	next  int
 }
 
@@ -48,7 +48,11 @@ func (b *callBook) begin(now time.Time, method string, params json.RawMessage) (
 	defer b.mu.Unlock()
 	at := b.next
 	b.next++
-	b.calls[at%callsKept] = c
+	if at < callsKept {
+		b.calls = append(b.calls, c)
+	} else {
+		b.calls[at%callsKept] = c
+	}
 	return func(now time.Time, err error) {
 		b.mu.Lock()
 		defer b.mu.Unlock()

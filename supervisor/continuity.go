@@ -274,7 +274,7 @@ func (p *plugin) goOn() {
 	if run.caps != nil {
 		run.caps.Open(p.record.PlanDigest, p.record.Decisions)
 	}
-	go p.watchExit(run)
+	p.awaitExit(run)
 	go p.serve(run)
 	go p.watchHealth(run)
 }

@@ -172,7 +172,7 @@ func (p *plugin) spawn(ctx context.Context, number uint64, bundle *Bundle, req l
 		p.discard(run)
 		return nil, &stepError{"launch", errors.New("the plugin was removed meanwhile")}
 	}
-	go p.watchExit(run)
+	p.awaitExit(run)
 	return run, nil
 }
 
@@ -263,9 +263,18 @@ func (p *plugin) pressed(file string, count int64) {
 	}})
 }
 
-// watchExit reports the end of the last process.
-func (p *plugin) watchExit(run *running) {
-	<-run.proc.Done()
+// awaitExit has the end of the last process reported: without a goroutine that
+// waits, where the process can be asked to call.
+func (p *plugin) awaitExit(run *running) {
+	if proc, ok := run.proc.(interface{ Then(f func()) }); ok {
+		proc.Then(func() { p.exited(run) })
+		return
+	}
+	go func() { <-run.proc.Done(); p.exited(run) }()
+}
+
+// exited reports that end.
+func (p *plugin) exited(run *running) {
 	run.cancel()
 	closeSession(run.caps)
 	st := run.proc.Exit().Status

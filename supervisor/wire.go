@@ -57,6 +57,7 @@ type Bundles struct {
 	mu       sync.RWMutex
 	ceiling  *profiles.Ceiling
 	followed *profiles.Ceiling // where its own paths led when it was read
+	said     sayings
 }
 
 // NewBundles makes the directory of the sealed bundles (0700) if it is not
@@ -165,7 +166,11 @@ func (b *Bundles) Resolve(bundle *Bundle, profile string) (*plan.Plan, error) {
 	b.mu.RLock()
 	ceiling := b.ceiling
 	b.mu.RUnlock()
-	return profiles.Resolve(profiles.Input{Profile: p, Manifest: bundle.Manifest, Ceiling: ceiling})
+	resolved, err := profiles.Resolve(profiles.Input{Profile: p, Manifest: bundle.Manifest, Ceiling: ceiling})
+	if err == nil {
+		b.said.share(resolved)
+	}
+	return resolved, err
 }
 
 // Discard implements Source.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -211,6 +212,7 @@ func (d *daemon) openLauncher() error {
 		Refuses:    bundles.Refuses,
 		Continuity: launch.Continuity{Grace: time.Duration(d.config.Continuity.Grace), Socket: c.keeperSocket()},
 		Ready:      readyStarts, ReadyFails: d.readyFails, Templates: keptTemplates,
+		Settled: debug.FreeOSMemory,
 	})
 	if err != nil {
 		return err

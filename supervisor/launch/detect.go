@@ -33,6 +33,7 @@ type call struct {
 // Every refused call counts against the budget. One that contains the plugin
 // has a queue of its own: nothing that the plugin does before fills it.
 func (p *Process) onCall(n seccomp.Notification) seccomp.Verdict {
+	p.worker()
 	if p.r.Answer != nil {
 		select {
 		case p.work <- &call{Notification: n}:
@@ -76,6 +77,9 @@ func (p *Process) onCall(n seccomp.Notification) seccomp.Verdict {
 func refused(a violation.Action) seccomp.Verdict {
 	return seccomp.Verdict{Errno: unix.EPERM, Continue: a == violation.Log}
 }
+
+// worker is begun by the first call: most plugins never make one.
+func (p *Process) worker() { p.works.Do(func() { go p.decode() }) }
 
 // decode is the process's worker: it may be held up by the plugin's own memory
 // locks, which holds up nobody else. What contains the plugin goes first.

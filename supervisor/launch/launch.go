@@ -43,6 +43,10 @@ type Config struct {
 	// Continuity is for plugins that shall outlive this process; without it they
 	// end with it.
 	Continuity Continuity
+	// Settled, if set, is called when starts were followed by none for a while: a
+	// start leaves garbage, of which a daemon that then rests would keep as much
+	// as it has in use.
+	Settled func()
 	// Templates is for how many plans, those used last, a mount namespace is kept
 	// that starts enter a copy of, instead of making each its own from nothing; 0
 	// keeps none.

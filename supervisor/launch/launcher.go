@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cordonhq/cordon/cgroups"
 	"github.com/cordonhq/cordon/namespaces"
@@ -48,6 +49,7 @@ type Launcher struct {
 	early     sync.WaitGroup        // what Config.Once has in hand
 	ready     *pool                 // nil without one
 	parents   parentDirs
+	settling  *time.Timer   // of Config.Settled; nil without
 	turns     chan struct{} // one for each start under way
 
 	mu     sync.Mutex
@@ -60,6 +62,16 @@ type Launcher struct {
 // maxStarts is how many starts are under way at a time, as many as the keeper
 // takes; more wait in the order in which they came.
 const maxStarts = 8
+
+// settleTime is how long no start may come until starts are over.
+const settleTime = 2 * time.Second
+
+// started puts that off.
+func (l *Launcher) started() {
+	if l.settling != nil {
+		l.settling.Reset(settleTime)
+	}
+}
 
 // New prepares a launcher: it finds the host's cgroups, ends what an earlier
 // one left there, and starts no process yet.
@@ -95,6 +107,9 @@ func New(cfg Config) (_ *Launcher, err error) {
 		return nil, err
 	}
 	l.templates.max = cfg.Templates
+	if cfg.Settled != nil {
+		l.settling = time.AfterFunc(settleTime, cfg.Settled)
+	}
 	back.add(l.tree.Close)
 	if err = l.takeOver(); err != nil {
 		return nil, err
@@ -240,6 +255,9 @@ func (l *Launcher) dropKeeper() error {
 // descriptor. Processes are Done then and must still be released.
 func (l *Launcher) Close() error {
 	k := l.shut()
+	if l.settling != nil {
+		l.settling.Stop()
+	}
 	l.dropFirst()
 	var errs []error
 	if k != nil {

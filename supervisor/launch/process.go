@@ -42,6 +42,7 @@ type Process struct {
 	work    chan *call       // calls to decode; one worker
 	urgent  chan *call       // the one that contains the plugin
 	gone    chan struct{}    // closed when no call can come any more
+	works   sync.Once        // begins the worker
 	worked  chan struct{}    // closed when the worker has ended
 	detect  []func()         // stops the detectors, in order
 	timer   *time.Timer
@@ -54,6 +55,7 @@ type Process struct {
 	contained violation.Wall // by which the plugin was frozen or killed
 	mounts    *os.File       // see killHeld
 	done      chan struct{}
+	then      []func() // see Then
 	exit      Exit
 }
 
@@ -61,7 +63,6 @@ type Process struct {
 func (p *Process) adopt(child *namespaces.Child) error {
 	p.child = child
 	p.l.deaths.expect(p)
-	go p.decode()
 	err := p.watch()
 	if err == nil {
 		_ = p.note() // without, no successor goes on with it
@@ -69,7 +70,7 @@ func (p *Process) adopt(child *namespaces.Child) error {
 	if err != nil { // unwatched is unwalled: end it
 		_ = child.Signal(syscall.SIGKILL)
 	}
-	go p.wait()
+	child.Then(p.wait)
 	if err != nil {
 		<-p.done
 		return errors.Join(err, p.child.Forget())
@@ -113,7 +114,6 @@ func (p *Process) watch() error {
 
 // wait ends the process's story: no report comes after Done.
 func (p *Process) wait() {
-	<-p.child.Done()
 	end := p.child.End()
 	if p.timer != nil && !p.timer.Stop() {
 		<-p.timed
@@ -122,6 +122,7 @@ func (p *Process) wait() {
 		stop()
 	}
 	close(p.gone)
+	p.worker() // which ends
 	<-p.worked
 	if cpu := p.plan().Time.CPU; cpu > 0 && p.outOfTime(end, cpu) {
 		p.onTime("time.cpu", cpu)
@@ -133,7 +134,25 @@ func (p *Process) wait() {
 	p.exit = Exit{Orphaned: end.Orphaned, Status: end.Status, Duration: end.Time.Sub(p.child.Started)}
 	p.exit.Usage, _ = p.group.Usage()
 	p.letGo()
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	close(p.done)
+	for _, f := range p.then {
+		go f()
+	}
+	p.then = nil
+}
+
+// Then has f called, on a goroutine of its own, when it is done.
+func (p *Process) Then(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.done:
+		go f()
+	default:
+		p.then = append(p.then, f)
+	}
 }
 
 // outOfTime tells whether the kernel ended the first process for its time of the

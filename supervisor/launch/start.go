@@ -51,7 +51,7 @@ func (l *Launcher) Start(ctx context.Context, r Request) (_ *Process, err error)
 	s := &start{l: l, r: r}
 	select {
 	case l.turns <- struct{}{}:
-		defer func() { <-l.turns }()
+		defer func() { <-l.turns; l.started() }()
 	case <-ctx.Done():
 		return nil, fmt.Errorf("cannot start: %d others were before it: %w", maxStarts, context.Cause(ctx))
 	}

@@ -15,41 +15,29 @@ const maxRemembered = 4096
 // responses and their budgets. It is safe for concurrent use and is made anew
 // for each start.
 type Judge struct {
-	mu    sync.Mutex
-	walls map[Wall]*ledger
-}
-
-// ledger is one wall's response and the times of its latest violations, oldest
-// first, never more than the budget.
-type ledger struct {
-	response plan.Response
-	times    []time.Time
+	mu        sync.Mutex
+	responses map[string]plan.Response // the plan's own
+	// times are those of each wall's latest violations, oldest first, never more
+	// than the budget.
+	times map[Wall][]time.Time
 }
 
 // NewJudge makes a judge of p's responses.
-func NewJudge(p *plan.Plan) *Judge {
-	j := &Judge{walls: make(map[Wall]*ledger, len(p.Violation))}
-	for name, response := range p.Violation {
-		response.Budget = min(response.Budget, maxRemembered)
-		j.walls[Wall(name)] = &ledger{response: response}
-	}
-	return j
-}
+func NewJudge(p *plan.Plan) *Judge { return &Judge{responses: p.Violation} }
 
 // Change has the judge go by p's responses from now on. What it remembers of each
 // wall stays: a budget that was spent is not given back.
 func (j *Judge) Change(p *plan.Plan) {
-	fresh := NewJudge(p)
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for wall, l := range fresh.walls {
-		if old := j.walls[wall]; old != nil {
-			most := max(l.response.Budget, 0)
-			l.times = old.times[max(0, len(old.times)-most):]
-		}
+	j.responses = p.Violation
+	for wall, times := range j.times {
+		j.times[wall] = times[max(0, len(times)-budgetOf(j.responses[string(wall)])):]
 	}
-	j.walls = fresh.walls
 }
+
+// budgetOf is how many violations are remembered.
+func budgetOf(r plan.Response) int { return max(0, min(r.Budget, maxRemembered)) }
 
 // Decide counts one violation of w at now and says what it leads to: the
 // response's action, or what follows it once the budget within its window is
@@ -58,45 +46,46 @@ func (j *Judge) Change(p *plan.Plan) {
 func (j *Judge) Decide(w Wall, now time.Time) Action {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	l := j.walls[w]
-	if l == nil {
+	response, ok := j.responses[string(w)]
+	if !ok {
 		return Quarantine
 	}
-	if l.response.Budget <= 0 {
-		return known(l.response.Action)
+	if response.Budget <= 0 || j.spend(w, response, now) {
+		return known(response.Action)
 	}
-	if l.spend(now) {
-		return known(l.response.Action)
-	}
-	return known(l.response.Then)
+	return known(response.Then)
 }
 
 // spend records a violation at now and says whether the budget still covered
 // it. What the budget no longer covers is recorded too, so that a plugin that
 // goes on stays over it.
-func (l *ledger) spend(now time.Time) bool {
-	if n := len(l.times); n > 0 && now.Before(l.times[n-1]) {
-		now = l.times[n-1]
+func (j *Judge) spend(w Wall, r plan.Response, now time.Time) bool {
+	times := j.times[w]
+	if n := len(times); n > 0 && now.Before(times[n-1]) {
+		now = times[n-1]
 	}
-	l.forget(now)
-	within := len(l.times) < l.response.Budget
+	times = forget(times, now, r.Window)
+	within := len(times) < budgetOf(r)
 	if !within {
-		l.times = append(l.times[:0], l.times[1:]...)
+		times = append(times[:0], times[1:]...)
 	}
-	l.times = append(l.times, now)
+	if j.times == nil {
+		j.times = map[Wall][]time.Time{}
+	}
+	j.times[w] = append(times, now)
 	return within
 }
 
 // forget drops what lies outside the window. A window of zero never ends.
-func (l *ledger) forget(now time.Time) {
-	if l.response.Window <= 0 {
-		return
+func forget(times []time.Time, now time.Time, window time.Duration) []time.Time {
+	if window <= 0 {
+		return times
 	}
 	old := 0
-	for old < len(l.times) && now.Sub(l.times[old]) >= l.response.Window {
+	for old < len(times) && now.Sub(times[old]) >= window {
 		old++
 	}
-	l.times = append(l.times[:0], l.times[old:]...)
+	return append(times[:0], times[old:]...)
 }
 
 // known is the action of word, or the strictest for a word that is none.

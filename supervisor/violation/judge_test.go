@@ -71,7 +71,7 @@ func TestJudgeMemoryIsBounded(t *testing.T) {
 			t.Fatalf("past what is remembered: got %s", got)
 		}
 	}
-	if n := len(j.walls[Seccomp].times); n != maxRemembered {
+	if n := len(j.times[Seccomp]); n != maxRemembered {
 		t.Errorf("remembers %d violations, want %d", n, maxRemembered)
 	}
 }

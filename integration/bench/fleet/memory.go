@@ -55,11 +55,11 @@ func (b *bench) measureMemory(r *report) error {
 	if err := b.each(first, callOne); err != nil {
 		return err
 	}
-	before, err := b.look()
+	quiet, err := b.wakes()
 	if err != nil {
 		return err
 	}
-	quiet, err := b.wakes()
+	before, err := b.look()
 	if err != nil {
 		return err
 	}
@@ -72,11 +72,11 @@ func (b *bench) measureMemory(r *report) error {
 	if err := b.each(rest, callOne); err != nil {
 		return err
 	}
-	after, err := b.look()
+	wakes, err := b.wakes()
 	if err != nil {
 		return err
 	}
-	wakes, err := b.wakes()
+	after, err := b.look()
 	if err != nil {
 		return err
 	}
