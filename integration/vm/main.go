@@ -214,7 +214,7 @@ func prepare(ctx context.Context, o options) (images map[string]*image, root str
 // runKernel boots one kernel with the root and prints what its tests say.
 func runKernel(ctx context.Context, name string, k *image, root, accel string) error {
 	say("%s: booting %s with -accel %s", name, k.release, accel)
-	m := machine{kernel: k.vmlinuz, disk: root, accel: accel, log: filepath.Join(filepath.Dir(root), "console-"+name+".log")}
+	m := machine{kernel: k.vmlinuz, pair: name != "6.1", disk: root, accel: accel, log: filepath.Join(filepath.Dir(root), "console-"+name+".log")}
 	said, err := os.Create(filepath.Join(filepath.Dir(root), "said-"+name+".log"))
 	if err != nil {
 		return err

@@ -24,49 +24,9 @@ const (
 	tests = "/tests"
 )
 
-// tier is a package whose tests run in the guest.
-type tier struct {
-	pkg  string // below the module
-	tags string
-	run  string // go test's -run; the seeds of fuzz targets ask no kernel
-	skip string // go test's -skip
-	env  []string
-}
-
-// tiers are the packages whose tests ask the kernel. The rest of the tests ask
-// nothing that another kernel would answer otherwise.
-var tiers = []tier{
-	// What is skipped needs the Go toolchain or the compiler's sanitizers, and no kernel.
-	{pkg: "namespaces", skip: "^(TestWireIsGenerated|TestKeeperIsReproducible|TestKeeperUnderSanitizers)$"},
-	{pkg: "cgroups"},
-	{pkg: "seccomp"},
-	// What is skipped interprets programs, which no kernel sees.
-	{pkg: "seccomp/compile", skip: "^(TestProgramMeansWhatTheFilterSays|TestRandomFilters|TestBytesAreDeterministic)$"},
-	{pkg: "supervisor/launch", env: []string{"CORDON_TEST_STARTS=30"}},
-	{pkg: "supervisor/launch", tags: "walltest", run: "TestEachWall"},
-	{pkg: "integration/escape", tags: "walltest"},
-	// What is skipped asks the profiles' language, over hundreds of runs; and the
-	// client of TestOfficialMCPClient is built where it runs, with Go.
-	{
-		pkg: "integration", env: []string{"CORDON_CHAOS_POINTS=5"},
-		skip: "^(TestRealProgramsRunOnBuiltinProfiles|TestARecordedProfileRunsTheSameProgram|TestWhyAllowsWhatEachWallRefused|TestWhyGivesBackWhatWasTakenOut|TestModelAgreesWithKernel|TestSoak|TestOfficialMCPClient)$",
-	},
-}
-
 // static is how test binaries are built: they bring no library.
 func static(tags string) []string {
 	return []string{"-trimpath", "-tags", strings.TrimSpace("netgo osusergo " + tags), "-ldflags", "-s -w -linkmode external -extldflags -static"}
-}
-
-func (t tier) name() string {
-	if t.tags == "" {
-		return module + "/" + t.pkg
-	}
-	return module + "/" + t.pkg + " -tags " + t.tags
-}
-
-func (t tier) binary() string {
-	return strings.ReplaceAll(t.pkg, "/", "-") + strings.TrimSuffix("-"+t.tags, "-") + ".test"
 }
 
 // buildRoot makes the disk that every kernel mounts as its root: what is
@@ -117,8 +77,9 @@ func buildSuite(ctx context.Context, o options) ([]stream.Tier, error) {
 			return nil, err
 		}
 		argv := []string{tests + "/" + t.binary(), "-test.v=test2json", "-test.timeout=" + o.timeout.String(), "-test.run=" + cmp.Or(o.run, t.run, "^Test")}
-		if t.skip != "" {
-			argv = append(argv, "-test.skip="+t.skip)
+		if len(t.leaves) > 0 {
+			sayLeft(t)
+			argv = append(argv, "-test.skip="+t.skip())
 		}
 		suite = append(suite, stream.Tier{Name: t.name(), Dir: home + "/" + t.pkg, Argv: argv, Env: append([]string{"CORDON_BIN=" + programs, "CORDON_TEST_SLOW=1"}, t.env...), Test: true})
 	}
@@ -173,6 +134,7 @@ var etc = map[string]string{ // #nosec G101 -- nobody can log in there
 	"group":         "root:x:0:\nnogroup:x:65534:\n",
 	"hosts":         "127.0.0.1 localhost\n::1 localhost\n",
 	"hostname":      "guest\n",
-	"nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+	"resolv.conf":   "", // tests mount their own over it
+	"nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 	"os-release":    "ID=debian\nPRETTY_NAME=\"a guest of Cordon's tests\"\n",
 }

@@ -34,6 +34,7 @@ type verdict struct {
 	spent   time.Duration // processor time of the guest until now
 
 	tierSpent time.Duration // when the tier began
+	tierBegan time.Time
 	tier      stream.Tier
 	text      bytes.Buffer // the tier's output
 	inside    bool
@@ -67,7 +68,7 @@ func (v *verdict) line(text string) {
 		v.tier, v.inside = m.Tier, true
 		v.tiers++
 		v.text.Reset()
-		v.tierSpent = v.spent
+		v.tierSpent, v.tierBegan = v.spent, time.Now()
 		say("%s: %s", v.kernel, m.Tier.Name)
 	case stream.End:
 		v.inside = false
@@ -101,7 +102,8 @@ func (v *verdict) judge(end stream.Message) {
 	word := map[string]string{"pass": "ok  ", "fail": "FAIL"}[action]
 	v.print(event{Action: "output", Package: pkg, Output: fmt.Sprintf("%s\t%s\t%.3fs\n", word, pkg, end.Seconds)})
 	v.print(event{Action: action, Package: pkg, Elapsed: &end.Seconds})
-	say("%s: %s %s after %.1f s (%.1f s of processor time)", v.kernel, strings.TrimSpace(word), v.tier.Name, end.Seconds, (v.spent - v.tierSpent).Seconds())
+	say("%s: %s %s after %.1f s (%.1f s of processor time; %.1f s by its own clock)", v.kernel, strings.TrimSpace(word), v.tier.Name,
+		time.Since(v.tierBegan).Seconds(), (v.spent - v.tierSpent).Seconds(), end.Seconds)
 	if action == "fail" {
 		v.failed = append(v.failed, v.tier.Name+": "+why)
 	}

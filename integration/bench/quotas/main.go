@@ -38,7 +38,7 @@ import (
 func main() {
 	kills := flag.Int("kills", 40, "OOM kills to measure")
 	calls := flag.Int("calls", 500, "calls of a window")
-	rounds := flag.Int("rounds", 4, "windows of each kind for each attack")
+	rounds := flag.Int("rounds", 12, "windows of each kind for each attack")
 	bin := flag.String("bin", "bin", "where cordond is")
 	flag.Parse()
 	// The daemon dies with the thread that started it (Pdeathsig).
