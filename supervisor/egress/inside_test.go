@@ -37,6 +37,12 @@ type room struct {
 // newRoom gives a relay for places that all lead to 127.0.0.1.
 func newRoom(t *testing.T, egress ...string) *room {
 	t.Helper()
+	return newRoomIdle(t, flowIdle, egress...)
+}
+
+// newRoomIdle is one whose flows end when nothing passes for so long.
+func newRoomIdle(t *testing.T, idle time.Duration, egress ...string) *room {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
@@ -56,12 +62,20 @@ func newRoom(t *testing.T, egress ...string) *room {
 			return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
 		},
 	})
+	m.idle = idle
 	if err := m.Open(child.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(m.Close)
 	m.ns = m.ports.ns
 	return m
+}
+
+// lookups are the names that the host's resolver was asked for so far.
+func (m *room) lookups() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.asked)
 }
 
 // dial connects from inside, as the plugin would.
@@ -174,8 +188,8 @@ func TestWildcard(t *testing.T) {
 		if code != dnsmessage.RCodeSuccess || !layout.WasLeased(addr) {
 			t.Fatalf("%v: %v, %v", kind, addr, code)
 		}
-		if n := len(m.asked); kind == dnsmessage.TypeA && n != 0 {
-			t.Fatalf("the host's resolver was asked for %q", m.asked)
+		if asked := m.lookups(); kind == dnsmessage.TypeA && len(asked) != 0 {
+			t.Fatalf("the host's resolver was asked for %q", asked)
 		}
 		c, err := m.dial(t, "tcp", netip.AddrPortFrom(addr, port))
 		if err != nil {
@@ -201,8 +215,8 @@ func TestWildcard(t *testing.T) {
 		t.Errorf("an address that no name has answers: %v", c.RemoteAddr())
 	}
 	m.Close()
-	if slices.ContainsFunc(m.asked, func(host string) bool { return host != "deep.er.wild.example" }) {
-		t.Errorf("the host's resolver was asked for %q", m.asked)
+	if asked := m.lookups(); slices.ContainsFunc(asked, func(host string) bool { return host != "deep.er.wild.example" }) {
+		t.Errorf("the host's resolver was asked for %q", asked)
 	}
 	for _, d := range m.rights.denied {
 		if bytes.Contains([]byte(d), []byte("deep.er.wild.example: ")) || bytes.HasPrefix([]byte(d), []byte("udp:")) {
@@ -264,8 +278,7 @@ func TestDatagrams(t *testing.T) {
 // TestFlowsAreBounded and end when nothing passes.
 func TestFlowsAreBounded(t *testing.T) {
 	port := echoUDP(t)
-	m := newRoom(t, fmt.Sprintf("udp:127.0.0.1:%d", port))
-	m.idle = time.Millisecond
+	m := newRoomIdle(t, time.Millisecond, fmt.Sprintf("udp:127.0.0.1:%d", port))
 	at := netip.MustParseAddrPort(fmt.Sprintf("127.0.0.1:%d", port))
 	for range 200 {
 		c, err := m.dial(t, "udp", at)
