@@ -30,6 +30,8 @@ type room struct {
 	rights *rights
 	ns     *os.File
 
+	pid int // of a process in it
+
 	mu    sync.Mutex
 	asked []string // names that the host's resolver was asked for
 }
@@ -52,7 +54,7 @@ func newRoomIdle(t *testing.T, idle time.Duration, egress ...string) *room {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = child.Process.Kill(), child.Wait() })
-	m := &room{rights: newRights()}
+	m := &room{rights: newRights(), pid: child.Process.Pid}
 	m.Relay = New(Options{
 		Grants: m.rights, Network: plan.Network{Egress: egress, Addresses: []string{"127.0.0.1/32"}}, Log: func(s string) { t.Log(s) },
 		Resolve: func(_ context.Context, host string) ([]netip.Addr, error) {
@@ -273,6 +275,49 @@ func TestDatagrams(t *testing.T) {
 	if got := m.rights.denied; len(got) != 1 || got[0] != "udp:192.0.2.7:53: nothing in network.egress leads there" {
 		t.Errorf("denied are %q", got)
 	}
+}
+
+// TestAnotherRelayTakesThePlace: a plugin outlives its daemon, whose connections
+// the kernel still remembers.
+func TestAnotherRelayTakesThePlace(t *testing.T) {
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = c.Close() // the relay then closes before the plugin, and remembers
+		}
+	}()
+	m := newRoom(t, l.Addr().String())
+	at := netip.MustParseAddrPort(l.Addr().String())
+	end := func() {
+		t.Helper()
+		c, err := m.dial(t, "tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+			t.Fatalf("%d bytes, %v", n, err)
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	end()
+	m.Close()
+	next := New(m.o)
+	t.Cleanup(next.Close)
+	if err := next.Open(m.pid); err != nil {
+		t.Fatal(err)
+	}
+	m.ns = next.ports.ns
+	end()
 }
 
 // TestFlowsAreBounded and end when nothing passes.

@@ -307,6 +307,13 @@ func bound(addr netip.AddrPort, kind int) (*os.File, error) {
 	if err := unix.SetsockoptInt(fd, level, option, 1); err != nil {
 		return nil, errors.Join(os.NewSyscallError("setsockopt", err), f.Close())
 	}
+	if kind == unix.SOCK_STREAM {
+		// Connections of an earlier daemon may still be in TIME-WAIT. A place where
+		// somebody listens stays taken; socket(7).
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			return nil, errors.Join(os.NewSyscallError("setsockopt", err), f.Close())
+		}
+	}
 	if err := unix.Bind(fd, at); err != nil {
 		return nil, errors.Join(os.NewSyscallError("bind", err), f.Close())
 	}
