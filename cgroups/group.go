@@ -215,6 +215,27 @@ func (g *Group) Joins() []*os.File {
 	return files
 }
 
+// Joined closes the Joins: who was to join has.
+func (g *Group) Joined() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.removed { // and closed
+		return nil
+	}
+	return g.closeJoins()
+}
+
+func (g *Group) closeJoins() error {
+	var errs []error
+	for _, m := range slices.Backward(g.members) {
+		if m.tasks != nil {
+			errs = append(errs, m.tasks.Close())
+			m.tasks = nil
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // KillFile is cgroup.kill open for writing ("1" ends the whole tree), nil where
 // the host has none. The Group owns it.
 func (g *Group) KillFile() *os.File { return g.kill }
@@ -255,10 +276,8 @@ func (g *Group) closeFiles() error {
 			errs = append(errs, f.Close())
 		}
 	}
+	errs = append(errs, g.closeJoins())
 	for _, m := range slices.Backward(g.members) {
-		if m.tasks != nil {
-			errs = append(errs, m.tasks.Close())
-		}
 		errs = append(errs, m.Close())
 	}
 	return errors.Join(errs...)

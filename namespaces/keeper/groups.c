@@ -1,6 +1,46 @@
 /* The end of plugins' groups where no daemon is left to remove them. */
 #include "keeper.h"
 
+/*
+ * The directories above the groups are few and the same for every plugin, which
+ * each brings its own descriptors of: one of each is kept.
+ */
+static struct { u64 device, inode; int fd; u32 uses; } parents[64];
+
+/* Takes fd over and gives the one to use, which drop_parent gives back. */
+int share_parent(int fd)
+{
+	u64 stat[18] = {0}; /* struct stat: the device and the inode come first */
+	int room = -1;
+
+	if (SYS(fstat, fd, stat) < 0)
+		return fd;
+	for (int i = 0; i < (int)(sizeof parents / sizeof *parents); i++) {
+		if (parents[i].uses == 0) {
+			room = room < 0 ? i : room;
+		} else if (parents[i].device == stat[0] && parents[i].inode == stat[1]) {
+			SYS(close, fd);
+			parents[i].uses++;
+			return parents[i].fd;
+		}
+	}
+	if (room >= 0) { /* else it is this plugin's alone */
+		parents[room].device = stat[0];
+		parents[room].inode = stat[1];
+		parents[room].fd = fd;
+		parents[room].uses = 1;
+	}
+	return fd;
+}
+
+void drop_parent(int fd)
+{
+	for (u32 i = 0; i < sizeof parents / sizeof *parents; i++)
+		if (parents[i].uses > 0 && parents[i].fd == fd && --parents[i].uses > 0)
+			return;
+	SYS(close, fd);
+}
+
 /* The groups are empty; the kernel may still be letting go of the last task. */
 void remove_group(const struct group *g)
 {

@@ -93,6 +93,8 @@ int make_template(struct launch *l);
 
 /* groups.c: a directory below parent; shared ones go only if nothing else is in them. */
 struct group { int parent; int shared; char name[80]; };
+int share_parent(int fd);
+void drop_parent(int fd);
 void remove_group(const struct group *g);
 void remove_shared(const struct group *groups, u32 n);
 

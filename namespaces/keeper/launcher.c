@@ -204,7 +204,7 @@ static void forget(struct slot *s)
 	for (u32 i = 0; i < s->nheld; i++)
 		close_fd(&s->held[i]);
 	for (u32 i = 0; i < s->ngroups; i++)
-		close_fd(&s->groups[i].parent);
+		drop_parent(s->groups[i].parent);
 	close_fd(&s->killfd);
 	close_fd(&s->listener);
 	s->nheld = s->ngroups = 0;
@@ -238,7 +238,7 @@ static u32 keep(struct slot *s, struct launch *l)
 		} else if (step->op == CK_OP_RMDIR) {
 			struct group *g = &s->groups[s->ngroups++];
 
-			g->parent = (int)fd;
+			g->parent = share_parent((int)fd);
 			g->shared = step->a != 0;
 			n = strlen(l->blob + step->s);
 			if (n >= sizeof g->name)

@@ -62,6 +62,7 @@ type Process struct {
 // adopt takes the started child over: its detectors, its end.
 func (p *Process) adopt(child *namespaces.Child) error {
 	p.child = child
+	_ = p.group.Joined() // a thousand plugins have few descriptors each; nothing is lost with these
 	p.l.deaths.expect(p)
 	err := p.watch()
 	if err == nil {
