@@ -1,7 +1,7 @@
 /* What the keeper takes once, at its start. */
 #include "keeper.h"
 
-/* Each plugin takes some twenty descriptors of ours; its own limit is a step's. */
+/* Each plugin takes some ten descriptors of ours; its own limit is a step's. */
 void raise_descriptors(void)
 {
 	u64 limit[2];
