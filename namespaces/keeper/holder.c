@@ -20,7 +20,7 @@ static i64 now_ms(void)
 
 void keep_for(int fd, u32 ms)
 {
-	i64 own = fd < 0 ? -1 : SYS(fcntl, fd, 1030 /* F_DUPFD_CLOEXEC */, FIRST_FREE);
+	i64 own = fd < 0 ? -1 : copy_aside(fd);
 
 	if (listening >= 0 && (own >= 0 || ms == 0))
 		SYS(close, listening);

@@ -24,6 +24,8 @@
 #define LAST_FD 9
 #define GATE_FD 10
 #define FIRST_FREE 16
+/* More than the launcher itself and all launches in flight have; see table.c. */
+#define FIRST_KEPT 1792
 #define ARENAS (CK_MAX_LAUNCHES + 1)
 /* Where in page 0 the path of an exec goes that may happen once. */
 #define ONCE_PAGE 4096
@@ -51,7 +53,7 @@ struct launch {
 	struct ck_request *request;
 	struct ck_step *steps;
 	char *blob;
-	int reaper; /* pidfd */
+	int reaper; /* pidfd, in flight alone */
 	int keeper; /* pidfd of the keeper itself */
 	int gate;   /* the child's end */
 	int ruleset;
@@ -75,17 +77,35 @@ void reaper_main(void);
 int drop_privilege(u32 uid, u32 gid, u32 *detail);
 
 /*
- * clone.c: a pid, 0 in the child, or minus an errno. remember_home comes first;
- * nonzero if it fails.
+ * table.c: a copy (or minus an errno) or the descriptor itself moved, to where
+ * what is held for long stands; and what a child has of the keeper's.
+ */
+#define OWN_FDS (CK_MAX_FDS + 8)
+struct own { u32 n; int fds[OWN_FDS]; }; /* ascending */
+i64 copy_aside(int fd);
+int set_aside(int fd);
+void add_own(struct own *o, int fd);
+i64 own_table(const struct own *o);
+
+/*
+ * clone.c: a pid, 0 in the child, or minus an errno. The child has what the
+ * launch brought, and of the keeper's descriptors those that it is given here
+ * (-1: none). remember_home comes first; nonzero if it fails.
  */
 int remember_home(void);
-i64 clone_for_reaper(const struct launch *l, int *pidfd);
-i64 clone_for_plugin(const struct launch *l, int *pidfd);
-i64 clone_for_template(const struct launch *l, int *pidfd);
+i64 clone_for_reaper(const struct launch *l, int *pidfd, int exe, int ready);
+i64 clone_for_plugin(const struct launch *l, int *pidfd, int gate);
+i64 clone_for_template(const struct launch *l, int *pidfd, int go, int done);
+i64 clone_child(struct clone_args *args, const struct own *o);
 
-/* userns.c: its descriptor, or minus an errno. The maps as in /proc/PID/uid_map. */
+/*
+ * userns.c: its descriptor, or minus an errno. The maps as in /proc/PID/uid_map.
+ * hear is the byte that a child said, or minus an errno if it ended without.
+ */
 int make_userns(const char *uid_map, const char *gid_map);
 int two_pipes(int go[2], int done[2]);
+void close_both(const int ends[2]);
+int hear(int done, int child);
 i64 process_file(u32 pid, const char *name, int flags);
 
 /* template.c: the mount namespace, or minus an errno; what failed is in l->out. */

@@ -33,6 +33,7 @@ struct slot {
 	u64 id;
 	struct launch *launch;
 	int plugin, reaper, gate, ready, listener, killfd; /* -1: none */
+	int gate_end, ready_end; /* the children's, until they surely have their copies */
 	int thaws; /* killfd is a freezer.state */
 	int gate_waiting, reaper_up, stage; /* stage: the daemon has not said GO */
 	int adrift; /* the daemon that launched it has gone: nobody waits for how that went */
@@ -229,7 +230,7 @@ static u32 keep(struct slot *s, struct launch *l)
 
 		if (ck_op_phase[step->op] != CK_PHASE_KEEP)
 			break;
-		fd = SYS(fcntl, l->fds[step->fd], 1030 /* F_DUPFD_CLOEXEC */, FIRST_FREE);
+		fd = copy_aside(l->fds[step->fd]);
 		if (fd < 0)
 			return (u32)-fd;
 		if (step->op == CK_OP_KILLFD && s->killfd < 0) {
@@ -272,6 +273,7 @@ static void release_arena(struct slot *s)
 	for (u32 i = 0; i < l->nfds; i++)
 		close_fd(&l->fds[i]);
 	l->nfds = 0;
+	close_fd(&l->reaper);
 	memset(l->message, 0, l->length); /* environments hold secrets */
 	l->busy = 0;
 	s->launch = 0;
@@ -297,6 +299,8 @@ static void settle(struct slot *s)
 		return;
 	close_watched(&s->gate);
 	close_watched(&s->ready);
+	close_fd(&s->gate_end);
+	close_fd(&s->ready_end);
 	release_arena(s);
 	s->state = ENDED;
 	if (!(s->say & SAY_FAILED))
@@ -313,20 +317,23 @@ static u32 clone_reaper(struct slot *s, struct launch *l, u32 index)
 
 	if (ret < 0)
 		return (u32)-ret;
-	ret = clone_for_reaper(l, &s->reaper);
+	ret = clone_for_reaper(l, &l->reaper, exe, ends[1]);
 	if (ret == 0)
 		become_reaper(l, exe, ends[1]);
-	SYS(close, ends[1]);
+	s->ready = ends[0];
+	s->ready_end = ends[1];
 	if (ret < 0) {
-		SYS(close, ends[0]);
-		s->reaper = -1;
+		l->reaper = -1;
 		return (u32)-ret;
 	}
 	s->reaper_pid = (u32)ret;
-	s->ready = ends[0];
+	ret = copy_aside(l->reaper);
+	s->reaper = ret < 0 ? l->reaper : (int)ret;
+	if (ret < 0)
+		l->reaper = -1;
 	watch(s->ready, IN, index, FROM_READY, 1 /* EPOLL_CTL_ADD */);
 	watch(s->reaper, IN, index, FROM_REAPER, 1);
-	return 0;
+	return ret < 0 ? (u32)-ret : 0;
 }
 
 static u32 clone_plugin(struct slot *s, struct launch *l, u32 index)
@@ -337,19 +344,19 @@ static u32 clone_plugin(struct slot *s, struct launch *l, u32 index)
 	if (ret < 0)
 		return (u32)-ret;
 	l->gate = ends[1];
-	l->reaper = s->reaper;
 	l->ruleset = -1;
 	*l->out = (struct outcome){.listener = -1, .failed = CK_STEP_DIED};
-	ret = clone_for_plugin(l, &s->plugin);
+	ret = clone_for_plugin(l, &s->plugin, ends[1]);
 	if (ret == 0)
 		run_steps(l);
-	SYS(close, ends[1]);
 	s->gate = ends[0];
+	s->gate_end = ends[1];
 	if (ret < 0) {
 		s->plugin = -1;
 		return (u32)-ret;
 	}
 	s->plugin_pid = (u32)ret;
+	s->plugin = set_aside(s->plugin);
 	watch(s->gate, IN, index, FROM_GATE, 1);
 	watch(s->plugin, IN, index, FROM_PLUGIN, 1);
 	return 0;
@@ -369,8 +376,9 @@ static void launch(struct launch *l)
 	}
 	index = (u32)(s - slots);
 	*s = (struct slot){.state = LAUNCHING, .id = l->request->id, .launch = l, .stage = l->request->flags & CK_FLAG_STAGE, .plugin = -1, .reaper = -1,
-			   .gate = -1, .ready = -1, .listener = -1, .killfd = -1};
+			   .gate = -1, .ready = -1, .gate_end = -1, .ready_end = -1, .listener = -1, .killfd = -1};
 	l->busy = 1;
+	l->reaper = -1;
 	l->keeper = self;
 	err = keep(s, l);
 	if (err)
@@ -394,21 +402,26 @@ static void open_gate(struct slot *s)
 		SYS(sendto, s->gate, "G", 1, MSG_NOSIGNAL_ | MSG_DONTWAIT_, (void *)0, 0);
 }
 
-static void on_gate(struct slot *s)
+/* over: the plugin has ended, and what it said before means nothing any more. */
+static void on_gate(struct slot *s, int over)
 {
-	char byte;
-	i64 n = SYS(recvfrom, s->gate, &byte, 1, MSG_DONTWAIT_, (void *)0, (void *)0);
 	struct launch *l = s->launch;
+	char byte;
+	i64 n;
 
-	if (n == -EAGAIN_)
+	do
+		n = SYS(recvfrom, s->gate, &byte, 1, MSG_DONTWAIT_, (void *)0, (void *)0);
+	while (over && n == 1);
+	if (n == -EAGAIN_ && !over)
 		return;
+	close_fd(&s->gate_end); /* it has spoken: it has its own */
 	if (n == 1) {
 		if (l->out->listener >= 0) {
 			i64 fd = SYS(pidfd_getfd, s->plugin, l->out->listener, 0);
 
 			if (fd < 0)
 				return fail(s, CK_STEP_CLONE, (u32)-fd, 0);
-			s->listener = (int)fd;
+			s->listener = set_aside((int)fd);
 		}
 		s->gate_waiting = 1;
 		return open_gate(s);
@@ -425,14 +438,15 @@ static void on_gate(struct slot *s)
 	speak(s);
 }
 
-static void on_ready(struct slot *s)
+static void on_ready(struct slot *s, int over)
 {
 	u32 words[2] = {0, 0};
 	i64 n = SYS(read, s->ready, words, sizeof words);
 
-	if (n == -EAGAIN_)
+	if (n == -EAGAIN_ && !over)
 		return;
 	close_watched(&s->ready);
+	close_fd(&s->ready_end);
 	if (n == 1) {
 		s->reaper_up = 1;
 		return open_gate(s);
@@ -447,13 +461,8 @@ static void on_plugin_end(struct slot *s)
 
 	if (ret < 0 || s->how.pid == 0)
 		return;
-	/* Its end can be seen before the end of the gate: look there first. */
-	if (s->gate >= 0)
-		on_gate(s);
-	if (s->gate >= 0) { /* a 'G' was waiting; the end is behind it */
-		s->gate_waiting = 0;
-		on_gate(s);
-	}
+	if (s->gate >= 0) /* its end can be seen before the end of the gate */
+		on_gate(s, 1);
 	if (s->say & SAY_STARTED) /* STARTED could not be sent yet and takes the pidfd along */
 		speak(s);
 	if (s->state == RUNNING)
@@ -472,7 +481,7 @@ static void on_reaper_end(struct slot *s)
 	if (SYS(waitid, 3, s->reaper, &how, 4 | 1, (void *)0) < 0 || how.pid == 0)
 		return;
 	if (s->ready >= 0)
-		on_ready(s);
+		on_ready(s, 1);
 	close_watched(&s->reaper);
 	if (s->plugin >= 0) /* it is in the namespace that has just ended */
 		SYS(pidfd_send_signal, s->plugin, SIGKILL_, (void *)0, 0);
@@ -698,11 +707,11 @@ static void handle(const struct epoll_event_ *event)
 		break;
 	case FROM_GATE:
 		if (s->gate >= 0)
-			on_gate(s);
+			on_gate(s, 0);
 		break;
 	case FROM_READY:
 		if (s->ready >= 0)
-			on_ready(s);
+			on_ready(s, 0);
 		break;
 	case FROM_PLUGIN:
 		if (s->plugin >= 0)
@@ -735,7 +744,7 @@ static int prepare(void)
 	SYS(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
 	SYS(prctl, PR_SET_NAME, "cordon-keeper", 0, 0, 0);
 	/* 0 to FIRST_FREE-1 are /dev/null from here on; see LAST_FD. */
-	control = (int)SYS(fcntl, control, 1030 /* F_DUPFD_CLOEXEC */, FIRST_FREE);
+	control = (int)SYS(fcntl, control, F_DUPFD_CLOEXEC_, FIRST_FREE);
 	fd = SYS(openat, AT_FDCWD_, "/dev/null", O_RDWR_ | O_CLOEXEC_, 0);
 	for (int i = 0; i < FIRST_FREE; i++)
 		if (i != fd)

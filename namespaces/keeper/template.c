@@ -15,12 +15,12 @@ static void prepare_tree(struct launch *l, int go, int done)
 		SYS(exit_group, 0);
 }
 
-static int take_tree(struct launch *l, u32 pid, int done)
+static int take_tree(struct launch *l, u32 pid, int child, int done)
 {
-	char failed = 1;
+	int failed = hear(done, child);
 
-	if (SYS(read, done, &failed, 1) != 1)
-		return -EOWNERDEAD_;
+	if (failed < 0)
+		return failed;
 	return failed ? -(int)l->out->error : (int)process_file(pid, "ns/mnt", O_RDONLY_);
 }
 
@@ -33,17 +33,12 @@ int make_template(struct launch *l)
 	pid = two_pipes(go, done);
 	if (pid < 0)
 		return (int)pid;
-	pid = clone_for_template(l, &child);
-	if (pid == 0) {
-		SYS(close, go[1]);
-		SYS(close, done[0]);
+	pid = clone_for_template(l, &child, go[0], done[1]);
+	if (pid == 0)
 		prepare_tree(l, go[0], done[1]);
-	}
-	SYS(close, go[0]);
-	SYS(close, done[1]);
-	fd = pid < 0 ? (int)pid : take_tree(l, (u32)pid, done[0]);
-	SYS(close, go[1]);
-	SYS(close, done[0]);
+	fd = pid < 0 ? (int)pid : take_tree(l, (u32)pid, child, done[0]);
+	close_both(go);
+	close_both(done);
 	if (pid > 0) {
 		SYS(pidfd_send_signal, child, SIGKILL_, (void *)0, 0);
 		SYS(waitid, 3, child, (void *)0, 4, (void *)0);

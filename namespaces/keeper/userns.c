@@ -31,7 +31,7 @@ static void renew_limits(void)
 	i64 fresh = -1;
 
 	if (limits < 0)
-		limits = (int)SYS(fcntl, proc, 1030 /* F_DUPFD_CLOEXEC */, 0);
+		limits = (int)SYS(fcntl, proc, F_DUPFD_CLOEXEC_, 0);
 	if (++times % LIMITS_TIMES == 0)
 		fresh = detached("proc", "", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
 	if (fresh < 0) /* the old one does, slower */
@@ -93,9 +93,20 @@ i64 process_file(u32 pid, const char *name, int flags)
 	return fd;
 }
 
-static i64 take_namespace(u32 pid, const char *uid_map, const char *gid_map, int go, int done)
+/* Its end of the pipe is open here too: only the process tells of its own end. */
+int hear(int done, int child)
 {
-	char byte = 0;
+	struct { int fd; short events, revents; } poll[2] = {{done, 1 /* POLLIN */, 0}, {child, 1, 0}};
+	i64 ret = SYS(ppoll, poll, 2, (void *)0, (void *)0, 8);
+	u8 byte = 0;
+
+	if (ret < 0)
+		return (int)ret;
+	return (poll[0].revents & 1) && SYS(read, done, &byte, 1) == 1 ? byte : -EOWNERDEAD_;
+}
+
+static i64 take_namespace(u32 pid, int child, const char *uid_map, const char *gid_map, int go, int done)
+{
 	i64 dir = process_file(pid, 0, 0), ret, fd;
 
 	if (dir < 0)
@@ -103,10 +114,10 @@ static i64 take_namespace(u32 pid, const char *uid_map, const char *gid_map, int
 	ret = write_in_proc(dir, "uid_map", uid_map, strlen(uid_map));
 	if (ret == 0)
 		ret = write_in_proc(dir, "gid_map", gid_map, strlen(gid_map));
-	if (ret == 0 && (SYS(write, go, "g", 1) != 1 || SYS(read, done, &byte, 1) != 1))
+	if (ret == 0 && SYS(write, go, "g", 1) != 1)
 		ret = -EOWNERDEAD_;
-	if (ret == 0)
-		ret = -(i64)(u8)byte;
+	if (ret == 0 && (ret = hear(done, child)) > 0)
+		ret = -ret;
 	fd = ret < 0 ? ret : SYS(openat, dir, "ns/user", O_RDONLY_ | O_CLOEXEC_, 0);
 	SYS(close, dir);
 	return fd;
@@ -120,34 +131,36 @@ int two_pipes(int go[2], int done[2])
 	if (ret < 0)
 		return (int)ret;
 	ret = SYS(pipe2, done, O_CLOEXEC_);
-	if (ret < 0) {
-		SYS(close, go[0]);
-		SYS(close, go[1]);
-	}
+	if (ret < 0)
+		close_both(go);
 	return (int)ret;
+}
+
+void close_both(const int ends[2])
+{
+	SYS(close, ends[0]);
+	SYS(close, ends[1]);
 }
 
 int make_userns(const char *uid_map, const char *gid_map)
 {
 	int go[2], done[2], fd, child = -1;
-	struct clone_args args = {.flags = CLONE_NEWUSER | CLONE_PIDFD | CLONE_CLEAR_SIGHAND, .pidfd = (u64)&child,
-				  .exit_signal = SIGCHLD_};
+	struct clone_args args = {.flags = CLONE_NEWUSER, .pidfd = (u64)&child};
+	struct own o = {.n = 0};
 	i64 pid = two_pipes(go, done);
 
 	if (pid < 0)
 		return (int)pid;
 	renew_limits();
-	pid = SYS(clone3, &args, sizeof args);
-	if (pid == 0) {
-		SYS(close, go[1]);
-		SYS(close, done[0]);
+	add_own(&o, go[0]);
+	add_own(&o, done[1]);
+	add_own(&o, limits);
+	pid = clone_child(&args, &o);
+	if (pid == 0)
 		namespace_owner(go[0], done[1]);
-	}
-	SYS(close, go[0]);
-	SYS(close, done[1]);
-	fd = pid < 0 ? (int)pid : (int)take_namespace((u32)pid, uid_map, gid_map, go[1], done[0]);
-	SYS(close, go[1]);
-	SYS(close, done[0]);
+	fd = pid < 0 ? (int)pid : (int)take_namespace((u32)pid, child, uid_map, gid_map, go[1], done[0]);
+	close_both(go);
+	close_both(done);
 	if (pid > 0) {
 		SYS(pidfd_send_signal, child, SIGKILL_, (void *)0, 0);
 		SYS(waitid, 3, child, (void *)0, 4, (void *)0);
