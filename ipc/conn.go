@@ -29,6 +29,8 @@ type Request struct {
 	// Files are the descriptors that came along. The connection closes those that
 	// the handler did not Take.
 	Files []Descriptor
+
+	s *served
 }
 
 // Take makes the handler the owner of the i-th descriptor, which it closes. It
@@ -52,8 +54,8 @@ type Options struct {
 	// Hello makes the connection begin in PhaseHello, where the peer may not
 	// send requests yet; one of the Hello functions ends it.
 	Hello bool
-	// Handler answers the peer's requests, each in a goroutine of its own, at
-	// most MaxInFlight at once. Without one every method is not found.
+	// Handler answers the peer's requests, each in a goroutine that handles
+	// nothing else meanwhile, at most MaxInFlight at once. Without one every method is not found.
 	Handler Handler
 	// AcceptFiles says how many descriptors a request of the peer's may carry, by
 	// method. More is a breach, as any is without it.
@@ -121,6 +123,7 @@ type Conn struct {
 	calls    calls
 	requests requests
 	handlers sync.WaitGroup
+	workers  workers
 	bridge   atomic.Pointer[Bridge]
 	takes    atomic.Uint32 // kinds of descriptors that the peer takes
 
@@ -150,6 +153,7 @@ func NewConn(t Transport, o Options) *Conn {
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.out = newQueue(t, o, &c.st, c.writeFailed)
 	c.turn.back = make(chan struct{}, 1)
+	c.workers.jobs = make(chan job)
 	c.calls.init(o.Limits.MaxInFlight)
 	c.requests.init(o.Limits)
 	if o.Protocol == ProtocolCordon {
@@ -232,7 +236,8 @@ func (c *Conn) end(cause error) {
 // Run reads until the connection ends, and says why: nil when the peer has
 // gone or closed its side between two messages, a *ProtocolError when it broke
 // a rule, ErrClosed after Close, ctx's error when that ended it, or what failed
-// here. It closes the connection and returns once every handler has.
+// here. It closes the connection and returns once every handler has, but those whose
+// request was given up.
 // BreachTruncated is also what a peer that was killed while writing looks like.
 func (c *Conn) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { c.end(ctx.Err()) })

@@ -401,6 +401,39 @@ func TestPeerGone(t *testing.T) {
 	})
 }
 
+// TestGivenUp: a request whose handler never returns is answered by another, and
+// once only; the connection ends without waiting for that handler.
+func TestGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked, release, returned := make(chan *Request, 1), make(chan struct{}), make(chan error, 1)
+		host, peer := wired(t, Options{Handler: func(ctx context.Context, r *Request) (any, error) {
+			if r.Method == "short" {
+				return 1, nil
+			}
+			asked <- r
+			<-release
+			returned <- ctx.Err()
+			return 1, nil
+		}})
+		peer.say(`{"jsonrpc":"2.0","id":1,"method":"m"}`)
+		r := <-asked
+		if !r.GiveUp(Errorf(CodeDeadline, "late")) || r.GiveUp(Errorf(CodeDeadline, "later")) {
+			t.Error("a request is given up once")
+		}
+		peer.hears(`{"jsonrpc":"2.0","id":1,"error":{"code":-32001,"message":"late"}}`)
+		peer.say(`{"jsonrpc":"2.0","id":1,"method":"short"}`) // its id is free again
+		peer.hears(`{"jsonrpc":"2.0","id":1,"result":1}`)
+		_ = peer.Close()
+		if err := <-host.ended; err != nil {
+			t.Errorf("run: %v", err)
+		}
+		close(release)
+		if err := <-returned; err == nil {
+			t.Error("the handler was not told")
+		}
+	})
+}
+
 func TestRunEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := net.Pipe()

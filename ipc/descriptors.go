@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 
@@ -32,6 +33,9 @@ const (
 
 // kinds are all of them; a set of them is a mask of their places here.
 var kinds = []DescriptorKind{KindFile, KindMemfd, KindSocket}
+
+// single is what nearly every message with descriptors says of them.
+var single = map[string]DescriptorKind{`["file"]`: KindFile, `["memfd"]`: KindMemfd, `["socket"]`: KindSocket}
 
 // maxDescriptors is the kernel's own bound for one message (SCM_MAX_FD);
 // unix(7).
@@ -163,9 +167,8 @@ func (c *Conn) packed(files []*os.File) (*parcel, error) {
 	if c.out.sock == nil {
 		return nil, Errorf(CodeUnsupported, "descriptors travel over a unix socket alone")
 	}
-	p := &parcel{files: files}
-	names := make([]DescriptorKind, 0, len(files))
-	for _, f := range files {
+	p := &parcel{files: files, kinds: []byte{'['}}
+	for i, f := range files {
 		fd, kind, err := described(f)
 		if err != nil {
 			return nil, err
@@ -173,11 +176,13 @@ func (c *Conn) packed(files []*os.File) (*parcel, error) {
 		if !c.Takes(kind) {
 			return nil, Errorf(CodeUnsupported, "the peer takes no descriptor of kind %s", kind)
 		}
-		p.fds, names = append(p.fds, fd), append(names, kind)
+		if i > 0 {
+			p.kinds = append(p.kinds, ',')
+		}
+		p.fds, p.kinds = append(p.fds, fd), strconv.AppendQuote(p.kinds, string(kind))
 	}
-	var err error
-	p.kinds, err = json.Marshal(names)
-	return p, err
+	p.kinds = append(p.kinds, ']')
+	return p, nil
 }
 
 // described returns the number and kind of a file, which stays as it is: Fd
@@ -338,6 +343,9 @@ func (b *inbox) announced(names []byte) ([]DescriptorKind, error) {
 	}
 	if len(names) > 16*maxDescriptors || names[0] != '[' {
 		return nil, breach(BreachDescriptors, "the member fds must be an array of at most %d kinds", b.max)
+	}
+	if kind, ok := single[string(names)]; ok && b.max > 0 && len(b.arrived) > 0 {
+		return []DescriptorKind{kind}, nil
 	}
 	var announced []DescriptorKind
 	if err := json.Unmarshal(names, &announced); err != nil {

@@ -30,6 +30,8 @@ type served struct {
 	bytes     int
 	cancel    context.CancelFunc // nil when a bridge's client answers it
 	cancelled atomic.Bool
+	settled   atomic.Bool     // it has its answer, or is about to
+	ctx       context.Context //nolint:containedctx // of this request alone
 	client    *Client
 	among     *requests
 	place     int // in the journal
@@ -178,36 +180,56 @@ func (c *Conn) refuse(m *incoming, code int, why string) error {
 
 func (c *Conn) serve(s *served, m *incoming) error {
 	ctx, cancel := context.WithCancel(c.ctx)
-	s.cancel = cancel
+	s.ctx, s.cancel = ctx, cancel
 	if err := c.requests.begin(s); err != nil {
 		cancel()
 		return err
 	}
-	r := &Request{Method: text(m.method.of(m.msg)), Params: m.keep(m.params), Conn: c, Files: m.takeFiles()}
+	r := &Request{Method: text(m.method.of(m.msg)), Params: m.keep(m.params), Conn: c, Files: m.takeFiles(), s: s}
 	c.box.held.Add(int64(len(r.Files)))
 	c.handlers.Add(1)
-	go c.answer(ctx, s, r)
+	c.workers.do(c, job{s, r})
 	return nil
 }
 
 // answer runs the handler and sends what it says.
-func (c *Conn) answer(ctx context.Context, s *served, r *Request) {
+func (c *Conn) answer(s *served, r *Request) {
+	result, files, err := c.guarded(s.ctx, r)
+	if !s.settled.CompareAndSwap(false, true) { // it was given up
+		files.close()
+		return
+	}
+	c.settle(s, r.Method, result, files, err)
+}
+
+// GiveUp answers the request with an error while its handler still works, whose
+// context ends and whose own answer is dropped. The connection waits for that
+// handler no longer, not even to end. It says whether there was no answer yet.
+func (r *Request) GiveUp(err error) bool {
+	if r.s == nil || !r.s.settled.CompareAndSwap(false, true) {
+		return false
+	}
+	r.Conn.settle(r.s, r.Method, nil, nil, err)
+	return true
+}
+
+// settle ends a request with its answer.
+func (c *Conn) settle(s *served, method string, result json.RawMessage, files *parcel, err error) {
 	defer c.handlers.Done()
 	defer s.end()
 	defer s.cancel()
-	result, files, err := c.guarded(ctx, r)
 	if s.cancelled.Load() && c.o.Protocol == ProtocolMCP { // which wants no answer then
 		files.close()
 		return
 	}
-	parts := c.replyParts(s, r.Method, result, files, err)
+	parts := c.replyParts(s, method, result, files, err)
 	p := &patience{ctx: c.ctx}
 	sent := c.out.putFor(p, s, files, parts)
 	if errors.Is(sent, errTooLarge) {
 		sent = c.out.putFor(p, s, nil, errorReply([]byte(s.id), &RPCError{Code: CodeTooLarge, Message: "the answer is a " + sent.Error()}))
 	}
 	if sent != nil && !errors.Is(sent, ErrClosed) && !errors.Is(sent, context.Canceled) {
-		c.o.Log(fmt.Sprintf("cannot answer %.100q: %v", r.Method, sent))
+		c.o.Log(fmt.Sprintf("cannot answer %.100q: %v", method, sent))
 	}
 }
 

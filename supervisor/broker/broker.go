@@ -42,7 +42,6 @@ type Broker struct {
 	audit        Auditor
 	capabilities []capability.Capability
 	methods      map[string]*method
-	work         workers
 }
 
 // Auditor takes records. Queue keeps their order, may lose the newest with the
@@ -64,7 +63,7 @@ type method struct {
 
 // New makes a broker of a catalogue. A schema that cannot be used is an error.
 func New(clock Clock, audit Auditor, capabilities []capability.Capability) (*Broker, error) {
-	b := &Broker{clock: clock, audit: audit, capabilities: capabilities, methods: map[string]*method{}, work: workers{make(chan func())}}
+	b := &Broker{clock: clock, audit: audit, capabilities: capabilities, methods: map[string]*method{}}
 	for _, one := range capabilities {
 		for _, m := range one.Methods {
 			c, err := contract.Of(m.Name, m.Params, m.Result)
@@ -238,7 +237,7 @@ func (s *Session) Handle(ctx context.Context, r *ipc.Request) (any, error) {
 			q.phase = capability.Ready
 		}
 	}
-	return s.call(ctx, m, q)
+	return s.call(ctx, m, q, r.GiveUp)
 }
 
 // query is what a call came with.
@@ -249,41 +248,59 @@ type query struct {
 }
 
 // call is the third walk: contract, grant, budget, breaker, and then the
-// capability itself. All of it is a worker's: one that never returns costs its
-// grant a place, and nobody else anything.
-func (s *Session) call(ctx context.Context, m *method, q query) (any, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	began := s.b.clock.Now()
-	late := make(chan struct{})
-	stop := s.b.clock.AfterFunc(serveTime, func() { close(late) })
-	defer stop()
-	var let atomic.Pointer[admitted]
-	done := make(chan answer, 1)
-	s.b.work.do(func() { done <- s.serve(ctx, m, q, &let) })
-	var got answer
-	select {
-	case got = <-done:
-		if got.refused {
-			return nil, got.err
-		}
-	case <-late:
-		got.err = ipc.Errorf(ipc.CodeDeadline, "%s did not answer within %v", m.Name, serveTime)
-		m.failed(s.b.clock.Now())
-		go abandon(done)
-	case <-ctx.Done():
-		got.err = ctx.Err()
-		go abandon(done)
+// capability itself. One that never returns costs its grant a place, and nobody
+// else anything: at the deadline, or when the plugin asks for its answer no
+// more, giveUp answers instead.
+func (s *Session) call(ctx context.Context, m *method, q query, giveUp func(error) bool) (any, error) {
+	w := &walk{s: s, m: m, began: s.b.clock.Now(), giveUp: giveUp}
+	defer s.b.clock.AfterFunc(serveTime, w.late)()
+	defer context.AfterFunc(ctx, func() { w.abandon(ctx.Err()) })()
+	got := s.serve(ctx, m, q, &w.let)
+	if !w.over.CompareAndSwap(false, true) {
+		discard(got.result)
+		return nil, errGivenUp
 	}
-	a := let.Load()
-	if a == nil { // given up before it was let through
+	if got.refused {
 		return nil, got.err
 	}
+	a := w.let.Load()
 	if got.err == nil {
 		got = s.checked(m, a, got)
 	}
-	s.noted(m, a, got.err, s.b.clock.Now().Sub(began))
+	s.noted(m, a, got.err, s.b.clock.Now().Sub(w.began))
 	return got.result, s.shown(m, got.err)
+}
+
+// errGivenUp goes nowhere: the plugin has had another answer.
+var errGivenUp = errors.New("it was given up")
+
+// walk is one call under way.
+type walk struct {
+	s      *Session
+	m      *method
+	began  time.Time
+	giveUp func(error) bool
+	let    atomic.Pointer[admitted]
+	over   atomic.Bool // it has come to its end, one way or the other
+}
+
+// late ends the walk at its deadline.
+func (w *walk) late() {
+	if w.abandon(ipc.Errorf(ipc.CodeDeadline, "%s did not answer within %v", w.m.Name, serveTime)) {
+		w.m.failed(w.s.b.clock.Now())
+	}
+}
+
+// abandon ends the walk with an error, if it has not ended.
+func (w *walk) abandon(err error) bool {
+	if !w.over.CompareAndSwap(false, true) {
+		return false
+	}
+	if a := w.let.Load(); a != nil { // or it was given up before it was let through
+		w.s.noted(w.m, a, err, w.s.b.clock.Now().Sub(w.began))
+	}
+	w.giveUp(err)
+	return true
 }
 
 // answer is how a call went.
@@ -292,9 +309,6 @@ type answer struct {
 	err     error
 	refused bool // it was not let through: err is what the plugin sees
 }
-
-// abandon closes what comes too late.
-func abandon(done <-chan answer) { discard((<-done).result) }
 
 // serve lets a call through or not, and has it served.
 func (s *Session) serve(ctx context.Context, m *method, q query, let *atomic.Pointer[admitted]) answer {

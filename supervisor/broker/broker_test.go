@@ -199,7 +199,7 @@ func TestWrongPhaseIsRefused(t *testing.T) {
 	r := newRig(t, fine, granted("secret.read", "x"))
 	r.Open("", nil)
 	m := r.b.methods["secret.read"]
-	if _, err := r.call(t.Context(), m, query{phase: capability.Ready, params: json.RawMessage(`{"name":"x"}`)}); code(err) != ipc.CodeNotReady {
+	if _, err := r.call(t.Context(), m, query{phase: capability.Ready, params: json.RawMessage(`{"name":"x"}`)}, nil); code(err) != ipc.CodeNotReady {
 		t.Fatalf("before it is served: %v", err)
 	}
 }
@@ -250,7 +250,6 @@ func TestRevokedWhileItIsServed(t *testing.T) {
 // TestStalledCapability holds nobody up but the grant whose place it has.
 func TestStalledCapability(t *testing.T) {
 	forever := make(chan struct{})
-	defer close(forever)
 	entered := make(chan struct{}, 8)
 	r := newRig(t, func(_ context.Context, c *capability.Call) (any, error) {
 		if c.Target == "stuck" {
@@ -261,9 +260,11 @@ func TestStalledCapability(t *testing.T) {
 	}, granted("secret.read", "*"))
 	r.Open("", nil)
 	got := make(chan error, 1)
+	returned := make(chan error, 1)
 	go func() {
-		_, err := r.ask(`{"name":"stuck"}`)
-		got <- err
+		_, err := r.call(context.Background(), r.b.methods["secret.read"], query{phase: capability.Serving, params: json.RawMessage(`{"name":"stuck"}`)},
+			func(err error) bool { got <- err; return true })
+		returned <- err
 	}()
 	<-entered
 	if _, err := r.ask(`{"name":"x"}`); err != nil {
@@ -280,6 +281,16 @@ func TestStalledCapability(t *testing.T) {
 	}
 	if u := r.Uses(); u[0].Active != 1 {
 		t.Fatalf("the stuck one has no place any more: %+v", u)
+	}
+	if got := r.notes.texts(); got != "p used secret.read x: served\np used secret.read stuck: error -32001" {
+		t.Fatalf("audited is %q", got)
+	}
+	close(forever)
+	if err := <-returned; !errors.Is(err, errGivenUp) {
+		t.Fatalf("the stuck one returns %v: it has had its answer", err)
+	}
+	if u := r.Uses(); u[0].Active != 0 {
+		t.Fatalf("the stuck one keeps its place when it has ended: %+v", u)
 	}
 }
 

@@ -71,18 +71,14 @@ type request struct {
 	Create   bool   `json:"create"`
 }
 
-// target says what a call is about. A path that is not clean is refused: what
-// it means would depend on links, and grants are judged by their text.
+// target says what a call is about.
 func target(rights string) func(json.RawMessage) (string, error) {
 	return func(params json.RawMessage) (string, error) {
 		var r request
 		if err := json.Unmarshal(params, &r); err != nil {
 			return "", err
 		}
-		if !path.IsAbs(r.Path) || strings.ContainsRune(r.Path, 0) || path.Clean(r.Path) != r.Path || r.Path == "/" {
-			return "", fmt.Errorf("expected an absolute path without '.', '..', '//', a final slash or a NUL")
-		}
-		return rights + ":" + r.Path, nil
+		return r.target(rights)
 	}
 }
 
@@ -92,9 +88,18 @@ func openTarget(params json.RawMessage) (string, error) {
 		return "", err
 	}
 	if r.Access == "rw" || r.Create || r.Truncate {
-		return target("rw")(params)
+		return r.target("rw")
 	}
-	return target("r")(params)
+	return r.target("r")
+}
+
+// target refuses a path that is not clean: what it means would depend on links,
+// and grants are judged by their text.
+func (r *request) target(rights string) (string, error) {
+	if !path.IsAbs(r.Path) || strings.ContainsRune(r.Path, 0) || path.Clean(r.Path) != r.Path || r.Path == "/" {
+		return "", fmt.Errorf("expected an absolute path without '.', '..', '//', a final slash or a NUL")
+	}
+	return rights + ":" + r.Path, nil
 }
 
 func read(_ context.Context, c *capability.Call) (any, error) {

@@ -110,6 +110,10 @@ func (ms *mounts) pass(plugin, root, at string, flags int, noLinks bool) (*os.Fi
 		_ = unix.Close(fd) // nothing was written
 		return nil, 0, errors.Join(err, unix.EXDEV)
 	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, 0); err != nil { // it is no FIFO that waits for its other end
+		_ = unix.Close(fd)
+		return nil, 0, os.NewSyscallError("fcntl", err)
+	}
 	return os.NewFile(uintptr(fd), at), got.Size, nil // #nosec G115 -- a descriptor
 }
 
