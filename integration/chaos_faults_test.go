@@ -323,3 +323,48 @@ func (c *chaos) amidUpgrade(deeds int64, spin time.Duration) {
 	}
 	load.end()
 }
+
+// bothAtOnce kills the daemon and its keeper together, so that nobody is left
+// who could hold or end a plugin but its reaper.
+func (c *chaos) bothAtOnce(deeds int64, spin time.Duration) {
+	c.t.Helper()
+	load := c.load()
+	load.after(deeds, spin)
+	tree := below(c.cmd.Process.Pid)
+	_ = syscall.Kill(c.cmd.Process.Pid, syscall.SIGSTOP) // or it would see the other go
+	for _, p := range tree {
+		if p.name == "cordon-keeper" {
+			_ = syscall.Kill(p.pid, syscall.SIGKILL)
+		}
+	}
+	c.kill()
+	load.end()
+}
+
+// standingStill freezes a plugin as its daemon would have, and kills the daemon
+// and sometimes the keeper, before anything is written down of why.
+func (c *chaos) standingStill(deeds int64) {
+	c.t.Helper()
+	pid := 0
+	for _, s := range c.list() {
+		if s.Name == "wild" && s.State == control.Running {
+			pid = s.PID
+		}
+	}
+	if pid == 0 {
+		c.bothAtOnce(deeds, 0)
+		return
+	}
+	tree, both := below(c.cmd.Process.Pid), c.rand.IntN(2) == 0
+	_ = syscall.Kill(c.cmd.Process.Pid, syscall.SIGSTOP)
+	freeze(c.t, pid)
+	for _, p := range tree {
+		if both && p.name == "cordon-keeper" {
+			_ = syscall.Kill(p.pid, syscall.SIGKILL)
+		}
+	}
+	c.kill()
+	if !both {
+		c.held["wild"] = true // the next daemon does not know better
+	}
+}

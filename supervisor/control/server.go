@@ -151,12 +151,15 @@ func NewServer(service Service, group int, logger *slog.Logger) *Server {
 	return &Server{service: service, group: group, logger: logger, table: verbs(), sessions: map[*session]struct{}{}}
 }
 
-// Serve accepts connections from l until l is closed. An error of accept, such
-// as no descriptors being left, is logged and waited out.
+// Serve accepts connections from l until l is closed. An error of accept is
+// logged and waited out; when no descriptors are left, who connects is turned
+// away at once.
 func (s *Server) Serve(l *net.UnixListener) {
 	s.mu.Lock()
 	s.listener = l
 	s.mu.Unlock()
+	spare := newSpare()
+	defer spare.close()
 	for {
 		c, err := l.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
@@ -167,7 +170,7 @@ func (s *Server) Serve(l *net.UnixListener) {
 			continue
 		}
 		if err != nil {
-			s.logger.Error("cannot accept on the control socket", "err", err)
+			s.logger.Error("cannot accept on the control socket", "turned_away", spare.turnAway(l), "err", err)
 			<-time.After(acceptPause)
 			continue
 		}
