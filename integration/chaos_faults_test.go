@@ -365,6 +365,6 @@ func (c *chaos) standingStill(deeds int64) {
 	}
 	c.kill()
 	if !both {
-		c.held["wild"] = true // the next daemon does not know better
+		c.still = true // the next daemon does not know better
 	}
 }

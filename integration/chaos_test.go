@@ -81,6 +81,8 @@ type chaos struct {
 	// adopted counts the plugins that a daemon went on with; fds what one holds
 	// when nothing runs.
 	adopted, fds int
+	// still says that the wild plugin was left standing still by nobody knows whom.
+	still bool
 }
 
 // chaosPointKinds are what can happen, as often as they stand here. A name of a
@@ -216,6 +218,10 @@ func (c *chaos) once() {
 			c.verifyAudit()
 		}
 		c.start()
+	}
+	if c.still {
+		c.quarantined("wild")
+		c.held["wild"], c.still = true, false
 	}
 	c.eventually("after "+kind+", what runs is what is watched", c.settled)
 	c.verifyAudit()
