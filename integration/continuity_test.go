@@ -373,3 +373,61 @@ func TestUpgradeThatCannotBe(t *testing.T) {
 		t.Errorf("the processes were %v and are %v", before, now)
 	}
 }
+
+// starts counts the times that the audit log says a plugin was started.
+func (d *daemon) starts(name string) (n int) {
+	d.t.Helper()
+	if _, err := audit.Read(d.dir+"/state/audit.jsonl", "", func(e control.Event) {
+		if e.Plugin == name && e.Kind == "starting" {
+			n++
+		}
+	}); err != nil {
+		d.t.Fatal(err)
+	}
+	return n
+}
+
+// TestWhatWasMissedIsMadeUpFor: a plugin that ended while there was no daemon is
+// started again where its profile says so, and so is one that waited to be.
+func TestWhatWasMissedIsMadeUpFor(t *testing.T) {
+	d := continuityDaemon(t)
+	d.profile("once", "extends = [\"builtin:static\"]\n[lifecycle]\nrestart = \"no\"\n")
+	d.must("install", staticPlugin(t), "--profile", "once")
+	d.must("start", "static")
+	d.profile("later", "extends = [\"builtin:static\"]\n[lifecycle]\nrestart = \"always\"\nrestart_sec = \"1h\"\nrestart_max_delay_sec = \"1h\"\n")
+	dir := bundle(t, "brief", "jsonrpc", map[string]string{"main.c": "int main(void) { return 1; }\n"}, "./main")
+	if out, err := exec.Command("gcc", "-O1", "-static", "-o", dir+"/main", dir+"/main.c").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	d.must("install", dir, "--profile", "later")
+	_, _ = d.cordon("start", "brief") // it ends at once
+	state := func(name string) control.State {
+		var i control.Inspection
+		d.json(&i, "inspect", name)
+		return i.Status.State
+	}
+	waits := func() bool { return state("brief") == control.Backoff }
+	d.eventually("it waits to be restarted", waits)
+	before, starts := d.pids(), d.starts("brief")
+	d.kill()
+	for _, name := range []string{"on-stdio", "static"} {
+		if err := syscall.Kill(before[name], syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, name+" has ended", func() bool { return syscall.Kill(before[name], 0) != nil })
+	}
+	d.start()
+	d.eventually("what ended runs again", func() bool {
+		now := d.pids()
+		return now["on-stdio"] != 0 && now["on-stdio"] != before["on-stdio"] && now["on-socket"] == before["on-socket"]
+	})
+	d.eventually("what waited was started", func() bool { return d.starts("brief") > starts && waits() })
+	if s := state("static"); s != control.Stopped && s != control.Failed {
+		t.Errorf("what was to run once is %s", s)
+	}
+	starts = d.starts("brief")
+	if out, err := d.upgrade(d.program); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	d.eventually("what waited was started after an upgrade", func() bool { return d.starts("brief") > starts })
+}

@@ -23,7 +23,9 @@ import (
 type keeper interface {
 	// Keeps says whether they do.
 	Keeps() bool
-	// Left are the plugins that an earlier daemon left running.
+	// TookOver says that an earlier daemon went without a stop, or became this one.
+	TookOver() bool
+	// Left are the plugins that it left running.
 	Left() []*launch.Left
 	// Adopt goes on with one; on an error it has ended.
 	Adopt(k *launch.Left, r launch.Request) (Process, error)
@@ -137,7 +139,43 @@ func (s *Supervisor) inherit(records []store.Record) (wanted map[string]*launch.
 		}
 	}
 	s.discardLeft(unwanted)
+	if k.TookOver() {
+		s.missed(records, wanted, lost)
+	}
 	return wanted, lost
+}
+
+// missed adds to what was lost the plugins for which something was about to
+// happen when the daemon went, or happened while there was none: one that was
+// being started, one that waited to be, and one that ended and shall not.
+func (s *Supervisor) missed(records []store.Record, wanted map[string]*launch.Left, lost map[string]error) {
+	for _, r := range records {
+		if r.Quarantine != nil || wanted[r.Name] != nil || lost[r.Name] != nil {
+			continue
+		}
+		switch r.State {
+		case control.Starting:
+			lost[r.Name] = errors.New("it was being started")
+		case control.Backoff:
+			lost[r.Name] = errors.New("it waited to be restarted")
+		case control.Running:
+			if s.restarts(r) {
+				lost[r.Name] = errors.New("it ended while there was no daemon")
+			}
+		case control.Stopped, control.Stopping, control.Failed, control.Quarantined:
+		}
+	}
+}
+
+// restarts says whether a plugin that ended nobody knows how is to be started
+// again; if its profile cannot be read it is not.
+func (s *Supervisor) restarts(r store.Record) bool {
+	bundle, err := s.source.Open(r.Digest)
+	if err != nil {
+		return false
+	}
+	pl, err := s.source.Resolve(bundle, r.Profile)
+	return err == nil && (pl.Lifecycle.Restart == "always" || pl.Lifecycle.Restart == "on-failure")
 }
 
 // discardLeft ends what nobody goes on with, several at a time.

@@ -71,7 +71,7 @@ func (l *Launcher) takeOver() error {
 	if err != nil {
 		return err
 	}
-	l.keeper = keeper
+	l.keeper, l.tookOver = keeper, true
 	for _, k := range kept {
 		l.left = append(l.left, l.leftOf(k))
 	}
@@ -115,6 +115,9 @@ func (l *Launcher) leftOf(k *namespaces.Kept) *Left {
 // Left are the plugins that an earlier daemon left; each is to be adopted or
 // discarded, once.
 func (l *Launcher) Left() []*Left { return l.left }
+
+// TookOver says that an earlier daemon's keeper was found: it went without a stop.
+func (l *Launcher) TookOver() bool { return l.tookOver }
 
 // PID is of its first process.
 func (k *Left) PID() int { return k.child.PID }

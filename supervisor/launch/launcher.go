@@ -56,7 +56,8 @@ type Launcher struct {
 	keeper *namespaces.Keeper // nil until the first start, and after it has gone
 	closed bool
 
-	left []*Left // by an earlier daemon
+	left     []*Left // by an earlier daemon
+	tookOver bool    // they came from an earlier daemon's keeper
 }
 
 // maxStarts is how many starts are under way at a time, as many as the keeper
