@@ -8,6 +8,7 @@ FUZZTIME ?= 10s
 CHAOS_POINTS ?= 2000
 STARTS ?= 10000
 MODEL_STEPS ?= 1000000
+OUTAGES ?= 200
 CONTINUITY_ROUNDS ?= 100
 GOLANGCI_LINT := v2.15.0
 
@@ -80,6 +81,11 @@ continuity: build ## Kill, and upgrade, a loaded daemon CONTINUITY_ROUNDS (100) 
 .PHONY: model
 model: need-go ## Hold a plugin's actor against its reference model for MODEL_STEPS (1000000)
 	CORDON_MODEL_STEPS=$(MODEL_STEPS) go test -count=1 -timeout 60m -v -run TestModel ./supervisor
+
+.PHONY: outages
+outages: setup ## Cut the power of a virtual machine whose disk forgets OUTAGES (200) times: nothing promised is lost (root)
+	@.ci/setup vm
+	CORDON_OUTAGES=$(OUTAGES) go test -count=1 -timeout 6h -v -run TestOutages ./integration/vm
 
 lint: ## Run golangci-lint, pinned; the first time builds it (minutes)
 	@.ci/lint $(GOLANGCI_LINT) run ./... ./.ci/tier

@@ -50,8 +50,9 @@ type machine struct {
 	// pair says that the kernel starts a second processor by emulatedClock: 6.1
 	// waits for it in a way that never lets it come, and has one when emulated.
 	pair bool
-	disk string // what the kernel mounts as its root, unless it is empty; never changed
-	log  string // the console, in a file
+	disk string   // what the kernel mounts as its root, unless it is empty; never changed
+	log  string   // the console, in a file
+	more []string // of QEMU's arguments
 	// spent is told the guest's processor time with each message of the suite.
 	spent func(time.Duration)
 }
@@ -92,7 +93,7 @@ func (m machine) args() []string {
 	if m.disk != "" { // NVMe and ext4 are what both kernels have built in
 		args = append(args, "-drive", "file="+m.disk+",format=raw,if=none,id=root,snapshot=on", "-device", "nvme,drive=root,serial=root")
 	}
-	return args
+	return append(args, m.more...)
 }
 
 // boot runs the guest to its end and calls line for each line that the suite
