@@ -29,10 +29,14 @@ const (
 	KindMemfd DescriptorKind = "memfd"
 	// KindSocket is a socket of any family. O_NONBLOCK is shared with its sender.
 	KindSocket DescriptorKind = "socket"
+	// KindShared is a memfd_create(2) with exactly the seals F_SEAL_SEAL,
+	// F_SEAL_SHRINK and F_SEAL_GROW, for both ends of a stream to map. The host
+	// makes it and a plugin takes it: what a plugin made would be a KindFile.
+	KindShared DescriptorKind = "shared"
 )
 
 // kinds are all of them; a set of them is a mask of their places here.
-var kinds = []DescriptorKind{KindFile, KindMemfd, KindSocket}
+var kinds = []DescriptorKind{KindFile, KindMemfd, KindSocket, KindShared}
 
 // single is what nearly every message with descriptors says of them.
 var single = map[string]DescriptorKind{`["file"]`: KindFile, `["memfd"]`: KindMemfd, `["socket"]`: KindSocket}
@@ -67,6 +71,8 @@ func KindOf(fd int) (DescriptorKind, error) {
 		return "", errNotSendable
 	case isImmutable(fd) && st.Blocks*512 >= st.Size && inMemory(fd):
 		return KindMemfd, nil
+	case isShared(fd):
+		return KindShared, nil
 	default:
 		return KindFile, nil
 	}
@@ -75,6 +81,11 @@ func KindOf(fd int) (DescriptorKind, error) {
 func isImmutable(fd int) bool {
 	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
 	return err == nil && seals&immutable == immutable
+}
+
+func isShared(fd int) bool {
+	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	return err == nil && seals == sharedSeals && inMemory(fd)
 }
 
 // inMemory leaves out hugetlbfs, whose pages a reader may be unable to map.
@@ -363,10 +374,13 @@ func (b *inbox) announced(names []byte) ([]DescriptorKind, error) {
 // check compares what came with what was announced.
 func (b *inbox) check(announced []DescriptorKind, fds []int, read int64) error {
 	for i, want := range announced {
-		if !slices.Contains(kinds, want) {
+		if want == KindShared || !slices.Contains(kinds, want) {
 			return breach(BreachDescriptors, "a file descriptor of the unknown kind %.20q", want)
 		}
 		kind, err := KindOf(fds[i])
+		if kind == KindShared { // which a peer cannot offer
+			kind = KindFile
+		}
 		if err != nil || kind != want {
 			return breach(BreachDescriptors, "a file descriptor announced as %s is %s", want, orNothing(kind))
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,8 +30,31 @@ func streams(t *testing.T) (a, b *Stream) {
 	return a, b
 }
 
+// sharing is streams that share memory.
+func sharing(t *testing.T) (a, b *Stream) {
+	t.Helper()
+	var c Conn
+	c.takes.Store(1 << slices.Index(kinds, KindShared))
+	a, files, err := c.NewStream()
+	if err != nil || len(files) != 2 {
+		t.Fatal(files, err)
+	}
+	b, err = OpenStream(files[0], files[1:]...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = errors.Join(a.Close(), b.Close()) })
+	return a, b
+}
+
 // TestStream: what is written is read, many windows of it, and then its end.
 func TestStream(t *testing.T) {
+	t.Run("socket", func(t *testing.T) { carries(t, streams) })
+	t.Run("memory", func(t *testing.T) { carries(t, sharing) })
+}
+
+func carries(t *testing.T, streams func(*testing.T) (a, b *Stream)) {
+	t.Helper()
 	for _, size := range []int{0, 1, streamChunk - 1, streamWindow, 9*streamWindow + 7} {
 		w, r := streams(t)
 		sent := bytes.Repeat([]byte("0123456789abcde"), size/15+1)[:size]
@@ -49,6 +73,109 @@ func TestStream(t *testing.T) {
 		if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("after the end: %v", err)
 		}
+		inPlace(t, w, r, size)
+	}
+}
+
+// inPlace goes on with a stream that has ended, without buffers.
+func inPlace(t *testing.T, w, r *Stream, size int) {
+	t.Helper()
+	if err := r.Again(); err != nil || r.Again() == nil {
+		t.Fatalf("to go on: %v, and then without an end", err)
+	}
+	wrote := make(chan error, 1)
+	go func() {
+		for left := size; left > 0; {
+			room, err := w.Reserve(left)
+			if err == nil && len(room) > 1 {
+				room = room[:len(room)-1] // not all of it
+			}
+			for i := range room {
+				room[i] = byte(size - left + i)
+			}
+			if err = errors.Join(err, w.Commit(len(room))); err != nil {
+				wrote <- err
+				return
+			}
+			left -= len(room)
+		}
+		wrote <- w.End()
+	}()
+	got := 0
+	for {
+		b, err := r.Next()
+		for _, c := range b {
+			if c != byte(got) {
+				t.Fatalf("byte %d is %d", got, c)
+			}
+			got++
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-wrote; got != size || err != nil {
+		t.Errorf("%d bytes of %d, %v", got, size, err)
+	}
+	if w.Commit(1) == nil {
+		t.Error("bytes were sent that nobody reserved")
+	}
+	if _, err := w.Reserve(0); err == nil {
+		t.Error("room for nothing")
+	}
+}
+
+// TestStreamSharing: memory whose size its maker could change is not mapped, a
+// writer that breaks the rules of the memory ends its stream, and one that takes
+// pages away or writes behind the reader's back harms nobody.
+func TestStreamSharing(t *testing.T) {
+	const size = ringLeast
+	for what, memory := range map[string]*os.File{
+		"a file": regular(t, "hello"), "unsealed": memfd(t, strings.Repeat("x", size), unix.F_SEAL_GROW), "immutable": memfd(t, strings.Repeat("x", size), immutable),
+		"too small": memfd(t, "x", sharedSeals), "too large": memfd(t, strings.Repeat("x", ringMost+1), sharedSeals),
+	} {
+		_, f, err := NewStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := OpenStream(f, memory); err == nil {
+			t.Errorf("%s: no error", what)
+		}
+		if memory.Close() == nil || f.Close() == nil {
+			t.Errorf("%s: still open", what)
+		}
+	}
+	for name, raw := range map[string]string{
+		"beyond its credit": "\x00\x10\x00\x01", "beyond the memory's end": "\x00\x0f\x00\x00\x00\x01\x00\x01", "cut in a length": "\x00\x00", "cut": "",
+	} {
+		w, r := sharing(t)
+		_, _ = w.c.Write([]byte(raw))
+		_ = w.Close()
+		_, err := io.ReadAll(r)
+		if err == nil || strings.HasPrefix(name, "cut") != errors.Is(err, ErrStreamCut) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	w, r := sharing(t)
+	w.stall = 50 * time.Millisecond
+	if _, err := w.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Madvise(w.ring.bytes, unix.MADV_REMOVE); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := r.Next(); err != nil || !bytes.Equal(b, make([]byte, 5)) {
+		t.Errorf("after its writer took the pages away: %q, %v", b, err)
+	}
+	if n, err := w.Write(make([]byte, 2*sharedStream)); n > sharedStream || !isTimeout(err) {
+		t.Errorf("%d bytes were sent without credit, %v", n, err)
+	}
+	_ = r.Close()
+	if _, err := r.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("reading what was closed: %v", err)
 	}
 }
 
@@ -170,21 +297,28 @@ func FuzzStream(f *testing.F) {
 	f.Add([]byte("\x00\x00\x00\x02hi\x00\x00\x00\x00"), uint8(3))
 	f.Add([]byte("\xff\xff\xff\xff"), uint8(1))
 	f.Fuzz(func(t *testing.T, raw []byte, size uint8) {
-		w, r := streams(t)
-		go func() {
-			_, _ = w.c.Write(raw)
-			_ = w.Close()
-		}()
-		buf, got := make([]byte, int(size)+1), 0
-		for {
-			n, err := r.Read(buf)
-			got += n
-			if err != nil {
-				break
-			}
-		}
-		if got > len(raw) {
-			t.Errorf("%d bytes of %d", got, len(raw))
+		for _, way := range []func(*testing.T) (a, b *Stream){streams, sharing} {
+			w, r := way(t)
+			fuzzStream(t, w, r, raw, size)
 		}
 	})
+}
+
+func fuzzStream(t *testing.T, w, r *Stream, raw []byte, size uint8) {
+	t.Helper()
+	go func() {
+		_, _ = w.c.Write(raw)
+		_ = w.Close()
+	}()
+	buf, got := make([]byte, int(size)+1), 0
+	for {
+		n, err := r.Read(buf)
+		got += n
+		if err != nil {
+			break
+		}
+	}
+	if most := len(raw) * r.window; got > most || r.ring == nil && got > len(raw) {
+		t.Errorf("%d bytes of %d", got, len(raw))
+	}
 }

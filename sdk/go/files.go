@@ -20,6 +20,7 @@ const (
 	kindFile   = "file"
 	kindMemfd  = "memfd"
 	kindSocket = "socket"
+	kindShared = "shared" // the memory of a stream
 )
 
 // maxDescriptors is the kernel's own bound for one message; unix(7).
@@ -61,14 +62,15 @@ func isGone(err error) bool {
 }
 
 // TakeStream opens the stream that came with a handler's request: its only
-// descriptor, a socket. The handler closes it.
+// descriptors, a socket and, where the host shares it, memory. The handler closes
+// it.
 func TakeStream(ctx context.Context) (*Stream, error) {
 	files := TakeFiles(ctx)
-	if len(files) != 1 {
+	if len(files) < 1 || len(files) > 2 {
 		closeFiles(files)
 		return nil, Errorf(CodeInvalidParams, "%d descriptors came where one stream was to", len(files))
 	}
-	return OpenStream(files[0])
+	return OpenStream(files[0], files[1:]...)
 }
 
 // NewStream makes a stream: this side's end, and the one for CallFiles or
@@ -210,7 +212,7 @@ func (in *inlet) kinds() []string {
 	if in.sock == nil {
 		return []string{}
 	}
-	return []string{kindFile, kindMemfd, kindSocket}
+	return []string{kindFile, kindMemfd, kindSocket, kindShared}
 }
 
 // announce is the member that names the kinds of files.
