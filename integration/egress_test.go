@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -29,23 +30,24 @@ import (
 	"github.com/cordonhq/cordon/supervisor/control"
 )
 
-// granted is the name that the tests' plugins may reach. The host finds it in
-// its own hosts file, which the tests mount over.
+// granted is the name that the tests' plugins may reach. The host asks its name
+// server for it, which is the test's.
 const granted = "granted.cordon.test"
 
 // under is what the tests' wildcard covers.
 const under = "wild.cordon.test"
 
-// world is a test server in the host's network, and the hosts file that says
-// where its name leads. Only this test's daemon sees that file.
+// world is a test server in the host's network, and the name server that says
+// where its names lead. Only this test's daemon asks that one. (What a hosts file
+// says holds for five seconds in Go's resolver, each time a name is re-bound.)
 type world struct {
 	port   string
 	roots  string // PEM
-	hosts  string
 	resolv string
 
 	mu    sync.Mutex
-	asked []string // of the host's name server
+	to    []netip.Addr // where granted and the names below under lead
+	asked []string     // of the host's name server
 }
 
 // newWorld serves TLS at an address of this machine that is not loopback.
@@ -73,13 +75,14 @@ func newWorld(t *testing.T, handler http.Handler) *world {
 	t.Cleanup(func() { _ = server.Close() })
 	w := &world{
 		port: strconv.Itoa(l.Addr().(*net.TCPAddr).Port), roots: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
-		hosts: t.TempDir() + "/hosts", resolv: t.TempDir() + "/resolv.conf",
+		resolv: t.TempDir() + "/resolv.conf",
 	}
 	w.nameServer(t)
 	return w
 }
 
-// nameServer is the host's, which knows nothing and remembers what it was asked.
+// nameServer is the host's. It knows the world's names and remembers what it was
+// asked.
 func (w *world) nameServer(t *testing.T) {
 	t.Helper()
 	c, err := net.ListenPacket("udp", "127.0.0.9:53")
@@ -97,24 +100,49 @@ func (w *world) nameServer(t *testing.T) {
 			if err != nil {
 				return
 			}
-			var p dnsmessage.Parser
-			h, err := p.Start(buf[:n])
-			if err != nil {
-				continue
-			}
-			q, err := p.Question()
-			if err != nil {
-				continue
-			}
-			w.mu.Lock()
-			w.asked = append(w.asked, q.Name.String())
-			w.mu.Unlock()
-			m := dnsmessage.Message{Header: dnsmessage.Header{ID: h.ID, Response: true, RCode: dnsmessage.RCodeNameError}, Questions: []dnsmessage.Question{q}}
-			if answer, err := m.Pack(); err == nil {
+			if answer := w.answer(buf[:n]); answer != nil {
 				_, _ = c.WriteTo(answer, from)
 			}
 		}
 	}()
+}
+
+// answer is what the name server says to a message, nil if it is no question.
+func (w *world) answer(message []byte) []byte {
+	var p dnsmessage.Parser
+	h, err := p.Start(message)
+	if err != nil {
+		return nil
+	}
+	q, err := p.Question()
+	if err != nil {
+		return nil
+	}
+	m := dnsmessage.Message{Header: dnsmessage.Header{ID: h.ID, Response: true}, Questions: []dnsmessage.Question{q}}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asked = append(w.asked, q.Name.String())
+	if !slices.Contains([]string{granted + ".", "one." + under + ".", "two." + under + "."}, q.Name.String()) {
+		m.RCode = dnsmessage.RCodeNameError
+	} else {
+		for _, a := range w.to {
+			r := dnsmessage.Resource{Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class}}
+			switch {
+			case a.Is4() && q.Type == dnsmessage.TypeA:
+				r.Body = &dnsmessage.AResource{A: a.As4()}
+			case a.Is6() && q.Type == dnsmessage.TypeAAAA:
+				r.Body = &dnsmessage.AAAAResource{AAAA: a.As16()}
+			default:
+				continue
+			}
+			m.Answers = append(m.Answers, r)
+		}
+	}
+	answer, err := m.Pack()
+	if err != nil {
+		return nil
+	}
+	return answer
 }
 
 // wasAsked gives what the host's name server was asked for.
@@ -124,28 +152,25 @@ func (w *world) wasAsked() []string {
 	return slices.Clone(w.asked)
 }
 
-// leads binds the granted name to addresses, for whoever looks it up from now
-// on.
-func (w *world) leads(t *testing.T, to ...string) {
-	t.Helper()
-	text := "127.0.0.1 localhost\n"
+// leads binds the names to addresses, for whoever looks them up from now on.
+func (w *world) leads(to ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.to = nil
 	for _, a := range to {
-		text += a + " " + granted + " one." + under + " two." + under + "\n"
-	}
-	if err := os.WriteFile(w.hosts, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
+		w.to = append(w.to, netip.MustParseAddr(a))
 	}
 }
 
-// startInWorld starts a daemon in a mount namespace of its own in which the
-// hosts file is the world's.
+// startInWorld starts a daemon in a mount namespace of its own in which the name
+// server is the world's.
 func startInWorld(t *testing.T, w *world) *daemon {
 	t.Helper()
-	w.leads(t, "127.0.0.9")
-	d := startDaemon(t)
-	d.stop()
-	d.wrap = []string{"unshare", "--mount", "--propagation", "slave", "sh", "-c", `mount --bind "$0" /etc/hosts && mount --bind "$1" /etc/resolv.conf && shift && exec "$@"`, w.hosts, w.resolv}
+	w.leads("127.0.0.9")
+	d := newDaemon(t)
+	d.wrap = []string{"unshare", "--mount", "--propagation", "slave", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, w.resolv}
 	d.start()
+	t.Cleanup(func() { d.stop() })
 	return d
 }
 
@@ -264,8 +289,8 @@ func TestEgress(t *testing.T) {
 		}
 	}
 	for _, to := range []string{"127.0.0.1", "169.254.169.254", "10.0.0.1", "::1"} {
-		w.leads(t, to)
-		d.eventually("the name re-bound to "+to+" is refused", func() bool { // the host's resolver looks at its file again within seconds
+		w.leads(to)
+		d.eventually("the name re-bound to "+to+" is refused", func() bool {
 			s := d.tell("prober", "get", url)
 			return s.Error != "" && strings.Contains(d.must("why", "prober"), granted+" leads to "+to+", which is no public address")
 		})
@@ -273,7 +298,7 @@ func TestEgress(t *testing.T) {
 			t.Errorf("re-bound to %s the name answers %+v", to, s)
 		}
 	}
-	w.leads(t, "127.0.0.1", "127.0.0.9") // what may be dialled is dialled, and only that
+	w.leads("127.0.0.1", "127.0.0.9") // what may be dialled is dialled, and only that
 	d.eventually("one good address among bad ones is reached", func() bool { return d.tell("prober", "get", url).Text == "hello from outside" })
 	if log := d.audited(); !strings.Contains(log, "prober used egress "+granted+":"+w.port+": ended") || !strings.Contains(log, `"address":"127.0.0.9:`+w.port+`"`) || !strings.Contains(log, "prober.toml:3") {
 		t.Error("the audit log does not say what was reached, where and by which grant")
@@ -409,7 +434,7 @@ func TestEgressByWildcard(t *testing.T) {
 	if s := d.tell("prober", "get", map[string]any{"url": "https://nobody." + under + ":" + w.port + "/"}); s.Error == "" {
 		t.Errorf("a name that nobody has: %+v", s)
 	}
-	w.leads(t, "169.254.169.254")
+	w.leads("169.254.169.254")
 	d.eventually("a name under the wildcard that is re-bound is refused", func() bool {
 		s := d.tell("prober", "get", map[string]any{"url": "https://one." + under + ":" + w.port + "/"})
 		return s.Error != "" && strings.Contains(d.must("why", "prober"), "one."+under+" leads to 169.254.169.254")

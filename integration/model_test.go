@@ -21,7 +21,7 @@ import (
 )
 
 // modelProfiles is how many profiles are made; each is asked about 50 questions.
-var modelProfiles = map[bool]int{false: 18, true: 4}[slow]
+var modelProfiles = map[bool]int{false: 18, true: 2}[slow]
 
 // TestModelAgreesWithKernel makes profiles and questions, asks cordon profile
 // can, and has a probe try the same inside the real walls.

@@ -51,7 +51,7 @@ func TestWhyAllowsWhatAPluginWasRefused(t *testing.T) {
 	for name, c := range map[string]refused{
 		"ipc":      {"[ipc]\nmax_frame = \"4K\"\n", "", "import json, os, struct; m = json.dumps({'jsonrpc': '2.0', 'method': '$/more', 'params': ['x' * 6000]}).encode(); os.write(3, struct.pack('>I', len(m)) + m)", "try", 1},
 		"grant":    {"", "[[capability]]\nname = \"kv\"\nwhy = \"where it was\"\n", "return ctx.call('kv.put', {'set': {'a': '1'}})", "try", 1},
-		"watchdog": {"[lifecycle]\nwatchdog_sec = \"1s\"\n", "", "__import__('re').match('(a+)+$', 'a' * 25 + 'b')", "try", 12}, // holds what would answer; the machine may be slow, too
+		"watchdog": {"[lifecycle]\nwatchdog_sec = \"1s\"\n", "", "__import__('ctypes').PyDLL(None).usleep(2500000)", "try", 12}, // holds the interpreter, which would answer, for so long; the machine may be slow, too
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := startDaemon(t)

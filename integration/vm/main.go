@@ -104,6 +104,7 @@ func run(ctx context.Context, o options) error {
 		guest := func() {
 			if err := runKernel(ctx, name, images[name], root, accel); err != nil {
 				failed[i] = fmt.Errorf("%s: %w", name, err)
+				say("%s: FAIL: %s", name, firstLine(err))
 			}
 		}
 		if !o.together {
@@ -214,7 +215,7 @@ func prepare(ctx context.Context, o options) (images map[string]*image, root str
 // runKernel boots one kernel with the root and prints what its tests say.
 func runKernel(ctx context.Context, name string, k *image, root, accel string) error {
 	say("%s: booting %s with -accel %s", name, k.release, accel)
-	m := machine{kernel: k.vmlinuz, pair: name != "6.1", disk: root, accel: accel, log: filepath.Join(filepath.Dir(root), "console-"+name+".log")}
+	m := machine{kernel: k.vmlinuz, disk: root, accel: accel, log: filepath.Join(filepath.Dir(root), "console-"+name+".log")}
 	said, err := os.Create(filepath.Join(filepath.Dir(root), "said-"+name+".log"))
 	if err != nil {
 		return err
@@ -222,6 +223,15 @@ func runKernel(ctx context.Context, name string, k *image, root, accel string) e
 	defer said.Close()
 	v := newVerdict(name, stdout, said)
 	v.compile = func(words string) { remember(filepath.Dir(root), words) }
+	file := filepath.Join(filepath.Dir(root), "escape-"+name+".txt")
+	_ = os.Remove(file) // an earlier run's
+	v.report = func(table string) {
+		if err := os.WriteFile(file, []byte(table), 0o600); err != nil {
+			say("%s: cannot keep the report of the escape corpus: %v", name, err)
+			return
+		}
+		say("%s: the report of the escape corpus is %s", name, file)
+	}
 	m.spent = func(d time.Duration) { v.spent = d }
 	err = m.boot(ctx, v.line)
 	if ctx.Err() != nil {

@@ -65,16 +65,13 @@ func buildSuite(ctx context.Context, o options) ([]stream.Tier, error) {
 	if _, err := output(guest); err != nil {
 		return nil, err
 	}
+	if err := buildTests(ctx, o, built); err != nil {
+		return nil, err
+	}
 	var suite []stream.Tier
 	for _, t := range tiers {
 		if !strings.Contains(t.name(), o.only) {
 			continue
-		}
-		args := append([]string{"test", "-c", "-o", filepath.Join(built, t.binary())}, static(t.tags)...)
-		cmd := command(ctx, "go", append(args, "./"+t.pkg)...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
-		if _, err := output(cmd); err != nil {
-			return nil, err
 		}
 		argv := []string{tests + "/" + t.binary(), "-test.v=test2json", "-test.timeout=" + o.timeout.String(), "-test.run=" + cmp.Or(o.run, t.run, "^Test")}
 		if len(t.leaves) > 0 {
@@ -84,6 +81,38 @@ func buildSuite(ctx context.Context, o options) ([]stream.Tier, error) {
 		suite = append(suite, stream.Tier{Name: t.name(), Dir: home + "/" + t.pkg, Argv: argv, Env: append([]string{"CORDON_BIN=" + programs, "CORDON_TEST_SLOW=1"}, t.env...), Test: true})
 	}
 	return suite, nil
+}
+
+// buildTests builds the test binaries, all that have the same tags at once.
+func buildTests(ctx context.Context, o options, built string) error {
+	packages := map[string][]string{}
+	for _, t := range tiers {
+		if strings.Contains(t.name(), o.only) {
+			packages[t.tags] = append(packages[t.tags], "./"+t.pkg)
+		}
+	}
+	for tags, list := range packages {
+		into := filepath.Join(built, "tests-"+tags)
+		if err := os.Mkdir(into, 0o755); err != nil {
+			return err
+		}
+		args := append([]string{"test", "-c", "-o", into + "/"}, static(tags)...)
+		cmd := command(ctx, "go", append(args, list...)...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+		if _, err := output(cmd); err != nil {
+			return err
+		}
+	}
+	for _, t := range tiers {
+		if !strings.Contains(t.name(), o.only) {
+			continue
+		}
+		made := filepath.Join(built, "tests-"+t.tags, filepath.Base(t.pkg)+".test")
+		if err := os.Rename(made, filepath.Join(built, t.binary())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // fill puts everything into the root. Errors stay in the stage.

@@ -43,10 +43,12 @@ type verdict struct {
 	failed    []string
 	// compile is told of each recipe that was not compiled ahead.
 	compile func(words string)
+	// report is given the table of the escape corpus.
+	report func(table string)
 }
 
 func newVerdict(kernel string, out, log io.Writer) *verdict {
-	return &verdict{kernel: kernel, out: out, log: log, started: time.Now(), compile: func(string) {}}
+	return &verdict{kernel: kernel, out: out, log: log, started: time.Now(), compile: func(string) {}, report: func(string) {}}
 }
 
 // line takes one line of the guest's.
@@ -89,6 +91,9 @@ func (v *verdict) judge(end stream.Message) {
 		return
 	}
 	passed, failed := v.relay(pkg, events)
+	if table := escapes(events); table != "" {
+		v.report(table)
+	}
 	action := "pass"
 	var why string
 	switch {
@@ -102,8 +107,8 @@ func (v *verdict) judge(end stream.Message) {
 	word := map[string]string{"pass": "ok  ", "fail": "FAIL"}[action]
 	v.print(event{Action: "output", Package: pkg, Output: fmt.Sprintf("%s\t%s\t%.3fs\n", word, pkg, end.Seconds)})
 	v.print(event{Action: action, Package: pkg, Elapsed: &end.Seconds})
-	say("%s: %s %s after %.1f s (%.1f s of processor time; %.1f s by its own clock)", v.kernel, strings.TrimSpace(word), v.tier.Name,
-		time.Since(v.tierBegan).Seconds(), (v.spent - v.tierSpent).Seconds(), end.Seconds)
+	say("%s: %s %s after %.1f s (%.1f s of processor time; %.1f s by its own clock, its processors idle for %.1f s)", v.kernel, strings.TrimSpace(word), v.tier.Name,
+		time.Since(v.tierBegan).Seconds(), (v.spent - v.tierSpent).Seconds(), end.Seconds, end.Idle)
 	if action == "fail" {
 		v.failed = append(v.failed, v.tier.Name+": "+why)
 	}
@@ -147,6 +152,25 @@ func (v *verdict) print(e event) {
 		return
 	}
 	_, _ = fmt.Fprintf(v.out, "%s\n", line)
+}
+
+// escapes is the report of the escape corpus in a tier's output: from its head to
+// its last line, which counts the cases.
+func escapes(events []event) string {
+	var table strings.Builder
+	for _, e := range events {
+		if e.Action != "output" || e.Test != "TestEscapes" {
+			continue
+		}
+		line := strings.TrimSpace(e.Output)
+		if table.Len() > 0 || strings.HasPrefix(line, "CATEGORY ") {
+			table.WriteString(line + "\n")
+		}
+		if strings.HasSuffix(line, " held") && strings.Contains(line, " cases, ") {
+			return table.String()
+		}
+	}
+	return ""
 }
 
 // convert gives the events of a test binary's output.

@@ -83,3 +83,28 @@ func TestVerdicts(t *testing.T) {
 		})
 	}
 }
+
+// TestTheReportOfTheCorpusIsKept: as its test prints it, and nothing if it does not.
+func TestTheReportOfTheCorpusIsKept(t *testing.T) {
+	begin := message(t, stream.Message{Kind: stream.Begin, Tier: stream.Tier{Name: "p", Test: true}})
+	end := message(t, stream.Message{Kind: stream.End})
+	v := newVerdict("6.1", io.Discard, io.Discard)
+	var got string
+	v.report = func(table string) { got = table }
+	for _, line := range []string{begin, "\x16=== RUN   TestA", "    CATEGORY  CASE", "\x16--- PASS: TestA (0.00s)", "\x16PASS", end} {
+		v.line(line)
+	}
+	if got != "" {
+		t.Errorf("the report of another test is %q", got)
+	}
+	for _, line := range []string{
+		begin, "\x16=== RUN   TestEscapes", "\x16=== RUN   TestEscapes/files/read", "\x16=== NAME  TestEscapes", "    corpus_test.go:56: ",
+		"        CATEGORY  CASE  OUTCOME", "        files     read  held", "        2 cases, 2 held", "        more",
+		"\x16--- PASS: TestEscapes (0.00s)", "\x16    --- PASS: TestEscapes/files/read (0.00s)", "\x16PASS", end,
+	} {
+		v.line(line)
+	}
+	if want := "CATEGORY  CASE  OUTCOME\nfiles     read  held\n2 cases, 2 held\n"; got != want {
+		t.Errorf("the report is %q, want %q", got, want)
+	}
+}

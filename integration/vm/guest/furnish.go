@@ -19,6 +19,7 @@ func furnish() error {
 		{"mount the usual file systems", mountAll},
 		{"load the modules", loadModules},
 		{"set the rest", settle},
+		{"make a group beside the tests", haveNeighbour},
 	} {
 		if err := step.do(); err != nil {
 			return fmt.Errorf("cannot %s: %w", step.what, err)

@@ -126,16 +126,30 @@ func runSuite() error {
 	tell(stream.Message{Kind: stream.Ready, Text: describe()})
 	for _, t := range tiers {
 		tell(stream.Message{Kind: stream.Begin, Tier: t})
-		started := time.Now()
+		started, idled := time.Now(), idle()
 		why := ""
 		if err := runTier(t); err != nil {
 			why = err.Error()
 		}
 		tellAsked()
-		tell(stream.Message{Kind: stream.End, Text: why, Seconds: time.Since(started).Seconds()})
+		tell(stream.Message{Kind: stream.End, Text: why, Seconds: time.Since(started).Seconds(), Idle: idle() - idled})
 	}
 	tell(stream.Message{Kind: stream.Done})
 	return nil
+}
+
+// idle is for how many seconds the processors had nothing to do, all together;
+// proc(5), /proc/uptime.
+func idle() float64 {
+	var up, idle float64
+	text, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		return 0
+	}
+	if _, err := fmt.Sscan(string(text), &up, &idle); err != nil {
+		return 0
+	}
+	return idle
 }
 
 // describe says what the guest is.

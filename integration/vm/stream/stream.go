@@ -42,6 +42,7 @@ type Message struct {
 	Tier    Tier    `json:",omitzero"`
 	Text    string  `json:",omitempty"`
 	Seconds float64 `json:",omitempty"`
+	Idle    float64 `json:",omitempty"` // seconds of processors that had nothing to do
 }
 
 // Format gives a message as a line, without a line feed.
