@@ -72,6 +72,13 @@ type line struct {
 	Prev string `json:"prev"`
 }
 
+// writtenLine is a line whose data is encoded already.
+type writtenLine struct {
+	control.Event
+	Data json.RawMessage `json:"data,omitempty"`
+	Prev string          `json:"prev"`
+}
+
 // paths are where the parts of a log lie.
 type paths struct{ log, tiles, checkpoint, key, public string }
 
@@ -196,9 +203,9 @@ func (l *Log) appendAll(evs []control.Event) ([]control.Event, error) {
 	texts := make([][]byte, len(evs))
 	prev := l.prev
 	for i := range evs {
-		ev := clean(evs[i])
+		ev, data := clean(evs[i])
 		ev.Seq, ev.Time = l.seq+uint64(i)+1, ev.Time.UTC()
-		text, err := json.Marshal(line{Event: ev, Prev: prev})
+		text, err := json.Marshal(writtenLine{Event: ev, Data: data, Prev: prev})
 		if err != nil {
 			return nil, fmt.Errorf("cannot write the audit log: %w", err)
 		}
@@ -235,19 +242,21 @@ func (l *Log) write(piece []byte) error {
 	return err
 }
 
-// clean escapes and caps every field.
-func clean(ev control.Event) control.Event {
+// clean escapes and caps every field, and encodes the data.
+func clean(ev control.Event) (control.Event, json.RawMessage) {
 	ev.Plugin = violation.Escape(ev.Plugin, maxName)
 	ev.Kind = violation.Escape(ev.Kind, maxName)
 	ev.Actor = violation.Escape(ev.Actor, maxName)
 	ev.Text = violation.Escape(ev.Text, maxText)
 	if len(ev.Data) == 0 {
-		return ev
+		return ev, nil
 	}
-	if text, err := json.Marshal(ev.Data); err != nil || len(text) > maxData {
+	data, err := encodeData(ev.Data)
+	if err != nil || len(data) > maxData {
 		ev.Data = map[string]any{"left_out": fmt.Sprintf("more than %d bytes, or no JSON", maxData)}
+		data, _ = encodeData(ev.Data) // a string
 	}
-	return ev
+	return ev, data
 }
 
 // Recent returns the newest n records (all that are held if n is 0), oldest
