@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/profiles/grant"
 	"github.com/cordonhq/cordon/profiles/plan"
 	"github.com/cordonhq/cordon/supervisor/broker/capability"
@@ -73,6 +74,9 @@ var targetsOf = map[string][]string{
 	"fs.open":     {"r:/a", "rw:/a", "r:/a/b", "rw:/a/b", "r:/a/b/c", "rw:/ab", "r:/ab"},
 	"secret.read": {"x", "x.y", "x.*", "*", "y"},
 	"egress":      {"a.example:1", "*.a.example:1", "a.example:*", "b.a.example:1", "10.0.0.1:1", "udp:a.example:1", "*:1"},
+	"net.dial":    {"a.example:1", "*.a.example:1", "b.a.example:1", "10.0.0.1:1", "*:1"},
+	"net.listen":  {"127.0.0.1:80", "127.0.0.1:*", "0.0.0.0:80", "[::]:80"},
+	"host.call":   {"x", "x.y", "x.*", "*"},
 	"kv":          nil,
 }
 
@@ -128,7 +132,11 @@ func walkGrants(t *testing.T, r *rand.Rand) {
 			m.policy = someGrants(r)
 			what = fmt.Sprintf("policy %+v", m.policy)
 		case 3:
-			bad := targetsOf["fs.open"][r.IntN(7)]
+			all := targetsOf[names[r.IntN(len(names))]]
+			if len(all) == 0 {
+				continue
+			}
+			bad := all[r.IntN(len(all))]
 			m.ceiling = func(t string) bool { return t != bad }
 			what = "ceiling refuses " + bad
 		case 4:
@@ -221,6 +229,36 @@ func TestBudgets(t *testing.T) {
 	now = now.Add(LeaseTime - time.Second)
 	if _, err := g.admit("kv", ""); !errors.As(err, &over) || !strings.Contains(over.What, "10 bytes") {
 		t.Fatalf("with its bytes used up: %v", err)
+	}
+}
+
+// TestTenThousandOpensInASecond: the budget lets a thousand through, says to all
+// others what it is, and makes no violation of them; the next second has its own.
+func TestTenThousandOpensInASecond(t *testing.T) {
+	c := granted("secret.read", "x")
+	c.Budget.Rate = 1000
+	r := newRig(t, fine, c)
+	r.Open("", nil)
+	for second := range 2 {
+		served := 0
+		for range 10_000 {
+			switch _, err := r.ask(`{"name":"x"}`); {
+			case err == nil:
+				served++
+			case code(err) != ipc.CodeOverloaded || !strings.Contains(err.Error(), "granted 1000 times in 1s"):
+				t.Fatalf("over the budget: %v", err)
+			}
+		}
+		if served != 1000 {
+			t.Errorf("in second %d there are %d served", second, served)
+		}
+		r.clock.pass(time.Second)
+	}
+	if d := r.denials(); len(d) != 0 {
+		t.Errorf("a budget that is used up is a violation: %+v", d)
+	}
+	if u := r.Uses(); u[0].Uses != 2000 || u[0].Refused != 18_000 || u[0].Active != 0 {
+		t.Errorf("its use is %+v", u[0])
 	}
 }
 
