@@ -45,6 +45,10 @@ var tiers = []tier{
 			why:   "the language of profiles, in hundreds of runs; the walls themselves refuse in TestWhyAllowsWhatEachWallRefused",
 		},
 		{
+			tests: []string{"TestWhyAllowsWhatAPluginWasRefused", "TestHostFunctions", "TestContractsHoldBothWays", "TestSchemaAgrees", "TestWhoTouchedWhat"},
+			why:   "what the daemon itself refuses and serves, by protocol, grant, contract and log, which no kernel sees",
+		},
+		{
 			tests: []string{"TestSoak"},
 			why:   "what the daemon makes of a broken protocol, which no kernel sees",
 		},
