@@ -52,6 +52,7 @@ run: build examples ## Show the main job: real plugins, hostile plugins, real wa
 
 test: build examples ## Run every test that this machine can run (root for the walls)
 	@.ci/setup test
+	@.ci/setup vm
 	@mkdir -p .build
 	@$(PURE) -o .build/tier ./.ci/tier
 	go vet ./... ./.ci/tier

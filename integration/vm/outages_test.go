@@ -1,0 +1,57 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// outagesInTest is how many are a part of every test run; make outages has ten
+// times as many.
+const outagesInTest = 20
+
+// TestOutages has the power of a guest go again and again while plugins are
+// quarantined, released, installed and removed, and also while it starts: what the
+// guest was told is so is so when the power is back, the audit log verifies,
+// nothing that is quarantined starts, and all else does. CORDON_OUTAGES and
+// CORDON_OUTAGES_SEED replay.
+func TestOutages(t *testing.T) {
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		t.Skip("skipped: qemu-system-x86_64 is not installed (.ci/setup vm installs it)")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("skipped: needs root, for the guest's root is root's")
+	}
+	number := func(name string, otherwise uint64) uint64 {
+		if text := os.Getenv(name); text != "" {
+			n, err := strconv.ParseUint(text, 10, 63)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			return n
+		}
+		return otherwise
+	}
+	seed := number("CORDON_OUTAGES_SEED", uint64(time.Now().UnixNano()))
+	count := number("CORDON_OUTAGES", outagesInTest)
+	t.Logf("replay with CORDON_OUTAGES_SEED=%d CORDON_OUTAGES=%d", seed, count)
+	dir, err := filepath.Abs("../../.build/vm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir("../..")       // as the command runs
+	runtime.LockOSThread() // its children die with its thread
+	defer runtime.UnlockOSThread()
+	unlock, err := lock(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	if err := runOutages(t.Context(), options{dir: dir, kernels: []string{"6.1"}}, int(count), seed); err != nil {
+		t.Fatal(err)
+	}
+}
