@@ -431,3 +431,44 @@ func TestWhatWasMissedIsMadeUpFor(t *testing.T) {
 	}
 	d.eventually("what waited was started after an upgrade", func() bool { return d.starts("brief") > starts })
 }
+
+// TestBudgetsCountOn: what a plugin has done against its budget before its daemon
+// was upgraded counts.
+func TestBudgetsCountOn(t *testing.T) {
+	d := startDaemon(t)
+	d.profile("strict", "extends = [\"builtin:static\"]\n[violation]\nseccomp = { action = \"deny\", budget = \"3/h\", then = \"quarantine\" }\n")
+	dir := bundle(t, "wild", "jsonrpc", map[string]string{"main.c": chaosProgram}, "./main")
+	if out, err := exec.Command("gcc", "-O1", "-static", "-o", dir+"/main", dir+"/main.c").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	d.must("install", dir, "--profile", "strict")
+	d.must("start", "wild")
+	pid := d.pids()["wild"]
+	violations := func() int {
+		var now control.Inspection
+		d.json(&now, "inspect", "wild")
+		return len(now.Violations)
+	}
+	attack := func() {
+		t.Helper()
+		before := violations()
+		d.must("call", "wild", "attack")
+		d.eventually("the attack is counted", func() bool { return violations() == before+1 })
+	}
+	attack()
+	if out, err := d.upgrade(d.program); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	attack()
+	if out, err := d.upgrade(d.program); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	attack()
+	if now := d.pids()["wild"]; now != pid {
+		t.Fatalf("it was process %d and is %d", pid, now)
+	}
+	if _, err := d.cordon("call", "wild", "attack"); err == nil {
+		t.Error("the fourth attack was answered")
+	}
+	d.quarantined("wild")
+}

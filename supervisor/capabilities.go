@@ -23,7 +23,7 @@ func (p *plugin) capabilities(number uint64, bundle *Bundle, req *launch.Request
 	if p.broker == nil {
 		return nil
 	}
-	judge := violation.NewJudge(req.Plan)
+	judge := violation.NewJudge(req.Plan).Recall(req.Past)
 	size := req.Plan.Data.Size
 	pl := req.Plan
 	s := p.broker.Session(broker.Options{

@@ -238,6 +238,7 @@ func (p *plugin) adopt(left *launch.Left) error {
 	}
 	run := newRunning(number, caps, bundle, proc, conn, req.Plan, p.circuitChanged)
 	run.adopted = true
+	run.judge.Recall(req.Past)
 	hello := said.Hello
 	run.hello.Store(&hello)
 	if digest := proc.PlanDigest(); digest != p.record.PlanDigest {
@@ -280,7 +281,13 @@ func (p *plugin) recognise(left *launch.Left) (req launch.Request, bundle *Bundl
 	if left.UID() != p.uidOf(p.record.Slot) {
 		return req, nil, said, fmt.Errorf("it runs as uid %d, which is not its own", left.UID())
 	}
-	return launch.Request{Name: p.name, Plan: pl, Bundle: bundle.Path, Data: left.Data(), UID: left.UID()}, bundle, said, nil
+	req = launch.Request{Name: p.name, Plan: pl, Bundle: bundle.Path, Data: left.Data(), UID: left.UID()}
+	for _, v := range p.record.Violations {
+		if !v.Time.Before(left.Started()) {
+			req.Past = append(req.Past, v)
+		}
+	}
+	return req, bundle, said, nil
 }
 
 // contained goes on with the violation by which a plugin stood still when its

@@ -122,6 +122,9 @@ func (l *Launcher) TookOver() bool { return l.tookOver }
 // PID is of its first process.
 func (k *Left) PID() int { return k.child.PID }
 
+// Started is when it was launched.
+func (k *Left) Started() time.Time { return k.child.Started }
+
 // UID is the host uid that it was launched as.
 func (k *Left) UID() uint32 { return k.launch.UID }
 
@@ -132,7 +135,7 @@ func (k *Left) Data() string { return k.launch.Data }
 func (l *Launcher) Keeps() bool { return l.cfg.Continuity.Grace > 0 }
 
 // Adopt goes on with a plugin as if it had been started by r, of which Plan,
-// OnViolation and OnPressure matter, and Network, which is called again: the
+// OnViolation, OnPressure and Past matter, and Network, which is called again: the
 // plan must be the one that it was started by. The caller has taken Files. On an
 // error the plugin has been discarded.
 func (l *Launcher) Adopt(k *Left, r Request) (_ *Process, err error) {

@@ -86,6 +86,9 @@ type Request struct {
 	// frozen (or killed, where it cannot be frozen) when Action is kill or
 	// quarantine. It must not block.
 	OnViolation func(violation.Violation)
+	// Past are the violations of a plugin that is adopted, since it was started,
+	// oldest first: they count against its budgets.
+	Past []violation.Violation
 	// OnPressure, if set, is told when all of the plugin stood still for want of
 	// what file is of ("memory.pressure", "cpu.pressure", "io.pressure"), and how
 	// often it did by now. It must not block.

@@ -725,7 +725,7 @@ func (s *start) process() (*Process, error) {
 	p := &Process{
 		remake: remake,
 		l:      s.l, r: s.r, lease: s.lease, group: s.group, view: s.view, host: s.host, doors: s.doors,
-		judge:   violation.NewJudge(s.r.Plan),
+		judge:   violation.NewJudge(s.r.Plan).Recall(s.r.Past),
 		flood:   seccomp.Flood{Limit: s.l.floodLimit},
 		fallen:  fallen{flood: seccomp.Flood{Limit: s.l.floodLimit}},
 		watched: watched,

@@ -13,7 +13,7 @@ const maxRemembered = 4096
 
 // Judge decides what the violations of one plugin lead to, by the plan's
 // responses and their budgets. It is safe for concurrent use and is made anew
-// for each start.
+// for each start; see Recall.
 type Judge struct {
 	mu        sync.Mutex
 	responses map[string]plan.Response // the plan's own
@@ -24,6 +24,15 @@ type Judge struct {
 
 // NewJudge makes a judge of p's responses.
 func NewJudge(p *plan.Plan) *Judge { return &Judge{responses: p.Violation} }
+
+// Recall has the judge count violations of the past, oldest first, as if it had
+// decided on them: for a plugin that another process has watched so far.
+func (j *Judge) Recall(past []Violation) *Judge {
+	for _, v := range past {
+		j.Decide(v.Wall, v.Time)
+	}
+	return j
+}
 
 // Change has the judge go by p's responses from now on. What it remembers of each
 // wall stays: a budget that was spent is not given back.

@@ -1,6 +1,7 @@
 package violation
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -73,5 +74,28 @@ func TestJudgeMemoryIsBounded(t *testing.T) {
 	}
 	if n := len(j.times[Seccomp]); n != maxRemembered {
 		t.Errorf("remembers %d violations, want %d", n, maxRemembered)
+	}
+}
+
+// TestJudgeRecalls: a budget that was spent before another process watched is
+// not given back, and one that was not is what was left of it.
+func TestJudgeRecalls(t *testing.T) {
+	for _, c := range []struct {
+		past []int
+		want []Action
+	}{
+		{nil, []Action{Deny, Deny, Quarantine}},
+		{[]int{0}, []Action{Deny, Quarantine, Quarantine}},
+		{[]int{0, 1}, []Action{Quarantine, Quarantine, Quarantine}},
+		{[]int{-90, -80}, []Action{Deny, Deny, Quarantine}}, // outside of the window
+	} {
+		var past []Violation
+		for _, s := range c.past {
+			past = append(past, Violation{Wall: Seccomp, Time: epoch.Add(time.Duration(s) * time.Second)}, Violation{Wall: Files, Time: epoch})
+		}
+		j := judgeOf(plan.Response{Action: "deny", Budget: 2, Window: time.Minute, Then: "quarantine"}).Recall(past)
+		if got := decide(j, 2, 3, 4); !slices.Equal(got, c.want) {
+			t.Errorf("after %v: got %v, want %v", c.past, got, c.want)
+		}
 	}
 }
