@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,6 +30,50 @@ type config struct {
 	// Continuity is what becomes of plugins when the daemon goes.
 	Continuity continuityTable `toml:"continuity"`
 	Secret     []secretTable   `toml:"secret"`
+	Role       []roleTable     `toml:"role"`
+}
+
+// roleTable is one [[role]]: who may do what, with which plugins.
+type roleTable struct {
+	Role string `toml:"role" oneof:"observe call admin"`
+	// Users and Groups are names of passwd(5) and group(5), or numbers.
+	Users   []string `toml:"users"`
+	Groups  []string `toml:"groups"`
+	Plugins []string `toml:"plugins"`
+}
+
+// roles are the rules of the control socket.
+func (c config) roles() (rules []control.Rule, err error) {
+	for i, t := range c.Role {
+		r := control.Rule{Role: t.Role, Plugins: t.Plugins}
+		var users, groups error
+		r.UIDs, users = numbers("/etc/passwd", t.Users)
+		r.GIDs, groups = numbers("/etc/group", t.Groups)
+		if err := errors.Join(users, groups); err != nil {
+			return nil, fmt.Errorf("role[%d]: %w", i, err)
+		}
+		if err := r.Check(); err != nil {
+			return nil, fmt.Errorf("role[%d]: %w", i, err)
+		}
+		rules = append(rules, r)
+	}
+	return rules, nil
+}
+
+// numbers finds the ids of names in a file like /etc/passwd or /etc/group.
+func numbers(file string, names []string) (ids []uint32, err error) {
+	for _, name := range names {
+		if id, err := strconv.ParseUint(name, 10, 32); err == nil && id <= maxUID {
+			ids = append(ids, uint32(id))
+			continue
+		}
+		id := control.LookupGroup(file, name) // both have the number in the third field
+		if id < 0 {
+			return nil, fmt.Errorf("there is no %.64q in %s", name, file)
+		}
+		ids = append(ids, uint32(id))
+	}
+	return ids, nil
 }
 
 // secretTable is one [[secret]]: its name, and exactly one place where it is.
@@ -175,7 +220,8 @@ func loadConfig(file string, asked bool) (c config, found bool, err error) {
 	}
 	_, wrong := c.Evidence.rules()
 	_, wrongSecrets := c.secrets()
-	if err := errors.Join(c.check(), c.Ceiling.Validate(), c.Continuity.check(), wrong, wrongSecrets); err != nil {
+	_, wrongRoles := c.roles()
+	if err := errors.Join(c.check(), c.Ceiling.Validate(), c.Continuity.check(), wrong, wrongSecrets, wrongRoles); err != nil {
 		return c, true, fmt.Errorf("cannot use %s: %w", file, err)
 	}
 	return c, true, nil

@@ -278,7 +278,12 @@ func (d *daemon) ownDirectory(name string) (string, error) {
 }
 
 func (d *daemon) serveControl() error {
+	rules, err := d.config.roles()
+	if err != nil {
+		return err
+	}
 	d.server = control.NewServer(d.supervisor, d.group(), d.log)
+	d.server.SetRules(rules)
 	d.later(func() error { d.server.Close(); return nil })
 	go d.server.Serve(d.socket.UnixListener)
 	return nil
@@ -334,12 +339,17 @@ func (d *daemon) reload(ctx context.Context, by string) (out control.Reloaded, e
 	if err != nil {
 		return out, err
 	}
+	roles, err := c.roles()
+	if err != nil {
+		return out, err
+	}
 	out.Daemon = d.config.Daemon.changed(c.Daemon)
+	d.server.SetRules(roles)
 	d.bundles.SetCeiling(&c.Ceiling)
 	d.supervisor.SetEvidenceRules(rules)
 	d.secrets.Store(&secrets)
 	d.supervisor.RenewGrants()
-	d.auditEvent("daemon-reloaded", by, "[ceiling], [evidence] and the profiles of what runs were read anew")
+	d.auditEvent("daemon-reloaded", by, "[ceiling], [evidence], the roles and the profiles of what runs were read anew")
 	out.Plugins = d.supervisor.Adjust(ctx, by)
 	d.log.Info("reloaded", "file", d.options.configFile, "after_a_start_of_cordond", out.Daemon)
 	for _, p := range out.Plugins {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -66,6 +67,41 @@ memory.max = "1G"
 	}
 	if c.Ceiling.MemoryMax != 1<<30 || c.Ceiling.PidsMax != 4096 || len(c.Ceiling.DenyPaths) == 0 {
 		t.Errorf("ceiling: %+v", c.Ceiling)
+	}
+}
+
+func TestRolesAreRead(t *testing.T) {
+	c, _, err := loadConfig(write(t, `
+[[role]]
+role = "call"
+users = ["daemon", "4711"]
+groups = ["bin"]
+plugins = ["acme.*"]
+[[role]]
+role = "observe"
+groups = ["4712"]
+`), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules, err := c.roles()
+	want := []control.Rule{
+		{Role: "call", UIDs: []uint32{1, 4711}, GIDs: []uint32{2}, Plugins: []string{"acme.*"}}, {Role: "observe", GIDs: []uint32{4712}},
+	}
+	if err != nil || !reflect.DeepEqual(rules, want) {
+		t.Errorf("%+v, %v", rules, err)
+	}
+	for text, says := range map[string]string{
+		"role = \"owner\"\nusers = [\"1\"]":                          "role",
+		"role = \"call\"":                                            "users or groups",
+		"role = \"call\"\nusers = [\"no such user\"]":                "no such user",
+		"role = \"call\"\nusers = [\"root\"]":                        "root",
+		"role = \"call\"\nusers = [\"4294967295\"]":                  "4294967295",
+		"role = \"call\"\nusers = [\"1\"]\nplugins = [\"*.thumbs\"]": "plugins",
+	} {
+		if _, _, err := loadConfig(write(t, "[[role]]\n"+text+"\n"), true); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 }
 

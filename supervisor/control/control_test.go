@@ -280,6 +280,67 @@ func TestWhoMayDoWhat(t *testing.T) {
 	}
 }
 
+// TestRules: a rule gives what it says, for the plugins that it names and no
+// other, whatever the request spells, and takes away what the group would give.
+func TestRules(t *testing.T) {
+	d := newDesk(t)
+	d.SetRules([]Rule{
+		{Role: "observe", UIDs: []uint32{member.UID}, Plugins: []string{"p", "seen.*"}},
+		{Role: "call", GIDs: []uint32{27}, Plugins: []string{"called"}},
+		{Role: "admin", UIDs: []uint32{stranger.UID}, Plugins: []string{"kept"}},
+	})
+	watcher, keeper := d.client(member), d.client(stranger)
+	for _, c := range []struct {
+		client  *Client
+		method  string
+		params  string
+		allowed bool
+	}{
+		{watcher, MethodInspect, `{"name":"p"}`, true},
+		{watcher, MethodInspect, `{"name":"seen.too"}`, true},
+		{watcher, MethodInspect, `{"name":"pp"}`, false},
+		{watcher, MethodInspect, `{"name":"unseen"}`, false},
+		{watcher, MethodInspect, `{}`, false},
+		{watcher, MethodInspect, `{"name":"p","NAME":"unseen"}`, false},
+		{watcher, MethodCall, `{"name":"p","method":"m"}`, false},
+		{watcher, MethodCall, `{"name":"called","method":"m"}`, true},
+		{watcher, MethodAttach, `{"name":"p"}`, false},
+		{watcher, MethodEvents, `{}`, false},
+		{watcher, MethodEvents, `{"name":"p"}`, true},
+		{watcher, MethodStop, `{"name":"called"}`, false},
+		{keeper, MethodStop, `{"name":"kept"}`, true},
+		{keeper, MethodRelease, `{"name":"kept","reason":"r"}`, true},
+		{keeper, MethodStop, `{"name":"called"}`, false},
+		{keeper, MethodRemove, `{"name":"kept"}`, false},
+		{keeper, MethodGrant, `{"name":"kept","capability":"c"}`, false},
+		{keeper, MethodReload, `{}`, false},
+		{keeper, MethodInspect, `{"name":"p"}`, false},
+	} {
+		err := c.client.Call(t.Context(), c.method, json.RawMessage(c.params), nil)
+		if denied := codeOf(err) == ipc.CodeDenied; denied == c.allowed {
+			t.Errorf("%s %s: %v", c.method, c.params, err)
+		}
+	}
+	if list, err := watcher.List(t.Context()); err != nil || len(list) != 1 {
+		t.Errorf("the watcher sees %v, %v", list, err)
+	}
+	if list, err := keeper.List(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("the keeper sees %v, %v", list, err)
+	}
+	d.SetRules(nil) // which ends what was allowed by the rules
+	if _, err := keeper.List(t.Context()); err == nil {
+		t.Error("the connection lives on under other rules")
+	}
+	if _, err := d.client(member).CallPlugin(t.Context(), CallParams{Name: "p"}); codeOf(err) == ipc.CodeDenied {
+		t.Errorf("without rules the group calls: %v", err)
+	}
+	for _, bad := range []Rule{{}, {Role: "call"}, {Role: "Admin", UIDs: []uint32{1}}, {Role: "call", UIDs: []uint32{0}}, {Role: "call", GIDs: []uint32{1}, Plugins: []string{"a*b"}}, {Role: "call", GIDs: []uint32{1}, Plugins: []string{""}}} {
+		if bad.Check() == nil {
+			t.Errorf("%v: no error", bad)
+		}
+	}
+}
+
 func TestErrorsCrossTheWire(t *testing.T) {
 	d := newDesk(t)
 	c := d.client(root)

@@ -27,18 +27,11 @@ const (
 // acceptPause is how long accepting waits after an error.
 const acceptPause = 50 * time.Millisecond
 
-// role is what a caller may do.
-type role int
-
-const (
-	nobody   role = iota
-	observer      // look, and call: members of the group
-	admin         // everything: uid 0
-)
-
-// verb is one method: who may call it, and what does it.
+// verb is one method: who may call it, which plugin it is about (nil where it is
+// root's, or shows each caller its own), and what does it.
 type verb struct {
 	least role
+	about func(params json.RawMessage) (string, error)
 	serve func(ctx context.Context, s *session, params json.RawMessage) (any, error)
 }
 
@@ -46,32 +39,32 @@ type verb struct {
 // that is not in it does not exist.
 func verbs() map[string]verb {
 	return map[string]verb{
-		MethodInstall: {admin, by(Service.Install)},
-		MethodRemove:  {admin, by(removed)},
-		MethodStart:   {admin, by(Service.Start)},
-		MethodStop:    {admin, by(Service.Stop)},
-		MethodRestart: {admin, by(Service.Restart)},
-		MethodEnable:  {admin, by(Service.Enable)},
-		MethodDisable: {admin, by(Service.Disable)},
-		MethodRelease: {admin, by(Service.Release)},
-		MethodList:    {observer, listed},
-		MethodInspect: {observer, of(Service.Inspect)},
-		MethodCall:    {observer, of(Service.Call)},
-		MethodWhy:     {observer, of(Service.Why)},
-		MethodLogs:    {observer, followLogs},
-		MethodEvents:  {observer, followEvents},
-		MethodAttach:  {observer, attach},
+		MethodInstall: {owner, nil, by(Service.Install)},
+		MethodRemove:  {owner, nil, by(removed)},
+		MethodStart:   {admin, named[NameParams], by(Service.Start)},
+		MethodStop:    {admin, named[NameParams], by(Service.Stop)},
+		MethodRestart: {admin, named[NameParams], by(Service.Restart)},
+		MethodEnable:  {admin, named[NameParams], by(Service.Enable)},
+		MethodDisable: {admin, named[NameParams], by(Service.Disable)},
+		MethodRelease: {admin, named[ReleaseParams], by(Service.Release)},
+		MethodList:    {observer, nil, listed},
+		MethodInspect: {observer, named[NameParams], of(Service.Inspect)},
+		MethodCall:    {user, named[CallParams], of(Service.Call)},
+		MethodWhy:     {observer, named[NameParams], of(Service.Why)},
+		MethodLogs:    {observer, named[LogsParams], followLogs},
+		MethodEvents:  {observer, named[EventsParams], followEvents},
+		MethodAttach:  {user, named[NameParams], attach},
 
-		MethodCapabilities: {observer, of(Service.Capabilities)},
-		MethodGrant:        {admin, by(Service.Grant)},
-		MethodRevoke:       {admin, by(Service.Revoke)},
-		MethodServe:        {admin, serveFunctions},
+		MethodCapabilities: {observer, named[NameParams], of(Service.Capabilities)},
+		MethodGrant:        {owner, nil, by(Service.Grant)},
+		MethodRevoke:       {owner, nil, by(Service.Revoke)},
+		MethodServe:        {owner, nil, serveFunctions},
 
-		MethodAuditCheckpoint: {admin, checkpointed},
-		MethodEvidenceList:    {observer, of(Service.EvidenceList)},
-		MethodEvidenceShow:    {admin, of(Service.EvidenceShow)},
-		MethodReload:          {admin, reloaded},
-		MethodUpgrade:         {admin, upgraded},
+		MethodAuditCheckpoint: {owner, nil, checkpointed},
+		MethodEvidenceList:    {observer, named[NameParams], of(Service.EvidenceList)},
+		MethodEvidenceShow:    {owner, nil, of(Service.EvidenceShow)},
+		MethodReload:          {owner, nil, reloaded},
+		MethodUpgrade:         {owner, nil, upgraded},
 	}
 }
 
@@ -122,17 +115,19 @@ func upgraded(ctx context.Context, s *session, raw json.RawMessage) (any, error)
 }
 
 func listed(ctx context.Context, s *session, _ json.RawMessage) (any, error) {
-	return s.server.service.List(ctx)
+	all, err := s.server.service.List(ctx)
+	return slices.DeleteFunc(all, func(one Status) bool { return s.server.roleOf(s.caller, one.Name) < observer }), err
 }
 
 // Server serves the control socket.
 type Server struct {
 	service Service
-	group   int // of the observers; -1 is none
+	group   int // of those who call every plugin; -1 is none
 	logger  *slog.Logger
 	table   map[string]verb
 
 	mu       sync.Mutex
+	rules    []Rule
 	sessions map[*session]struct{}
 	closed   bool
 	wait     sync.WaitGroup
@@ -186,7 +181,7 @@ func (s *Server) Serve(l *net.UnixListener) {
 
 // admit serves one connection, or closes it when there are too many.
 func (s *Server) admit(c *net.UnixConn, caller Caller) {
-	ss := &session{server: s, caller: caller, role: s.roleOf(caller)}
+	ss := &session{server: s, caller: caller}
 	ss.ctx, ss.cancel = context.WithCancel(context.Background())
 	ss.conn = ipc.NewConn(ipc.SocketTransport(c), ipc.Options{
 		Limits: wireLimits(), Handler: ss.handle, OnNotify: ss.noted, Log: func(text string) { s.logger.Warn(text, "uid", caller.UID) },
@@ -253,22 +248,10 @@ func (s *Server) Close() {
 	s.wait.Wait()
 }
 
-func (s *Server) roleOf(c Caller) role {
-	switch {
-	case c.UID == 0 || switchedOff("roles"):
-		return admin
-	case s.group >= 0 && (int(c.GID) == s.group || slices.Contains(c.Groups, uint32(s.group))):
-		return observer
-	default:
-		return nobody
-	}
-}
-
 // session is one connection.
 type session struct {
 	server *Server
 	caller Caller
-	role   role
 	conn   *ipc.Conn
 	ctx    context.Context //nolint:containedctx // of the connection's own life
 	cancel context.CancelFunc
@@ -283,21 +266,42 @@ type session struct {
 
 // handle is the only way in: the table decides, then the service answers.
 func (ss *session) handle(ctx context.Context, r *ipc.Request) (any, error) {
-	if ss.role == nobody {
+	if ss.server.mostOf(ss.caller) == nobody {
 		return nil, toWire(Errorf(ipc.CodeDenied, "use sudo, or let root add you to the group "+Group, "%s may not use this socket: it is for root and the group %s", ss.caller, Group))
 	}
 	v, ok := ss.server.table[r.Method]
 	if !ok {
 		return nil, ipc.Errorf(ipc.CodeMethodNotFound, "there is no method %s", violation.Escape(r.Method, 64))
 	}
-	if ss.role < v.least {
-		return nil, toWire(Errorf(ipc.CodeDenied, "use sudo", "%s may not use %s: it is for root", ss.caller, r.Method))
+	if err := ss.may(v, r); err != nil {
+		return nil, toWire(err)
 	}
 	result, err := v.serve(ctx, ss, r.Params)
 	if err != nil {
 		return nil, toWire(err)
 	}
 	return result, nil
+}
+
+// may says why the caller may not do this.
+func (ss *session) may(v verb, r *ipc.Request) error {
+	have, plugin := ss.server.mostOf(ss.caller), ""
+	if v.about != nil {
+		var err error
+		if plugin, err = v.about(r.Params); err != nil {
+			return err
+		}
+		have = ss.server.roleOf(ss.caller, plugin)
+	}
+	switch {
+	case have >= v.least:
+		return nil
+	case v.least == owner || v.least == admin && ss.server.mostOf(ss.caller) < admin:
+		return Errorf(ipc.CodeDenied, "use sudo", "%s may not use %s: it is for root", ss.caller, r.Method)
+	case plugin == "":
+		return Errorf(ipc.CodeDenied, "name one plugin", "%s may not use %s for all plugins: its role is for some", ss.caller, r.Method)
+	}
+	return Errorf(ipc.CodeDenied, "let root add a [[role]] to cordond.toml", "%s may not use %s for the plugin %s", ss.caller, r.Method, violation.Escape(plugin, 64))
 }
 
 // end gives back what the session holds.
