@@ -9,6 +9,7 @@
 package profiles
 
 import (
+	"bytes"
 	"embed"
 	"errors"
 	"fmt"
@@ -38,6 +39,21 @@ const defaultsName = "defaults"
 type Profile struct {
 	name   string
 	layers []*layer // the most basic first
+	from   *origins // nil of one that was changed since it was read
+}
+
+// origins are what a profile was read from.
+type origins struct {
+	path  string  // where its own name led; "" is built in
+	found []found // where the names led that its files extend
+	files []fileRead
+}
+
+type found struct{ name, dir, path string }
+
+type fileRead struct {
+	path string
+	data []byte
 }
 
 // layer is one file.
@@ -100,7 +116,11 @@ func Builtin(name string) (*Profile, error) {
 // cannot be read.
 func LoadProfile(path string) (*Profile, error) {
 	l := &loader{}
-	return l.profile(func() error { return l.file(path) }, nameOf(path))
+	p, err := l.profile(func() error { return l.file(path) }, nameOf(path))
+	if err == nil {
+		p.from.path = path
+	}
+	return p, err
 }
 
 // ParseProfile reads a profile from memory; file is for messages, and its
@@ -123,6 +143,31 @@ func Find(nameOrPath, dir string) (*Profile, error) {
 		return Builtin(nameOrPath)
 	}
 	return LoadProfile(path)
+}
+
+// Current says whether Find of the same name and directory would give the same
+// profile again: the name still leads to the same place, and so does each that
+// it extends, and every file of it reads as it did. It is a fraction of what
+// reading the profile takes.
+func (p *Profile) Current(nameOrPath, dir string) bool {
+	if p.from == nil {
+		return false
+	}
+	if path, err := locate(nameOrPath, dir); err != nil || path != p.from.path {
+		return false
+	}
+	for _, f := range p.from.found {
+		if path, err := locate(f.name, f.dir); err != nil || path != f.path {
+			return false
+		}
+	}
+	for _, f := range p.from.files {
+		data, err := ReadBounded(f.path)
+		if err != nil || !bytes.Equal(data, f.data) {
+			return false
+		}
+	}
+	return true
 }
 
 // FileOf gives the path of a profile as people name it. The error says that
@@ -184,6 +229,7 @@ type loader struct {
 	layers []*layer
 	stack  []string        // what is being loaded now, to find cycles
 	done   map[string]bool // what has been loaded: a second time adds nothing
+	from   origins
 	errs   strict.Errors
 }
 
@@ -198,7 +244,7 @@ func (l *loader) profile(load func() error, name string) (*Profile, error) {
 	if len(l.errs) > 0 {
 		return nil, l.errs
 	}
-	return &Profile{name: name, layers: l.layers}, nil
+	return &Profile{name: name, layers: l.layers, from: &l.from}, nil
 }
 
 func (l *loader) builtin(name string) error {
@@ -225,6 +271,7 @@ func (l *loader) file(path string) error {
 	if err != nil {
 		return fmt.Errorf("cannot read profile %s: %w", path, err)
 	}
+	l.from.files = append(l.from.files, fileRead{path, data})
 	return l.parse(nameOf(path), path, data)
 }
 
@@ -285,6 +332,7 @@ func (l *loader) extend(base, file string) error {
 	if err != nil {
 		return err
 	}
+	l.from.found = append(l.from.found, found{base, dir, path})
 	key, load := "builtin:"+strings.TrimPrefix(base, "builtin:"), func() error { return l.builtin(strings.TrimPrefix(base, "builtin:")) }
 	if path != "" {
 		if builtin {

@@ -242,9 +242,12 @@ func (p *plugin) handle(m message) {
 	p.accept(m)
 	ev := m.event
 	ev.Time, ev.Jitter = p.clock.Now(), p.random()
-	before := p.state.Phase
+	before, timer := p.state.Phase, p.state.Timer
 	next, acts := transition(p.state, ev, p.policy)
 	p.state = next
+	if next.Timer != timer { // what it would say is stale: it must not wake us to say so
+		p.stopTimer()
+	}
 	p.beginProbation(m, before)
 	err := p.perform(acts, m)
 	p.hit = nil

@@ -107,6 +107,28 @@ func TestCrashIsRestartedWithBackoff(t *testing.T) {
 	}
 }
 
+// TestIdlePluginHasNoTimer: what bounds a start or a restart ends with it, and
+// does not come back later to wake the daemon for nothing.
+func TestIdlePluginHasNoTimer(t *testing.T) {
+	b := newBench(t)
+	idle := func(when string) {
+		t.Helper()
+		b.status() // asked after what the actor had still to do
+		b.clock.mu.Lock()
+		defer b.clock.mu.Unlock()
+		for _, timer := range b.clock.timers {
+			t.Errorf("%s a timer of %v is set", when, timer.d)
+		}
+	}
+	proc, _ := b.start()
+	idle("after the start")
+	proc.end(exitStatus(3))
+	b.await("backoff")
+	b.clock.fire(testPolicy.RestartSec)
+	b.await("started")
+	idle("after the restart")
+}
+
 func TestFailedStartLeavesNothing(t *testing.T) {
 	for _, c := range []struct {
 		name, want string

@@ -50,7 +50,8 @@ func (l realLauncher) Start(ctx context.Context, r launch.Request) (Process, err
 }
 
 // Bundles is the Source that keeps sealed bundles in one directory and reads
-// profiles from another, each time anew.
+// profiles from another, each time anew: what they say is worked out again when
+// they say something else.
 type Bundles struct {
 	dir      string
 	profiles string
@@ -58,6 +59,7 @@ type Bundles struct {
 	ceiling  *profiles.Ceiling
 	followed *profiles.Ceiling // where its own paths led when it was read
 	said     sayings
+	known    plans
 }
 
 // NewBundles makes the directory of the sealed bundles (0700) if it is not
@@ -159,16 +161,19 @@ func bundleOf(s *manifest.Sealed) (*Bundle, error) {
 
 // Resolve implements Source.
 func (b *Bundles) Resolve(bundle *Bundle, profile string) (*plan.Plan, error) {
+	ceiling := b.Ceiling()
+	key := planKey{bundle.Digest, profile, ceiling}
+	if pl := b.known.find(key, b.profiles); pl != nil {
+		return pl, nil
+	}
 	p, err := profiles.Find(profile, b.profiles)
 	if err != nil {
 		return nil, err
 	}
-	b.mu.RLock()
-	ceiling := b.ceiling
-	b.mu.RUnlock()
 	resolved, err := profiles.Resolve(profiles.Input{Profile: p, Manifest: bundle.Manifest, Ceiling: ceiling})
 	if err == nil {
 		b.said.share(resolved)
+		b.known.add(key, p, resolved)
 	}
 	return resolved, err
 }

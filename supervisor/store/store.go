@@ -99,6 +99,9 @@ type Store struct {
 	slots   uint32
 	reserve *reserve
 
+	takenMu sync.Mutex
+	taken   map[uint32]bool // the slots; nil until the first is wanted
+
 	mu        sync.Mutex // one writer of records at a time
 	waitingMu sync.Mutex
 	waiting   []*writing
@@ -213,18 +216,21 @@ func (s *Store) Close() error { return s.db.Close() }
 
 // Create records a new plugin and gives it a uid slot, which it returns.
 func (s *Store) Create(r Record) (Record, error) {
-	err := s.db.Update(func(tx *bbolt.Tx) error {
+	took := false
+	err := s.db.Update(func(tx *bbolt.Tx) (err error) {
 		if tx.Bucket(bucketPlugins).Get([]byte(r.Name)) != nil {
 			return ErrExists
 		}
-		slot, err := takeSlot(tx, s.slots)
-		if err != nil {
+		if r.Slot, err = s.takeSlot(tx); err != nil {
 			return err
 		}
-		r.Slot = slot
+		took = true
 		return put(tx, r)
 	})
 	if err != nil {
+		if took {
+			s.giveSlot(r.Slot)
+		}
 		return Record{}, fmt.Errorf("cannot record plugin %s: %w", r.Name, err)
 	}
 	return r, nil
@@ -298,16 +304,22 @@ func (s *Store) update(all []*writing) error {
 
 // Delete forgets a plugin; its slot may be given to another.
 func (s *Store) Delete(name string) error {
-	err := s.db.Update(func(tx *bbolt.Tx) error {
+	var r Record
+	err := s.db.Update(func(tx *bbolt.Tx) (err error) {
 		b := tx.Bucket(bucketPlugins)
-		if b.Get([]byte(name)) == nil {
+		v := b.Get([]byte(name))
+		if v == nil {
 			return ErrNotFound
+		}
+		if r, err = decode(v); err != nil {
+			return err
 		}
 		return b.Delete([]byte(name))
 	})
 	if err != nil {
 		return fmt.Errorf("cannot forget plugin %s: %w", name, err)
 	}
+	s.giveSlot(r.Slot)
 	return nil
 }
 
@@ -348,28 +360,45 @@ func list(tx *bbolt.Tx) ([]Record, error) {
 }
 
 // takeSlot finds the next free slot after the one given last, so that the uid
-// of a removed plugin rests as long as possible.
-func takeSlot(tx *bbolt.Tx, count uint32) (uint32, error) {
-	records, err := list(tx)
-	if err != nil {
-		return 0, err
-	}
-	taken := make(map[uint32]bool, len(records))
-	for _, r := range records {
-		taken[r.Slot] = true
+// of a removed plugin rests as long as possible. The records are read for it
+// once: nobody else writes the file.
+func (s *Store) takeSlot(tx *bbolt.Tx) (uint32, error) {
+	s.takenMu.Lock()
+	defer s.takenMu.Unlock()
+	if s.taken == nil {
+		records, err := list(tx)
+		if err != nil {
+			return 0, err
+		}
+		s.taken = make(map[uint32]bool, len(records))
+		for _, r := range records {
+			s.taken[r.Slot] = true
+		}
 	}
 	meta := tx.Bucket(bucketMeta)
 	next := uint32(0)
 	if v := meta.Get(keyNextSlot); len(v) == 4 {
 		next = binary.BigEndian.Uint32(v)
 	}
-	for i := range count {
-		slot := (next%count + i) % count
-		if !taken[slot] {
-			return slot, meta.Put(keyNextSlot, binary.BigEndian.AppendUint32(nil, slot+1))
+	for i := range s.slots {
+		slot := (next%s.slots + i) % s.slots
+		if s.taken[slot] {
+			continue
 		}
+		if err := meta.Put(keyNextSlot, binary.BigEndian.AppendUint32(nil, slot+1)); err != nil {
+			return 0, err
+		}
+		s.taken[slot] = true
+		return slot, nil
 	}
-	return 0, fmt.Errorf("%w: %d plugins are installed", ErrNoSlot, len(records))
+	return 0, fmt.Errorf("%w: %d plugins are installed", ErrNoSlot, len(s.taken))
+}
+
+// giveSlot has a slot be free again: its record is gone, or never came.
+func (s *Store) giveSlot(slot uint32) {
+	s.takenMu.Lock()
+	defer s.takenMu.Unlock()
+	delete(s.taken, slot)
 }
 
 // put writes a record as its sha256 in hexadecimal, a space and its JSON.

@@ -394,3 +394,27 @@ func TestPutsAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestInstallingDoesNotReadWhatIsInstalled: or a thousand would take a thousand
+// times a thousand records.
+func TestInstallingDoesNotReadWhatIsInstalled(t *testing.T) {
+	const installed, atMost = 100, 1000 // a record takes some thirty allocations to read
+	s, err := Open(filepath.Join(t.TempDir(), "state.db"), 2*installed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	n := 0
+	create := func() {
+		n++
+		if _, err := s.Create(Record{Name: fmt.Sprintf("p%d", n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range installed {
+		create()
+	}
+	if got := testing.AllocsPerRun(5, create); got > atMost {
+		t.Errorf("with %d installed one more takes %.0f allocations", installed, got)
+	}
+}

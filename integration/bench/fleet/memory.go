@@ -64,11 +64,19 @@ func (b *bench) measureMemory(r *report) error {
 		return err
 	}
 	rest := b.calm()[1:]
+	used, err := b.used()
+	if err != nil {
+		return err
+	}
 	began := time.Now()
 	if err := b.each(rest, startOne); err != nil {
 		return err
 	}
 	took := time.Since(began).Seconds()
+	cost, err := b.used()
+	if err != nil {
+		return err
+	}
 	if err := b.each(rest, callOne); err != nil {
 		return err
 	}
@@ -83,6 +91,7 @@ func (b *bench) measureMemory(r *report) error {
 	n := float64(len(rest))
 	daemon, keeper := (after.daemon-before.daemon)/n, (after.keeper-before.keeper)/n
 	r.say("each plugin: daemon %.1f KiB, keeper %.1f KiB; the kernel %.1f KiB (slab, stacks, page tables, per-cpu; of the whole machine)", daemon, keeper, (after.kernel-before.kernel)/n)
+	r.say("each start: processor time of the daemon %.2f ms, of keeper and plugins %.2f ms", (cost.daemon-used.daemon)/n, (cost.rest-used.rest)/n)
 	r.figure("memory_each_KiB", daemon+keeper, eachKiB)
 	r.figure("memory_start_of_all_s", took*1000/n, startAll)
 	r.figure("memory_idle_wakeups_each_s", max(0, wakes-quiet)/n, wakesEach)
@@ -97,6 +106,43 @@ func startOne(ctx context.Context, c *control.Client, name string) error {
 func callOne(ctx context.Context, c *control.Client, name string) error {
 	_, err := c.CallPlugin(ctx, control.CallParams{Name: name, Method: "ping", Timeout: patience})
 	return err
+}
+
+// processorTime is in milliseconds: of the daemon, and of keeper, reapers and
+// plugins, with those that the keeper made for a moment.
+type processorTime struct{ daemon, rest float64 }
+
+func (b *bench) used() (p processorTime, err error) {
+	pids, err := b.pids()
+	for i, pid := range pids {
+		if i == 0 {
+			p.daemon = ran(pid)
+		} else {
+			p.rest += ran(pid)
+		}
+	}
+	return p, err
+}
+
+// ran is how long a process has run, from the schedstat of its threads
+// (Documentation/scheduler/sched-stats.rst in the kernel's source), and its
+// children that have ended, which only proc(5)'s ticks of 10 ms tell.
+func ran(pid string) (ms float64) {
+	files, _ := filepath.Glob("/proc/" + pid + "/task/*/schedstat")
+	for _, file := range files {
+		data, _ := os.ReadFile(file) // a thread that has gone has nothing
+		if fields := strings.Fields(string(data)); len(fields) > 0 {
+			ns, _ := strconv.ParseFloat(fields[0], 64)
+			ms += ns / 1e6
+		}
+	}
+	stat, _ := os.ReadFile("/proc/" + pid + "/stat")
+	if fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:])); len(fields) > 14 {
+		user, _ := strconv.ParseFloat(fields[13], 64)
+		system, _ := strconv.ParseFloat(fields[14], 64)
+		ms += (user + system) * 10
+	}
+	return ms
 }
 
 // memory is in KiB.
