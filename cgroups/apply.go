@@ -8,9 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/containerd/cgroups/v3/cgroup1"
-	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // UnsupportedError is a limit that this host's hierarchies cannot enforce.
@@ -100,8 +97,8 @@ func (g *Group) create(l Limits) error {
 }
 
 // apply writes the limits that are set. What is a number in a file is written
-// as one, since every start does it; what has a form of its own (cpuset,
-// devices, io, hugetlb) is the library's.
+// as one, since every start does it; what has a form of its own on v1 (cpuset,
+// io) is the library's.
 func (g *Group) apply(l Limits, fresh bool) error {
 	for _, set := range []func(Limits, bool) error{g.applyMemory, g.applyCPU, g.applyCpuset, g.applyPids, g.applyIO, g.applyHugetlb} {
 		if err := set(l, fresh); err != nil {
@@ -217,8 +214,7 @@ func (g *Group) applyCpuset(l Limits, _ bool) error {
 	if m.h.v2 {
 		return m.write("cpuset.cpus", l.Cpuset)
 	}
-	controller := cgroup1.NewCpuset(filepath.Dir(m.h.mount))
-	return controller.Create(m.pathV1("cpuset"), &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: l.Cpuset}})
+	return g.form(m, "cpuset", Form{Cpus: l.Cpuset})
 }
 
 // applyPids sets pids.max, whose file is the same on both versions. 0 lets

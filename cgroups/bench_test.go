@@ -22,7 +22,7 @@ func BenchmarkNew(b *testing.B) {
 					b.Skip("skipped: no v1 hierarchy here")
 				}
 			}
-			tree, err := openTree(testRoot(), l, realKernel())
+			tree, err := openTree(testRoot(), l, realKernel(setForm))
 			if err != nil {
 				b.Skip(err)
 			}

@@ -415,7 +415,7 @@ func TestOpenRefusesAForeignRoot(t *testing.T) {
 		if err := os.MkdirAll(filepath.Join(path, "theirs"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		tree, err := openTree(root, l, realKernel())
+		tree, err := openTree(root, l, realKernel(setForm))
 		if err == nil {
 			t.Errorf("a root that somebody else uses was taken over: %v", tree.Close())
 		}
@@ -432,7 +432,7 @@ func TestOpenRefusesAForeignRoot(t *testing.T) {
 func TestCloseLeavesASharedRoot(t *testing.T) {
 	eachMode(t, func(t *testing.T, l *layout) {
 		root := testRoot() + "/deep"
-		first, err := openTree(root, l, realKernel())
+		first, err := openTree(root, l, realKernel(setForm))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -752,7 +752,7 @@ func TestDelegatedSubtree(t *testing.T) {
 			t.Skip("skipped: no unified tree with a controller")
 		}
 		service := testRoot()
-		tree, err := openTree(service+"/plugins", l, realKernel())
+		tree, err := openTree(service+"/plugins", l, realKernel(setForm))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -781,7 +781,7 @@ func TestDelegatedSubtree(t *testing.T) {
 		if err := os.WriteFile(dir+"/cgroup.procs", pid, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if tree, err := openTree(occupied+"/plugins", l, realKernel()); err == nil {
+		if tree, err := openTree(occupied+"/plugins", l, realKernel(setForm)); err == nil {
 			_ = tree.Close()
 			t.Fatal("a group with processes got limited children")
 		} else if !strings.Contains(err.Error(), "DelegateSubgroup=") {
@@ -800,7 +800,7 @@ func TestDelegatedSubtree(t *testing.T) {
 		if err := os.WriteFile(dir+"/daemon/cgroup.procs", pid, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		tree, err = openTree(occupied+"/plugins", l, realKernel())
+		tree, err = openTree(occupied+"/plugins", l, realKernel(setForm))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,15 +10,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/containerd/cgroups/v3/cgroup1"
-	"github.com/containerd/cgroups/v3/cgroup2"
-	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // ioBound is one of io.max's four, by its name there and by its file on v1.
 type ioBound struct {
-	name   cgroup2.IOType
+	name   string
 	fileV1 string
 	value  **int64
 }
@@ -26,10 +22,10 @@ type ioBound struct {
 // bounds are in the kernel's order.
 func (m *IOMax) bounds() []ioBound {
 	return []ioBound{
-		{cgroup2.ReadBPS, "blkio.throttle.read_bps_device", &m.ReadBPS},
-		{cgroup2.WriteBPS, "blkio.throttle.write_bps_device", &m.WriteBPS},
-		{cgroup2.ReadIOPS, "blkio.throttle.read_iops_device", &m.ReadIOPS},
-		{cgroup2.WriteIOPS, "blkio.throttle.write_iops_device", &m.WriteIOPS},
+		{"rbps", "blkio.throttle.read_bps_device", &m.ReadBPS},
+		{"wbps", "blkio.throttle.write_bps_device", &m.WriteBPS},
+		{"riops", "blkio.throttle.read_iops_device", &m.ReadIOPS},
+		{"wiops", "blkio.throttle.write_iops_device", &m.WriteIOPS},
 	}
 }
 
@@ -41,7 +37,7 @@ func (m IOMax) String() string {
 		if *b.value != nil {
 			n = **b.value
 		}
-		parts = append(parts, string(b.name)+"="+limitString(n))
+		parts = append(parts, b.name+"="+limitString(n))
 	}
 	return strings.Join(parts, " ")
 }
@@ -71,8 +67,7 @@ func blockDevices() ([]string, error) {
 	return found, nil
 }
 
-// applyIO bounds every disk that the host has now. The formats are the
-// library's.
+// applyIO bounds every disk that the host has now.
 func (g *Group) applyIO(l Limits, _ bool) error {
 	m := g.with("io")
 	if m == nil || l.IOMax == (IOMax{}) {
@@ -90,7 +85,7 @@ func (g *Group) applyIO(l Limits, _ bool) error {
 		if m.h.v2 {
 			err = m.ioMaxV2(l.IOMax, major, minor)
 		} else {
-			err = m.ioMaxV1(l.IOMax, major, minor)
+			err = g.form(m, "blkio", Form{Major: major, Minor: minor, IO: l.IOMax})
 		}
 		if err != nil {
 			return fmt.Errorf("io.max of block device %s: %w", device, err)
@@ -104,28 +99,11 @@ func (m *member) ioMaxV2(limits IOMax, major, minor int64) error {
 		if *b.value == nil {
 			continue
 		}
-		e := cgroup2.Entry{Type: b.name, Major: major, Minor: minor, Rate: uint64(**b.value)}
-		if err := m.write("io.max", e.String()); err != nil {
+		if err := m.write("io.max", fmt.Sprintf("%d:%d %s=%d", major, minor, b.name, **b.value)); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (m *member) ioMaxV1(limits IOMax, major, minor int64) error {
-	throttle := func(v *int64) []specs.LinuxThrottleDevice {
-		if v == nil {
-			return nil
-		}
-		d := specs.LinuxThrottleDevice{Rate: uint64(*v)}
-		d.Major, d.Minor = major, minor
-		return []specs.LinuxThrottleDevice{d}
-	}
-	r := &specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{
-		ThrottleReadBpsDevice: throttle(limits.ReadBPS), ThrottleWriteBpsDevice: throttle(limits.WriteBPS),
-		ThrottleReadIOPSDevice: throttle(limits.ReadIOPS), ThrottleWriteIOPSDevice: throttle(limits.WriteIOPS),
-	}}
-	return cgroup1.NewBlkio(filepath.Dir(m.h.mount)).Update(m.pathV1("blkio"), r)
 }
 
 // ioMax reads the bounds back: those of all disks, if they are the same, else

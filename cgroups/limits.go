@@ -1,6 +1,7 @@
 // Package cgroups turns a quota spec into a control group and keeps it: its
 // limits, usage, events, freeze and kill, on cgroup v2, v1 and hybrid hosts.
-// The hierarchies themselves are driven by github.com/containerd/cgroups.
+// What cgroup v1 wants in forms of its own is written by
+// github.com/containerd/cgroups, in package v1.
 //
 // Sources: the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/*.rst.
 package cgroups

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cordonhq/cordon/cgroups/v1"
 )
 
 // hangGuard ends a test that waits for what never comes; no assertion is timed.
@@ -127,7 +129,7 @@ func testTree(t *testing.T, l *layout) *Tree {
 
 func treeAt(t *testing.T, root string, l *layout) *Tree {
 	t.Helper()
-	tree, err := openTree(root, l, realKernel())
+	tree, err := openTree(root, l, realKernel(setForm))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +223,7 @@ var eaten [][]byte
 
 // ownGroup is a daemon with one group and one process in it, until it dies.
 func ownGroup(root string) {
-	tree, err := Open(root)
+	tree, err := Open(root, setForm)
 	if err != nil {
 		fmt.Println("cannot open:", err)
 		os.Exit(3)
@@ -242,3 +244,14 @@ func ownGroup(root string) {
 }
 
 func ptr[T any](v T) *T { return &v }
+
+// setForm has the library set it, as the daemon does.
+func setForm(f Form) error {
+	if err := f.Check(); err != nil {
+		return err
+	}
+	if f.Cpus != "" {
+		return v1.Cpuset(f.Base, f.Group, f.Cpus)
+	}
+	return v1.Throttle(f.Base, f.Group, f.Major, f.Minor, v1.Rates(f.IO))
+}

@@ -26,15 +26,17 @@ type kernel struct {
 	// program go, which stays where it is attached.
 	closeDevices func(d *dir) error
 	forget       func() error
+	form         func(Form) error // of Open; may be nil
 }
 
-func realKernel() kernel {
+func realKernel(form func(Form) error) kernel {
 	p := &deviceProgram{}
 	return kernel{
 		mkdir:        func(path string) error { return unix.Mkdir(path, 0o755) },
 		rmdir:        unix.Rmdir,
 		closeDevices: p.attach,
 		forget:       p.close,
+		form:         form,
 	}
 }
 
@@ -55,13 +57,14 @@ type Tree struct {
 // Open finds the host's hierarchies in /proc/self/mountinfo and makes root (a
 // relative path such as "cordon" or "a/b") in each. The caller closes the Tree.
 // A root that holds groups or processes and was not made by this package is an
-// error.
-func Open(root string) (*Tree, error) {
+// error. What has a form of its own on cgroup v1 is set by form; without one such
+// a limit is an error.
+func Open(root string, form func(Form) error) (*Tree, error) {
 	l, err := hostLayout()
 	if err != nil {
 		return nil, err
 	}
-	return openTree(root, l, realKernel())
+	return openTree(root, l, realKernel(form))
 }
 
 func openTree(root string, l *layout, k kernel) (*Tree, error) {

@@ -536,6 +536,10 @@ func (k *Keeper) endLost(c *Child) error {
 	return errors.Join(err, c.Forget())
 }
 
+// notReceived is the place in a request of which a part did not arrive, as
+// launcher.c has it.
+const notReceived = 11
+
 func stepError(r wireReply, steps []Step) error {
 	e := &StepError{Step: -1, Errno: syscall.Errno(r.Error), Detail: r.Detail}
 	switch {
@@ -545,6 +549,9 @@ func stepError(r wireReply, steps []Step) error {
 		if s.Number > 0 {
 			e.Step = s.Number - 1
 		}
+	case r.Step == wireStepRequest && r.Detail == notReceived:
+		// No request is too large: that is seen before it is sent.
+		e.Text, e.Errno = "receive the plan's descriptors", syscall.EMFILE
 	case r.Step == wireStepRequest:
 		e.Text = fmt.Sprintf("read the plan (place %#x)", r.Detail)
 	case r.Step == wireStepClone:

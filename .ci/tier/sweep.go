@@ -72,7 +72,7 @@ func sweepGroups(mount string, prefixes []string) error {
 	}
 	var errs []error
 	for root := range roots {
-		tree, err := cgroups.Open(root)
+		tree, err := cgroups.Open(root, nil)
 		if err != nil { // not made by this package: not ours
 			continue
 		}

@@ -75,7 +75,7 @@ func TestOwner(t *testing.T) {
 	if root == "" {
 		return
 	}
-	tree, err := cgroups.Open(root)
+	tree, err := cgroups.Open(root, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -208,6 +208,7 @@ func (d *daemon) openLauncher() error {
 	}
 	launcher, err := launch.New(launch.Config{
 		CgroupRoot: c.CgroupRoot, UIDBase: c.UIDBase, UIDCount: c.UIDCount, RuntimeDir: c.RuntimeDir,
+		Form:       setForm,
 		Compile:    seccomp.NewCache(cache, compile.Compile, compile.Version()).Program,
 		Refuses:    bundles.Refuses,
 		Continuity: launch.Continuity{Grace: time.Duration(d.config.Continuity.Grace), Socket: c.keeperSocket()},

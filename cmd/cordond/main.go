@@ -86,7 +86,7 @@ runs become this program, without a call that fails or a plugin that ends. Witho
 	root.Flags().BoolVar(&upgrade, "upgrade", false, "have the daemon that runs become this program")
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetHelpCommand(&cobra.Command{Hidden: true})
-	root.AddCommand(compileFilter(in, out), canSucceed(out))
+	root.AddCommand(compileFilter(in, out), setLimit(in), canSucceed(out))
 	return root
 }
 

@@ -173,6 +173,20 @@ func TestCompileFilter(t *testing.T) {
 	}
 }
 
+// The groups themselves are limited in package cgroups' tests, and by cordon run
+// in the integration's.
+func TestSetLimitRefuses(t *testing.T) {
+	for name, bad := range map[string]string{
+		"no JSON": "{", "nothing": "{}", "a group outside": `{"base":"/sys/fs/cgroup","group":"../../../../etc","cpus":"0"}`,
+		"no list": `{"base":"/sys/fs/cgroup","group":"/cordon/a","cpus":"x"}`, "too large": strings.Repeat(" ", maxForm+1),
+	} {
+		var out, errs bytes.Buffer
+		if code := execute([]string{"set-limit"}, strings.NewReader(bad), &out, &errs); code != 1 || out.Len() != 0 || errs.Len() == 0 {
+			t.Errorf("%s: status %d, %d bytes, %q", name, code, out.Len(), errs.String())
+		}
+	}
+}
+
 // lab is a place for a daemon of the test's own.
 type lab struct {
 	t      *testing.T

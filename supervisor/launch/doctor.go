@@ -103,7 +103,7 @@ func landlockFeatures() []Feature {
 }
 
 func cgroupFeatures(cfg Config) []Feature {
-	tree, err := cgroups.Open(cfg.CgroupRoot)
+	tree, err := cgroups.Open(cfg.CgroupRoot, nil)
 	if err != nil {
 		return []Feature{{Name: "cgroups", Wall: "quotas", Detail: err.Error(), Need: "a mounted cgroup v2 or v1 hierarchy", Hard: true}}
 	}

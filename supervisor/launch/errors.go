@@ -58,7 +58,20 @@ func startError(err error, argv0 string) error {
 	if why := exhausted(step); why != "" {
 		return fmt.Errorf("%w: %s", err, why)
 	}
+	if over := step.Errno == syscall.ENOTDIR || step.Op == namespaces.OpAttach && step.Errno == syscall.EINVAL; over && namespaces.Phase(step.Op) == "mount" {
+		return fmt.Errorf("%w: of what is there and what is shown over it, or below it, one is a file and not a directory; grant it at another path", err)
+	}
 	return err
+}
+
+// withoutDescriptors says who sets how many descriptors there are, where this
+// process has no more.
+func withoutDescriptors(err error) error {
+	var step *namespaces.StepError
+	if errors.As(err, &step) || !errors.Is(err, syscall.EMFILE) && !errors.Is(err, syscall.ENFILE) {
+		return err
+	}
+	return fmt.Errorf("%w: there is no descriptor left, of this process (LimitNOFILE= of the daemon's unit, ulimit -n) or of the host (fs.file-max)", err)
 }
 
 // exhausted says what there was too little of, and who sets how much there is.

@@ -70,6 +70,19 @@ func badInputs() []badInput {
 			}
 			p.Files = append(p.Files, granted(dir+"/link", "read_file", "read_dir"))
 		}, "is a symbolic link in a directory that others than root can write"},
+		{"a target over a file", func(t *testing.T, dir string, p *plan.Plan) {
+			write(t, dir+"/file", "x")
+			p.Files = append(p.Files, granted(dir+"/file", "read_file"),
+				plan.File{Path: dir + "/file/below", From: "/etc/hostname", Access: []string{"read_file"}})
+		}, "one is a file and not a directory"},
+		{"a directory over a file", func(t *testing.T, dir string, p *plan.Plan) {
+			if err := os.MkdirAll(dir+"/tree", 0o755); err != nil {
+				t.Fatal(err)
+			}
+			write(t, dir+"/tree/file", "x")
+			p.Files = append(p.Files, granted(dir+"/tree", "read_file", "read_dir"),
+				plan.File{Path: dir + "/tree/file", From: "/usr", Access: []string{"read_file", "read_dir"}})
+		}, "one is a file and not a directory"},
 		{"too little memory", func(_ *testing.T, _ string, p *plan.Plan) {
 			page := int64(4096)
 			p.Limits.MemoryMax = &page
@@ -110,6 +123,62 @@ func TestBadInputHasItsOwnSentence(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDescriptorsRunOut: of this process and of the keeper, at each place of a
+// start in turn. Every failure says of what there is too little, and leaves
+// nothing.
+func TestDescriptorsRunOut(t *testing.T) {
+	l := testLauncher(t)
+	p := testPlan(t, "shell", nil, "true")
+	if _, err := run(t, l, p); err != nil {
+		t.Fatal(err)
+	}
+	for who, pid := range map[string]int{"this process": os.Getpid(), "the keeper": l.keeper.PID()} {
+		before := look(t, l)
+		failed := 0
+		for limit := range uint64(400) {
+			err := startWithin(t, l, p, pid, limit)
+			if err == nil {
+				break
+			}
+			failed++
+			if !strings.Contains(err.Error(), "no descriptor left") {
+				t.Errorf("%s with descriptors below %d: it says %q", who, limit, err)
+			}
+			if after, ok := settled(t, l, before); !ok {
+				t.Errorf("%s with descriptors below %d: left %+v, before %+v", who, limit, after, before)
+			}
+		}
+		if failed < 3 {
+			t.Errorf("%s: %d starts failed for want of descriptors", who, failed)
+		}
+	}
+	if _, err := run(t, l, p); err != nil {
+		t.Errorf("a start after all of them: %v", err)
+	}
+}
+
+// startWithin starts p while a process can have new descriptors below limit only.
+func startWithin(t *testing.T, l *Launcher, p *plan.Plan, pid int, limit uint64) error {
+	t.Helper()
+	var old unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &old); err != nil {
+		t.Fatal(err)
+	}
+	few := unix.Rlimit{Cur: limit, Max: old.Max}
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &few, nil); err != nil {
+		t.Fatal(err)
+	}
+	proc, err := l.Start(t.Context(), Request{Name: "few", Plan: p})
+	if e := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &old, nil); e != nil {
+		t.Fatal(e)
+	}
+	if err != nil {
+		return err
+	}
+	<-proc.Done()
+	return proc.Release()
 }
 
 // TestAFullRangeOfUids: the last pair is taken, and free again after it.

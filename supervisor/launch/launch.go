@@ -26,6 +26,10 @@ type Config struct {
 	// Compile makes the BPF program of a filter spec. The daemon links
 	// libseccomp; the command line asks a helper and a cache.
 	Compile func(seccomp.Filter) ([]byte, error)
+	// Form sets the limits that have a form of their own on cgroup v1. The daemon
+	// links the library; the command line asks a helper. Without it plans with
+	// such limits are refused there.
+	Form func(cgroups.Form) error
 	// Refuses says why the host's ceiling does not let a path be mounted with
 	// this access, or "". It is asked for where a grant leads, without symbolic
 	// links: the words of the grant were judged before. Without it the default

@@ -104,7 +104,7 @@ func New(cfg Config) (_ *Launcher, err error) {
 	if cfg.Once {
 		l.beginEarly()
 	}
-	if l.tree, err = cgroups.Open(cfg.CgroupRoot); err != nil {
+	if l.tree, err = cgroups.Open(cfg.CgroupRoot, cfg.Form); err != nil {
 		return nil, err
 	}
 	l.templates.max = cfg.Templates

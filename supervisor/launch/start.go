@@ -58,10 +58,10 @@ func (l *Launcher) Start(ctx context.Context, r Request) (_ *Process, err error)
 	l.ready.begin()
 	defer l.ready.end()
 	defer func() {
+		_ = s.back.run() // closes descriptors that were only read, which taking back may need
 		if err != nil {
-			err = errors.Join(err, s.fail.run())
+			err = errors.Join(withoutDescriptors(err), s.fail.run())
 		}
-		_ = s.back.run() // closes descriptors that were only read
 	}()
 	for _, stage := range []func(context.Context) error{s.require, s.claim, s.assemble, s.filter, s.stdio} {
 		if err := stage(ctx); err != nil {

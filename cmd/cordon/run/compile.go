@@ -14,16 +14,19 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cordonhq/cordon/cgroups"
 	"github.com/cordonhq/cordon/seccomp"
 	"github.com/cordonhq/cordon/supervisor/violation"
 )
 
-// A filter is compiled by libseccomp, which this program does not link: it asks
-// "cordond compile-filter", with the spec as JSON on standard input and the BPF
-// program on standard output.
+// A filter is compiled by libseccomp, and a limit of cgroup v1 that is more than
+// a number set by containerd/cgroups. This program links neither: it asks
+// "cordond compile-filter" or "cordond set-limit", with the spec as JSON on
+// standard input; the BPF program comes on standard output.
 const (
 	helperName   = "cordond"
-	helperVerb   = "compile-filter"
+	filterVerb   = "compile-filter"
+	limitVerb    = "set-limit"
 	helperWait   = 10 * time.Second
 	maxProgram   = 4096 * 8 // BPF_MAXINSNS instructions of 8 bytes
 	maxComplaint = 4096
@@ -35,25 +38,49 @@ const cacheDir = "/var/cache/cordon/filters"
 // compileByHelper has the helper compile f. The launcher says what failed, so
 // the errors here say only why.
 func compileByHelper(f seccomp.Filter) ([]byte, error) {
-	helper, err := openHelper(helperDirs())
+	program, from, err := byHelper(filterVerb, f)
 	if err != nil {
 		return nil, err
 	}
-	defer helper.Close()
-	spec, err := json.Marshal(f)
+	return program, checkProgram(program, from)
+}
+
+// checkProgram says whether what from gave can be a BPF program.
+func checkProgram(program []byte, from string) error {
+	if len(program) == 0 || len(program)%8 != 0 {
+		return fmt.Errorf("%s gave %d bytes, which is no program", from, len(program))
+	}
+	return nil
+}
+
+// setByHelper has the helper set f.
+func setByHelper(f cgroups.Form) error {
+	_, _, err := byHelper(limitVerb, f)
+	return err
+}
+
+// byHelper hands spec to the helper. It gives the answer, and the helper's name.
+func byHelper(verb string, spec any) ([]byte, string, error) {
+	helper, err := openHelper(helperDirs())
 	if err != nil {
-		return nil, err
+		return nil, "", err
+	}
+	defer helper.Close()
+	text, err := json.Marshal(spec)
+	if err != nil {
+		return nil, "", err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), helperWait)
 	defer cancel()
-	return askHelper(ctx, helper, spec)
+	answer, err := askHelper(ctx, helper, verb, text)
+	return answer, helper.Name(), err
 }
 
 // askHelper runs the very file that was checked, by its descriptor.
-func askHelper(ctx context.Context, helper *os.File, spec []byte) ([]byte, error) {
+func askHelper(ctx context.Context, helper *os.File, verb string, spec []byte) ([]byte, error) {
 	program := capped{limit: maxProgram}
 	complaint := capped{limit: maxComplaint}
-	cmd := exec.CommandContext(ctx, "/proc/self/fd/3", helperVerb)
+	cmd := exec.CommandContext(ctx, "/proc/self/fd/3", verb)
 	cmd.Args[0] = helper.Name()
 	cmd.ExtraFiles = []*os.File{helper} // descriptor 3
 	cmd.Env = []string{}
@@ -70,8 +97,6 @@ func askHelper(ctx context.Context, helper *os.File, spec []byte) ([]byte, error
 		return nil, fmt.Errorf("%s: %w: %s", helper.Name(), err, violation.Escape(said, maxComplaint))
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w", helper.Name(), err)
-	case program.buf.Len() == 0 || program.buf.Len()%8 != 0:
-		return nil, fmt.Errorf("%s gave %d bytes, which is no program", helper.Name(), program.buf.Len())
 	}
 	return program.buf.Bytes(), nil
 }

@@ -37,7 +37,7 @@ func TestAskHelper(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := askHelper(t.Context(), helper, []byte("12345678"))
+	got, err := askHelper(t.Context(), helper, filterVerb, []byte("12345678"))
 	if err != nil || string(got) != "12345678" {
 		t.Errorf("got %q, %v", got, err)
 	}
@@ -57,7 +57,11 @@ func TestAskHelperErrors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := askHelper(t.Context(), helper, nil); err == nil || !strings.Contains(err.Error(), want) {
+		answer, err := askHelper(t.Context(), helper, filterVerb, nil)
+		if err == nil {
+			err = checkProgram(answer, helper.Name())
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", script, err, want)
 		}
 	}
@@ -71,7 +75,7 @@ func TestAskHelperIsBounded(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := askHelper(ctx, helper, nil); err == nil || !strings.Contains(err.Error(), "took longer") {
+	if _, err := askHelper(ctx, helper, filterVerb, nil); err == nil || !strings.Contains(err.Error(), "took longer") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -51,6 +51,7 @@ func loadHost(file string) (*host, error) {
 		h.launch.CgroupRoot = root
 	}
 	h.launch.Refuses = judgeOf(h.ceiling)
+	h.launch.Form = setByHelper
 	h.launch.Compile = seccomp.NewCache(safeCacheDir(), compileByHelper).Program
 	return h, nil
 }

@@ -45,6 +45,7 @@ type bench struct {
 	cold       *launch.Launcher
 	pooled     *launch.Launcher
 	drivers    []*driver
+	steps      []namespaces.Step // of the floor, in their order
 	contenders []contender
 	missing    []contender
 	undo       []func()

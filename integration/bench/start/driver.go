@@ -80,16 +80,24 @@ func (d *driver) close() {
 
 // ask gives a command and reads its answer.
 func (d *driver) ask(command string) (s sample, err error) {
-	if _, err := fmt.Fprintln(d.in, command); err != nil {
+	if err := d.line(command); err != nil {
 		return s, err
-	}
-	if !d.out.Scan() {
-		return s, fmt.Errorf("the driver ended: %w", errors.Join(io.ErrUnexpectedEOF, d.out.Err()))
 	}
 	if _, err := fmt.Sscan(d.out.Text(), &s.first, &s.reaped); err != nil {
 		return s, fmt.Errorf("it %s; what it said stands on standard error", d.out.Text())
 	}
 	return s, nil
+}
+
+// line gives a command and has its answer in out.
+func (d *driver) line(command string) error {
+	if _, err := fmt.Fprintln(d.in, command); err != nil {
+		return err
+	}
+	if !d.out.Scan() {
+		return fmt.Errorf("the driver ended: %w", errors.Join(io.ErrUnexpectedEOF, d.out.Err()))
+	}
+	return nil
 }
 
 func (d *driver) command(c string) func() (sample, error) {
@@ -154,7 +162,7 @@ func (b *bench) floor(n int) error {
 	s := &settings{}
 	s.add("keeper", filepath.Join(b.dir, "keeper"))
 	s.add("filter", filepath.Join(b.dir, "filter"))
-	tree, err := cgroups.Open(fmt.Sprintf("cordon-test-floor-%d-%d", os.Getpid(), n))
+	tree, err := cgroups.Open(fmt.Sprintf("cordon-test-floor-%d-%d", os.Getpid(), n), nil)
 	if err != nil {
 		return err
 	}
@@ -227,7 +235,7 @@ func (b *bench) describe(s *settings, model *cgroups.Group, message string, uid 
 			own[i].File = file("copy")
 		}
 	}
-	l.Steps = own
+	l.Steps, b.steps = own, own
 	data, err := l.Message(files)
 	if err != nil {
 		return err

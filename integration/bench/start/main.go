@@ -77,6 +77,12 @@ func measure(out io.Writer, e effort, cordon string) error {
 		r.table(part.name, results)
 		r.figures(part.name, results)
 	}
+	if err := b.charges(r, e.rounds, e.spacing); err != nil {
+		return err
+	}
+	if err := b.setUp(r, e.rounds); err != nil {
+		return err
+	}
 	if err := b.throughput(r, e.launches); err != nil {
 		return err
 	}

@@ -17,6 +17,8 @@
  *        mount namespace that is kept for the plan
  *   m    make groups and network namespace ahead for the next p; answers 0 0
  *   p    with what m made
+ *   t    as c, and what each part of it took: "STAGE=NANOSECONDS" of the stages
+ *        below, of the steps as "stepN" from 0, separated by spaces
  *   sN   start program N
  */
 #include <errno.h>
@@ -53,6 +55,14 @@ static struct launch *l;
 static struct plan { u8 message[CK_MAX_MESSAGE]; u64 length; struct file files[MAX_FILES]; int nfiles; } plan, template, *describing = &plan;
 static int template_ns = -1;
 
+/*
+ * The times of a start that is looked at, shared with the plugin: of the stages
+ * in their order, and of the beginning of each step; looking is off otherwise.
+ */
+enum stage { BEGUN, GROUPS, FILES, NETWORK, REAPER, PLUGIN, FIRST_STEP, LET_GO, INSTRUCTION, ENDED, STAGES };
+static const char *const stages[STAGES] = {"", "groups", "files", "network", "reaper", "plugin", "switch", "let_go", "exec", "end"};
+static struct { int looking; i64 stage[STAGES], step[CK_MAX_STEPS]; } *times;
+
 static void die(const char *what, i64 ret)
 {
 	fprintf(stderr, "floor: cannot %s: error %ld\n", what, -ret);
@@ -72,6 +82,12 @@ static i64 now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return ts.tv_sec * 1000000000l + ts.tv_nsec;
+}
+
+static void passed(enum stage s)
+{
+	if (times->looking)
+		times->stage[s] = now();
 }
 
 /* ---- groups and files ---- */
@@ -203,6 +219,26 @@ static int start_reaper(int *ready)
 	return (int)ret;
 }
 
+/* Takes the steps one by one. The last of them waits to be let go. */
+static void look_at_steps(void)
+{
+	struct ck_step *steps = l->steps;
+	u32 n = l->request->nsteps;
+
+	passed(FIRST_STEP);
+	l->request->nsteps = 1;
+	for (u32 i = 0; i < n; i++) {
+		l->steps = steps + i;
+		times->step[i] = now();
+		if (take_steps(l)) {
+			l->out->failed = i;
+			break;
+		}
+	}
+	for (;;)
+		SYS(exit_group, 127);
+}
+
 static int start_plugin(int *pidfd, int *gate)
 {
 	int ends[2];
@@ -217,7 +253,7 @@ static int start_plugin(int *pidfd, int *gate)
 	must("enter the pid namespace", SYS(setns, l->reaper, CLONE_NEWPID));
 	ret = must("make the plugin", SYS(clone3, &args, sizeof args));
 	if (ret == 0)
-		run_steps(l);
+		times->looking ? look_at_steps() : run_steps(l);
 	must("come back", SYS(setns, own_pids, CLONE_NEWPID));
 	SYS(close, ends[1]);
 	*gate = ends[0];
@@ -251,6 +287,7 @@ static int let_go(int pidfd, int gate, int ready)
 	if (SYS(read, ready, &byte, 1) != 1)
 		die("start the reaper", -EOWNERDEAD_);
 	SYS(close, ready);
+	passed(LET_GO);
 	must("open the gate", SYS(write, gate, "G", 1));
 	await(gate, "execute within a minute");
 	if (SYS(read, gate, &byte, 1) != 0 || !l->out->executing)
@@ -272,6 +309,24 @@ static void end_both(int pidfd, int listener)
 		SYS(close, listener);
 }
 
+/*
+ * The stages are of two processes: the plugin's steps begin with a switch to it,
+ * and its last one ends when it is let go.
+ */
+static void tell_stages(i64 first, i64 reaped)
+{
+	u32 n = l->request->nsteps;
+
+	times->stage[INSTRUCTION] = first;
+	times->stage[ENDED] = reaped;
+	for (int s = GROUPS; s < STAGES; s++)
+		if (s != LET_GO)
+			printf(" %s=%ld", stages[s], times->stage[s] - times->stage[s - 1]);
+	for (u32 i = 0; i + 1 < n; i++)
+		printf(" step%u=%ld", i, times->step[i + 1] - times->step[i]);
+	printf(" %s=%ld", stages[LET_GO], times->stage[LET_GO] - times->step[n - 1]);
+}
+
 static void answer(int output, i64 begin, i64 reaped)
 {
 	i64 first = 0;
@@ -279,7 +334,10 @@ static void answer(int output, i64 begin, i64 reaped)
 	if (read(output, &first, sizeof first) != sizeof first)
 		die("hear from the program", 0);
 	close(output);
-	printf("%ld %ld\n", first - begin, reaped - begin);
+	printf("%ld %ld", first - begin, reaped - begin);
+	if (times->looking)
+		tell_stages(first, reaped);
+	printf("\n");
 	fflush(stdout);
 }
 
@@ -345,16 +403,22 @@ static void start_walled(int pooled)
 
 	must("pipe", SYS(pipe2, output, O_CLOEXEC_));
 	begin = now();
+	passed(BEGUN);
 	if (!pooled) {
 		sem_post(&wanted);
 		make_groups();
 	}
+	passed(GROUPS);
 	open_files(&plan, output[1]);
 	load_plan(&plan);
+	passed(FILES);
 	while (!pooled && sem_wait(&given) < 0)
 		;
+	passed(NETWORK);
 	start_reaper(&ready);
+	passed(REAPER);
 	start_plugin(&pidfd, &gate);
+	passed(PLUGIN);
 	close_files(&plan);
 	listener = let_go(pidfd, gate, ready);
 	end_both(pidfd, listener);
@@ -538,6 +602,7 @@ int main(int argc, char **argv)
 	SYS(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
 	l = aligned_alloc(64, sizeof *l);
 	l->out = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	times = mmap(0, sizeof *times, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	own_pids = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
 	own_net = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
 	read_config(argv[1]);
@@ -549,6 +614,11 @@ int main(int argc, char **argv)
 		switch (line[0]) {
 		case 'c':
 			start_walled(0);
+			break;
+		case 't':
+			times->looking = 1;
+			start_walled(0);
+			times->looking = 0;
 			break;
 		case 'm':
 			make_ahead();
