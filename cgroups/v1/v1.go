@@ -1,7 +1,7 @@
 // Package v1 sets the limits of cgroup v1 that are more than a number in a file,
 // by github.com/containerd/cgroups. It stands apart from package cgroups because
 // the library sets up protobuf, eBPF and D-Bus before main: a program that must
-// start quickly has another one call it (docs/decisions/0013-limits-helper.md).
+// start quickly has another one call it (docs/decisions/0015-limits-helper.md).
 //
 // A group is named to the library as base, the directory that the hierarchies
 // are mounted in, and group, its path below <base>/<controller>.

@@ -68,7 +68,7 @@ func startError(err error, argv0 string) error {
 // process has no more.
 func withoutDescriptors(err error) error {
 	var step *namespaces.StepError
-	if errors.As(err, &step) || !errors.Is(err, syscall.EMFILE) && !errors.Is(err, syscall.ENFILE) {
+	if errors.As(err, &step) || !outOfDescriptors(err) {
 		return err
 	}
 	return fmt.Errorf("%w: there is no descriptor left, of this process (LimitNOFILE= of the daemon's unit, ulimit -n) or of the host (fs.file-max)", err)

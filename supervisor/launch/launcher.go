@@ -45,6 +45,7 @@ type Launcher struct {
 	users     userNamespaces
 	templates templates
 	networks  *networks
+	spares    spares
 	first     chan (<-chan network) // of Config.Once: what the first start takes
 	early     sync.WaitGroup        // what Config.Once has in hand
 	ready     *pool                 // nil without one
@@ -129,6 +130,9 @@ func New(cfg Config) (_ *Launcher, err error) {
 	back.add(l.watcher.Close)
 	if l.listener, err = seccomp.NewListener(); err != nil {
 		return nil, err
+	}
+	if !cfg.Once { // what it leaves its end takes away
+		l.spares.keep()
 	}
 	l.deaths.begin()
 	l.ready = newPool(l.tree, l.networks, cfg.Ready, cfg.ReadyFails)
@@ -273,7 +277,7 @@ func (l *Launcher) Close() error {
 		}
 	}
 	l.early.Wait()
-	errs = append(errs, together(l.ready.close, l.listener.Close, l.deaths.close, l.watcher.Close, l.users.close, l.templates.close, l.parents.close))
+	errs = append(errs, together(l.ready.close, l.listener.Close, l.deaths.close, l.watcher.Close, l.users.close, l.templates.close, l.parents.close, l.spares.close))
 	if _, err := l.tree.Sweep(); err != nil {
 		errs = append(errs, err)
 	}

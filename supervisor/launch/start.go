@@ -60,7 +60,7 @@ func (l *Launcher) Start(ctx context.Context, r Request) (_ *Process, err error)
 	defer func() {
 		_ = s.back.run() // closes descriptors that were only read, which taking back may need
 		if err != nil {
-			err = errors.Join(withoutDescriptors(err), s.fail.run())
+			err = errors.Join(withoutDescriptors(err), l.takeBack(err, s.fail.run))
 		}
 	}()
 	for _, stage := range []func(context.Context) error{s.require, s.claim, s.assemble, s.filter, s.stdio} {
