@@ -59,7 +59,7 @@ test: build examples ## Run every test that this machine can run (root for the w
 	@.build/tier pure -timeout 15m -count=1 -race -shuffle=on $$(go list ./... ./.ci/tier | grep -v /integration)
 	@.build/tier walls -timeout 10m -count=1 -tags walltest -run TestEachWallAlone ./supervisor/launch
 	@.build/tier escape -timeout 15m -count=1 -tags walltest ./integration/escape
-	@CORDON_TEST_RUNTIMES=all .build/tier namespaces -timeout 15m -count=1 -shuffle=on ./integration/...
+	@CORDON_TEST_RUNTIMES=all .build/tier namespaces -timeout 30m -count=1 -shuffle=on ./integration/...
 
 escape: need-go ## Try to get out: the escape corpus, with its table (root)
 	@mkdir -p .build

@@ -10,8 +10,11 @@ import (
 // TestEncodedData: a record's data has the bytes that encoding/json gives.
 func TestEncodedData(t *testing.T) {
 	for _, data := range []map[string]any{
-		{}, {"a": "b"}, {"z": 1, "a": int64(-2), "m": uint64(math.MaxUint64), "t": true, "f": false},
-		{"k<ey": `quote " back \ <&> é ` + "\x00\n\x7f\u2028\xff"}, {"float": 1.5, "nil": nil, "list": []string{"a", "b"}, "map": map[string]any{"b": 1, "a": 2}},
+		{},
+		{"a": "b"},
+		{"z": 1, "a": int64(-2), "m": uint64(math.MaxUint64), "t": true, "f": false},
+		{"k<ey": `quote " back \ <&> é ` + "\x00\n\x7f\u2028\xff"},
+		{"float": 1.5, "nil": nil, "list": []string{"a", "b"}, "map": map[string]any{"b": 1, "a": 2}},
 		{"took": time.Second, "when": time.Unix(1, 2).UTC(), "raw": json.RawMessage(`{"a":1}`)},
 	} {
 		want, err := json.Marshal(data)
