@@ -109,9 +109,9 @@ execve = "once" # no other program was executed
 allow = [
   "clone", "close", "mmap", "openat",
   # Not seen, but made by the same program when threads, processes or memory meet in another order:
-  "brk", "futex", "getpid", "gettid", "madvise", "mremap", "munmap", "restart_syscall", "rseq",
-  "rt_sigprocmask", "sched_getaffinity", "sched_getparam", "sched_getscheduler", "sched_yield",
-  "set_robust_list", "tgkill",
+  "brk", "clock_nanosleep", "futex", "getpid", "gettid", "madvise", "mremap", "munmap", "nanosleep",
+  "restart_syscall", "rseq", "rt_sigprocmask", "sched_getaffinity", "sched_getparam",
+  "sched_getscheduler", "sched_yield", "set_robust_list", "tgkill",
 ]
 
 [seccomp.errno]

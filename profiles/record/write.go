@@ -244,8 +244,8 @@ func (r *Recording) companions() []string {
 	if r.Calls["mmap"] != nil {
 		may = append(may, "brk", "madvise", "mremap", "munmap")
 	}
-	if threads { // locks, and what a thread asks of itself as it starts
-		may = append(may, "futex", "rseq", "sched_getaffinity", "sched_getparam", "sched_getscheduler", "sched_yield", "set_robust_list")
+	if threads { // locks, the sleep of who waits for one in turns, and what a thread asks of itself as it starts
+		may = append(may, "clock_nanosleep", "futex", "nanosleep", "rseq", "sched_getaffinity", "sched_getparam", "sched_getscheduler", "sched_yield", "set_robust_list")
 	}
 	if processes {
 		may = append(may, "kill", "wait4", "waitid")
