@@ -152,6 +152,17 @@ func (w *world) wasAsked() []string {
 	return slices.Clone(w.asked)
 }
 
+// heardNothing fails if the host's name server was asked for anything but granted
+// names.
+func (w *world) heardNothing(t *testing.T) {
+	t.Helper()
+	for _, name := range w.wasAsked() {
+		if name != granted+"." {
+			t.Errorf("%s left by the host's name server", name)
+		}
+	}
+}
+
 // leads binds the names to addresses, for whoever looks them up from now on.
 func (w *world) leads(to ...string) {
 	w.mu.Lock()
@@ -175,13 +186,27 @@ func startInWorld(t *testing.T, w *world) *daemon {
 }
 
 const fetcher = `
-const readline = require("readline")
+const dgram = require("dgram"), dns = require("dns"), net = require("net"), readline = require("readline")
+const does = {
+  fetch: async (p) => (await fetch(p.url)).text(),
+  tcp: (p) => new Promise((done, failed) => {
+    const s = net.connect(p.port, p.host, () => { s.destroy(); done("connected") })
+    s.on("error", failed)
+  }),
+  udp: (p) => new Promise((done, failed) => {
+    const s = dgram.createSocket(p.host.includes(":") ? "udp6" : "udp4")
+    const end = (how, what) => { clearTimeout(late); s.close(); how(what) }
+    const late = setTimeout(() => end(failed, new Error("no answer")), 5000)
+    s.on("error", (err) => end(failed, err)).on("message", (m) => end(done, m.toString("hex")))
+    s.connect(p.port, p.host, (err) => err ? end(failed, err) : s.send("ping"))
+  }),
+  txt: async (p) => JSON.stringify(await dns.promises.resolveTxt(p.host)),
+}
 readline.createInterface({ input: process.stdin }).on("line", async (line) => {
   const call = JSON.parse(line)
   let result
   try {
-    const answer = await fetch(call.params.url)
-    result = { text: await answer.text() }
+    result = { text: await does[call.method](call.params) }
   } catch (err) {
     result = { error: String(err.cause ? err.cause.code || err.cause : err) }
   }
@@ -288,6 +313,14 @@ func TestEgress(t *testing.T) {
 			d.eventually("a violation says "+c.seen, func() bool { return strings.Contains(d.must("why", "prober"), "The grants refused "+c.seen+";") })
 		}
 	}
+	// A question of any type to the answerer itself is refused there, and goes no further.
+	if s := d.tell("prober", "udp", map[string]any{"host": "127.77.255.53", "port": 53}); !strings.HasPrefix(s.Text, `b'\x124\x81\x05`) && !strings.HasPrefix(s.Text, `b'\x124\x81\x85`) {
+		t.Errorf("a question for TXT records is answered %+v", s)
+	}
+	d.eventually("a violation names the question", func() bool {
+		return strings.Contains(d.must("why", "prober"), "The grants refused egress dns:secret.example.com;")
+	})
+	w.heardNothing(t)
 	for _, to := range []string{"127.0.0.1", "169.254.169.254", "10.0.0.1", "::1"} {
 		w.leads(to)
 		d.eventually("the name re-bound to "+to+" is refused", func() bool {
@@ -313,7 +346,10 @@ func TestEgressOfNode(t *testing.T) {
 	if _, err := exec.LookPath("/usr/bin/node"); err != nil {
 		t.Skip("this host has no /usr/bin/node")
 	}
-	w := newWorld(t, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "hello from outside") }))
+	w := newWorld(t, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Connection", "close") // each fetch makes a connection: one that stands was judged when it was made
+		fmt.Fprint(rw, "hello from outside")
+	}))
 	d := startInWorld(t, w)
 	d.profile("fetcher", egressProfile("node", w.port)+"[environment]\nset = { NODE_EXTRA_CA_CERTS = \"/plugin/roots.pem\" }\n")
 	d.must("install", bundle(t, "fetcher", "jsonrpc", map[string]string{"main.js": fetcher, "roots.pem": w.roots}, "/usr/bin/node", "main.js"), "--profile", "fetcher")
@@ -321,11 +357,42 @@ func TestEgressOfNode(t *testing.T) {
 	if s := d.tell("fetcher", "fetch", map[string]any{"url": "https://" + granted + ":" + w.port + "/"}); s.Text != "hello from outside" {
 		t.Fatalf("fetch by name: %+v", s)
 	}
-	for _, url := range []string{"https://127.0.0.9:" + w.port + "/", "http://192.0.2.1:" + w.port + "/", "https://example.com/", "http://[2001:db8::1]:" + w.port + "/"} {
-		if s := d.tell("fetcher", "fetch", map[string]any{"url": url}); s.Error == "" {
-			t.Errorf("%s: %+v", url, s)
+	port, err := strconv.Atoi(w.port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		method string
+		params map[string]any
+		seen   string // in a violation; empty where it is refused unseen
+	}{
+		{"fetch", map[string]any{"url": "https://127.0.0.9:" + w.port + "/"}, ""},
+		{"fetch", map[string]any{"url": "https://" + granted + "/"}, ""}, // another port
+		{"fetch", map[string]any{"url": "https://example.com/"}, "egress dns:example.com"},
+		{"fetch", map[string]any{"url": "http://192.0.2.1:" + w.port + "/"}, "egress 192.0.2.1:" + w.port},
+		{"fetch", map[string]any{"url": "http://[2001:db8::1]:" + w.port + "/"}, "egress [2001:db8::1]:" + w.port},
+		{"tcp", map[string]any{"host": "169.254.169.254", "port": port}, "egress 169.254.169.254:" + w.port},
+		{"tcp", map[string]any{"host": granted, "port": port + 1}, ""},
+		{"udp", map[string]any{"host": granted, "port": port}, "egress udp:" + granted + ":" + w.port},
+		{"udp", map[string]any{"host": "192.0.2.53", "port": 53}, "egress udp:192.0.2.53:53"},
+		{"udp", map[string]any{"host": "2001:db8::53", "port": 53}, "egress udp:[2001:db8::53]:53"},
+		{"txt", map[string]any{"host": "c2VjcmV0.tunnel.example.com"}, "egress dns:c2vjcmv0.tunnel.example.com"},
+	} {
+		if s := d.tell("fetcher", c.method, c.params); s.Error == "" {
+			t.Errorf("%s %v: %+v", c.method, c.params, s)
+		}
+		if c.seen != "" {
+			d.eventually("a violation says "+c.seen, func() bool { return strings.Contains(d.must("why", "fetcher"), "The grants refused "+c.seen+";") })
 		}
 	}
+	for _, to := range []string{"127.0.0.1", "169.254.169.254"} {
+		w.leads(to)
+		d.eventually("the name re-bound to "+to+" is refused", func() bool {
+			s := d.tell("fetcher", "fetch", map[string]any{"url": "https://" + granted + ":" + w.port + "/"})
+			return s.Error != "" && strings.Contains(d.must("why", "fetcher"), granted+" leads to "+to+", which is no public address")
+		})
+	}
+	w.heardNothing(t)
 }
 
 // TestRevokeCutsATransfer that is running, and lets no other begin.
