@@ -60,6 +60,8 @@ test: build examples ## Run every test that this machine can run (root for the w
 	@.build/tier walls -timeout 10m -count=1 -tags walltest -run TestEachWallAlone ./supervisor/launch
 	@.build/tier escape -timeout 15m -count=1 -tags walltest ./integration/escape
 	@CORDON_TEST_RUNTIMES=all .build/tier namespaces -timeout 30m -count=1 -shuffle=on ./integration/...
+	@$(PURE) -o .build/vmrun ./integration/vm
+	@.build/tier vm -- .build/vmrun
 
 escape: need-go ## Try to get out: the escape corpus, with its table (root)
 	@mkdir -p .build
