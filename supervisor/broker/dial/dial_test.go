@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -100,6 +101,9 @@ func (d *desk) dialled(t *testing.T) *net.UnixConn {
 	if !ok {
 		t.Fatalf("the plugin holds a %T: a socket of the host's network", c)
 	}
+	if err := unix.SetDeadline(time.Now().Add(wait)); err != nil {
+		t.Fatal(err)
+	}
 	return unix
 }
 
@@ -125,8 +129,8 @@ func TestRevokedIsShut(t *testing.T) {
 	d := newDesk(echo(t))
 	c := d.dialled(t)
 	d.cut()
-	if n, err := c.Read(make([]byte, 1)); err == nil {
-		t.Fatalf("%d bytes after the cut", n)
+	if n, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("%d bytes after the cut, %v", n, err)
 	}
 	d.ended(t)
 	if _, err := c.Write([]byte("x")); err == nil {

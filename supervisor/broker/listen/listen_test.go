@@ -125,8 +125,11 @@ func TestWhatConnectsIsPassedIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.cut()
-	if _, err := open.Read(make([]byte, 1)); err == nil {
-		t.Error("a connection outlives the grant")
+	if err := open.SetReadDeadline(time.Now().Add(wait)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a connection outlives the grant: %v", err)
 	}
 	d.ended(t)
 	if c, err := net.Dial("tcp", d.at); err == nil {
@@ -147,8 +150,11 @@ func TestClosedByThePlugin(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	if _, err := c.Read(make([]byte, 1)); err == nil {
-		t.Error("somebody answers")
+	if err := c.SetReadDeadline(time.Now().Add(wait)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("somebody answers, or nobody refuses: %v", err)
 	}
 	d.ended(t)
 }
