@@ -10,12 +10,10 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"syscall"
 )
 
-// stage is a directory that becomes a guest's root. What the host has is linked
-// into it, not copied, where it lies on the same file system: nothing here is
-// written to once it is made. The first errors stay; image gives them.
+// stage is a directory that becomes a guest's root, with copies of what the host
+// has. The first errors stay; image gives them.
 type stage struct {
 	root string
 	have map[string]bool
@@ -67,13 +65,9 @@ func (s *stage) copy(name, from string) {
 		s.err = errors.Join(s.err, err)
 		s.link(name, target)
 	case info.Mode().IsRegular():
-		s.entry(name, func(at string) error {
-			err := os.Link(from, at)
-			if errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EMLINK) {
-				return copyFile(at, from, info.Mode())
-			}
-			return err
-		})
+		// Never a hard link: whoever counts the links of the host's file meanwhile,
+		// as an installation does, would refuse it.
+		s.entry(name, func(at string) error { return copyFile(at, from, info.Mode()) })
 	}
 }
 

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestImageHoldsWhatWasStaged has debugfs(8) read the disk, and compares.
@@ -49,6 +52,27 @@ func TestImageHoldsWhatWasStaged(t *testing.T) {
 	}
 	if text, err := os.ReadFile(from + "/a/one"); err != nil || string(text) != "1" {
 		t.Errorf("the host's own file holds %q, %v", text, err)
+	}
+}
+
+// TestStageLeavesTheHostsFilesTheirLinks holds that the host's files have no name
+// in the stage: an installation of the same tree meanwhile would refuse them.
+func TestStageLeavesTheHostsFilesTheirLinks(t *testing.T) {
+	from := t.TempDir()
+	if err := os.WriteFile(from+"/one", []byte("1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := newStage(filepath.Join(t.TempDir(), "stage"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.tree("top", from, nil)
+	var st unix.Stat_t
+	if err := errors.Join(s.err, unix.Stat(from+"/one", &st)); err != nil {
+		t.Fatal(err)
+	}
+	if st.Nlink != 1 {
+		t.Errorf("the host's file has %d names once it is staged", st.Nlink)
 	}
 }
 
