@@ -69,23 +69,18 @@ func KindOf(fd int) (DescriptorKind, error) {
 		return KindSocket, nil
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return "", errNotSendable
-	case isImmutable(fd) && st.Blocks*512 >= st.Size && inMemory(fd):
+	}
+	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	switch {
+	case err != nil: // no file system that seals
+		return KindFile, nil
+	case seals&immutable == immutable && st.Blocks*512 >= st.Size && inMemory(fd):
 		return KindMemfd, nil
-	case isShared(fd):
+	case seals == sharedSeals && inMemory(fd):
 		return KindShared, nil
 	default:
 		return KindFile, nil
 	}
-}
-
-func isImmutable(fd int) bool {
-	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
-	return err == nil && seals&immutable == immutable
-}
-
-func isShared(fd int) bool {
-	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
-	return err == nil && seals == sharedSeals && inMemory(fd)
 }
 
 // inMemory leaves out hugetlbfs, whose pages a reader may be unable to map.

@@ -43,6 +43,8 @@ const (
 	maxLine = 64 << 10
 	// keep is how many records are held in memory for Recent.
 	keep = 1000
+	// maxKept is how large a buffer may be that is kept for the next records.
+	maxKept = 256 << 10
 	// tail is how much of the file is read back at Open, at least.
 	tail = 4 << 20
 )
@@ -70,13 +72,6 @@ type line struct {
 	control.Event
 	// Prev is the sha256 of the line before, without its line end.
 	Prev string `json:"prev"`
-}
-
-// writtenLine is a line whose data is encoded already.
-type writtenLine struct {
-	control.Event
-	Data json.RawMessage `json:"data,omitempty"`
-	Prev string          `json:"prev"`
 }
 
 // paths are where the parts of a log lie.
@@ -108,6 +103,8 @@ type Log struct {
 	tiles *tiles
 	queue queue
 	lost  int // queued records that could not be written
+
+	piece, data []byte // of the last ones that were written, to be used again
 
 	waitingMu sync.Mutex // taken with mu or without, never before it
 	waiting   []*writing
@@ -199,25 +196,32 @@ func (l *Log) appendAll(evs []control.Event) ([]control.Event, error) {
 	if l.err != nil {
 		return nil, l.err
 	}
-	var piece []byte
-	texts := make([][]byte, len(evs))
-	prev := l.prev
+	piece, leaves := l.piece[:0], make([]tlog.Hash, len(evs))
+	var prev [2 * sha256.Size]byte
+	copy(prev[:], l.prev)
 	for i := range evs {
-		ev, data := clean(evs[i])
+		ev, data := l.clean(evs[i])
 		ev.Seq, ev.Time = l.seq+uint64(i)+1, ev.Time.UTC()
-		text, err := json.Marshal(writtenLine{Event: ev, Data: data, Prev: prev})
-		if err != nil {
+		from := len(piece)
+		var err error
+		if piece, err = appendLine(piece, ev, data, prev[:]); err != nil {
 			return nil, fmt.Errorf("cannot write the audit log: %w", err)
 		}
-		evs[i], texts[i], prev = ev, text, hashOf(text)
-		piece = append(append(piece, text...), '\n')
+		text := piece[from:]
+		evs[i], leaves[i] = ev, tlog.RecordHash(text)
+		sum := sha256.Sum256(text)
+		hex.Encode(prev[:], sum[:])
+		piece = append(piece, '\n')
+	}
+	if l.piece = piece; cap(piece) > maxKept {
+		l.piece = nil
 	}
 	if err := l.write(piece); err != nil {
 		return nil, fmt.Errorf("cannot write the audit log: %w", err)
 	}
-	l.seq, l.prev = l.seq+uint64(len(evs)), prev
+	l.seq, l.prev = l.seq+uint64(len(evs)), string(prev[:])
+	_ = l.tiles.add(leaves...) // kept in memory until they can be written
 	for i := range evs {
-		_ = l.tiles.add(tlog.RecordHash(texts[i])) // kept in memory until it can be written
 		l.remember(evs[i])
 		l.publish(evs[i])
 	}
@@ -242,8 +246,9 @@ func (l *Log) write(piece []byte) error {
 	return err
 }
 
-// clean escapes and caps every field, and encodes the data.
-func clean(ev control.Event) (control.Event, json.RawMessage) {
+// clean escapes and caps every field, and encodes the data, which holds until
+// the next call; l.mu is held.
+func (l *Log) clean(ev control.Event) (control.Event, []byte) {
 	ev.Plugin = violation.Escape(ev.Plugin, maxName)
 	ev.Kind = violation.Escape(ev.Kind, maxName)
 	ev.Actor = violation.Escape(ev.Actor, maxName)
@@ -251,10 +256,13 @@ func clean(ev control.Event) (control.Event, json.RawMessage) {
 	if len(ev.Data) == 0 {
 		return ev, nil
 	}
-	data, err := encodeData(ev.Data)
+	data, err := appendData(l.data[:0], ev.Data)
 	if err != nil || len(data) > maxData {
 		ev.Data = map[string]any{"left_out": fmt.Sprintf("more than %d bytes, or no JSON", maxData)}
-		data, _ = encodeData(ev.Data) // a string
+		data, _ = appendData(l.data[:0], ev.Data) // a string
+	}
+	if cap(data) <= maxKept {
+		l.data = data
 	}
 	return ev, data
 }
@@ -265,7 +273,7 @@ func (l *Log) Recent(n int, plugin string) []control.Event {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var out []control.Event
-	for _, ev := range l.recent {
+	for _, ev := range l.recent[max(0, len(l.recent)-keep):] {
 		if plugin == "" || ev.Plugin == plugin {
 			out = append(out, ev)
 		}
@@ -277,8 +285,10 @@ func (l *Log) Recent(n int, plugin string) []control.Event {
 }
 
 func (l *Log) remember(ev control.Event) {
-	if len(l.recent) >= keep {
-		l.recent = append(l.recent[:0:0], l.recent[keep/10:]...)
+	if len(l.recent) == 2*keep { // moved rarely, and in place
+		copy(l.recent, l.recent[keep:])
+		clear(l.recent[keep:])
+		l.recent = l.recent[:keep]
 	}
 	l.recent = append(l.recent, ev)
 }

@@ -60,43 +60,50 @@ func (t *tiles) level(n int) (*os.File, error) {
 	return f, err
 }
 
-// add takes one more leaf, and writes it if the disk lets it.
-func (t *tiles) add(leaf tlog.Hash) error {
-	t.pending = append(t.pending, leaf)
+// add takes more leaves, and writes them if the disk lets it.
+func (t *tiles) add(leaves ...tlog.Hash) error {
+	t.pending = append(t.pending, leaves...)
 	return t.flush()
 }
 
-// flush writes what waits. What cannot be written waits on.
+// flush writes what waits, up to the end of a tile at once. What cannot be
+// written waits on.
 func (t *tiles) flush() error {
 	for len(t.pending) > 0 {
-		if err := t.put(0, t.size, t.pending[0]); err != nil {
+		n := min(int64(len(t.pending)), tileWidth-t.size%tileWidth)
+		if err := t.put(0, t.size, t.pending[:n]); err != nil {
 			return fmt.Errorf("cannot write the audit log's tree: %w", err)
 		}
-		t.size++
-		t.pending = t.pending[1:]
+		t.size += n
+		t.pending = t.pending[n:]
 	}
 	t.pending = nil
 	return nil
 }
 
-// put writes entry n of a level and, where that completes a tile, the next
-// level's. It may be done again.
-func (t *tiles) put(level int, n int64, h tlog.Hash) error {
+// put writes entries of one tile of a level, from the nth on, and, where that
+// completes the tile, the next level's. It may be done again.
+func (t *tiles) put(level int, n int64, run []tlog.Hash) error {
 	f, err := t.level(level)
 	if err != nil {
 		return err
 	}
-	if _, err := f.WriteAt(h[:], n*tlog.HashSize); err != nil {
+	data := make([]byte, 0, len(run)*tlog.HashSize)
+	for i := range run {
+		data = append(data, run[i][:]...)
+	}
+	if _, err := f.WriteAt(data, n*tlog.HashSize); err != nil {
 		return err
 	}
-	if (n+1)%tileWidth != 0 {
+	end := n + int64(len(run))
+	if end%tileWidth != 0 {
 		return nil
 	}
-	whole, err := t.read(level, n+1-tileWidth, tileWidth)
+	whole, err := t.read(level, end-tileWidth, tileWidth)
 	if err != nil {
 		return err
 	}
-	return t.put(level+1, n/tileWidth, fold(whole))
+	return t.put(level+1, n/tileWidth, []tlog.Hash{fold(whole)})
 }
 
 // read returns count entries of a level, from the nth on.
@@ -118,14 +125,13 @@ func (t *tiles) read(level int, n, count int64) ([]tlog.Hash, error) {
 	return out, nil
 }
 
-// fold is the hash over a power of two of hashes.
+// fold is the hash over a power of two of hashes, which it writes over.
 func fold(hashes []tlog.Hash) tlog.Hash {
 	for len(hashes) > 1 {
-		up := make([]tlog.Hash, len(hashes)/2)
-		for i := range up {
-			up[i] = tlog.NodeHash(hashes[2*i], hashes[2*i+1])
+		for i := range len(hashes) / 2 {
+			hashes[i] = tlog.NodeHash(hashes[2*i], hashes[2*i+1])
 		}
-		hashes = up
+		hashes = hashes[:len(hashes)/2]
 	}
 	return hashes[0]
 }

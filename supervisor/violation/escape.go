@@ -21,6 +21,9 @@ const (
 // more than limit bytes are kept, with "..." where the rest was cut. Printable
 // text comes back unchanged.
 func Escape(s string, limit int) string {
+	if len(s) <= limit && printable(s) {
+		return s
+	}
 	var b strings.Builder
 	for i := 0; i < len(s); {
 		r, size := utf8.DecodeRuneInString(s[i:])
@@ -32,6 +35,16 @@ func Escape(s string, limit int) string {
 		i += size
 	}
 	return b.String()
+}
+
+// printable says whether s is of printable ASCII alone.
+func printable(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // EscapeLines is Escape for each line of s by itself; line ends at the very end

@@ -24,6 +24,8 @@ const maxMounts = 64
 type mount struct {
 	fd       int
 	dev, ino uint64 // of the directory
+	users    int    // calls under way
+	dropped  bool   // the last of them closes it
 }
 
 type mountKey struct {
@@ -98,9 +100,9 @@ func (ms *mounts) pass(plugin, root, at string, flags int, noLinks bool) (*os.Fi
 	if err != nil {
 		return nil, 0, err
 	}
-	defer func() { _ = unix.Close(t) }()
+	defer ms.release(t)
 	fd, err := retry(func() (int, error) {
-		return unix.Openat2(t, rel, &unix.OpenHow{Flags: uint64(flags&^unix.O_CREAT | unix.O_CLOEXEC | unix.O_NOCTTY | unix.O_NONBLOCK), Resolve: how}) // #nosec G115 -- flags of open
+		return unix.Openat2(t.fd, rel, &unix.OpenHow{Flags: uint64(flags&^unix.O_CREAT | unix.O_CLOEXEC | unix.O_NOCTTY | unix.O_NONBLOCK), Resolve: how}) // #nosec G115 -- flags of open
 	})
 	if err != nil {
 		return nil, 0, err
@@ -117,13 +119,12 @@ func (ms *mounts) pass(plugin, root, at string, flags int, noLinks bool) (*os.Fi
 	return os.NewFile(uintptr(fd), at), got.Size, nil // #nosec G115 -- a descriptor
 }
 
-// get gives a descriptor of the mount of a directory, of which base is one;
-// the caller closes it. One that was made before is used again if it is still of
-// the same directory.
-func (ms *mounts) get(plugin string, key mountKey, base int) (int, error) {
+// get gives the mount of a directory, of which base is a descriptor; release it.
+// One that was made before is used again if it is still of the same directory.
+func (ms *mounts) get(plugin string, key mountKey, base int) (*mount, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(base, &st); err != nil {
-		return -1, err
+		return nil, err
 	}
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -139,12 +140,22 @@ func (ms *mounts) get(plugin string, key mountKey, base int) (int, error) {
 		}
 		fd, err := detach(base, key.writes)
 		if err != nil {
-			return -1, err
+			return nil, err
 		}
-		t = &mount{fd, st.Dev, st.Ino}
+		t = &mount{fd: fd, dev: st.Dev, ino: st.Ino}
 		mine[key] = t
 	}
-	return unix.FcntlInt(uintptr(t.fd), unix.F_DUPFD_CLOEXEC, 3)
+	t.users++
+	return t, nil
+}
+
+// release ends one use.
+func (ms *mounts) release(t *mount) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	if t.users--; t.users == 0 && t.dropped {
+		_ = unix.Close(t.fd)
+	}
 }
 
 // detach makes the mount.
@@ -164,9 +175,13 @@ func detach(base int, writes bool) (int, error) {
 	return fd, nil
 }
 
+// closeMounts drops them; what was opened through them stays, and calls under
+// way go on. The caller holds the lock.
 func closeMounts(mine map[mountKey]*mount) {
 	for key, t := range mine {
-		_ = unix.Close(t.fd) // what was opened through it stays
+		if t.dropped = true; t.users == 0 {
+			_ = unix.Close(t.fd)
+		}
 		delete(mine, key)
 	}
 }
