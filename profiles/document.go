@@ -32,7 +32,10 @@ type document struct {
 		Egress    []string `toml:"egress"`
 		Addresses []string `toml:"addresses"`
 		Remove    []string `toml:"remove"`
-		Listen    any      `toml:"listen" refuse:"no listening socket is made at the start yet: a plugin asks for one by the capability net.listen, which [[capability]] grants"`
+		// Listen are the addresses of the host whose connections come in by
+		// sockets that the plugin has from its start, as "ADDRESS:PORT" or
+		// "NAME=ADDRESS:PORT".
+		Listen []string `toml:"listen"`
 	} `toml:"network"`
 	Capability []capabilityTable `toml:"capability"`
 	Resources  resourcesTable    `toml:"resources" aka:"limits cgroup cgroups quota quotas"`

@@ -52,6 +52,7 @@ func TestChanges(t *testing.T) {
 		"shm.size=1M":                             "restart shm.size",
 		"data.inodes=5":                           "restart data.inodes",
 		"network.egress=example.com:443":          "restart seccomp,network.egress",
+		"network.listen=127.0.0.1:80":             "restart seccomp,network.listen",
 		"resources.time.wall=1m":                  "restart resources.time.wall",
 		"resources.time.cpu=1m":                   "restart resources.time.cpu",
 		"resources.rlimit.nofile=99":              "restart resources.rlimit",

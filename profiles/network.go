@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,6 +21,13 @@ import (
 const (
 	maxEgress  = 256
 	maxTargets = 256
+)
+
+// maxSocketName bounds the name of a listening socket, and ownSocket is that of
+// the socket to the host, which comes before them.
+const (
+	maxSocketName = 64
+	ownSocket     = "cordon"
 )
 
 // The budget of a grant that says nothing.
@@ -46,12 +54,60 @@ func (c *checker) network(doc *document) {
 			c.fail(key, "", "expected one port: a listener is opened for each, got %q", clip(target))
 		}
 	}
+	c.listening(doc.Network.Listen)
 	for i, network := range doc.Network.Addresses {
 		p, err := netip.ParsePrefix(network)
 		if err != nil || p.Masked() != p || p.Bits() == 0 {
 			c.fail(index("network.addresses", i), "", "expected a network such as \"10.0.0.0/8\", got %q", clip(network))
 		}
 	}
+}
+
+// listening checks the listening sockets of one file.
+func (c *checker) listening(list []string) {
+	if len(list) > plan.MaxListen {
+		c.fail("network.listen", "", "too many entries: a plugin starts with at most %d listening sockets", plan.MaxListen)
+		return
+	}
+	at, name := map[string]bool{}, map[string]bool{}
+	for i, text := range list {
+		s, err := parseSocket(text)
+		switch {
+		case err != nil:
+			c.fail(index("network.listen", i), "", "%v", err)
+		case at[s.At]:
+			c.fail(index("network.listen", i), "", "%s is there twice", s.At)
+		case name[s.Name]:
+			c.fail(index("network.listen", i), `write NAME=ADDRESS:PORT`, "the name %q is there twice", s.Name)
+		}
+		at[s.At], name[s.Name] = true, true
+	}
+}
+
+// parseSocket reads "[NAME=]ADDRESS:PORT". Without a name it has that of its
+// port. The characters of a name are those that LISTEN_FDNAMES and any shell
+// take as they are.
+func parseSocket(text string) (plan.Socket, error) {
+	name, at, named := strings.Cut(text, "=")
+	if !named {
+		name, at = "", text
+	}
+	t, err := grant.ParseAddress(at)
+	switch {
+	case err != nil:
+		return plan.Socket{}, err
+	case t.Port == 0:
+		return plan.Socket{}, fmt.Errorf("expected one port: a socket listens there from the start, got %q", clip(at))
+	case !named:
+		name = strconv.Itoa(int(t.Port))
+	}
+	bad := func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
+	}
+	if name == "" || len(name) > maxSocketName || name == ownSocket || strings.ContainsFunc(name, bad) {
+		return plan.Socket{}, fmt.Errorf("expected a name of at most %d letters, digits, '.', '_' and '-' before the =, and not %q, got %q", maxSocketName, ownSocket, clip(name))
+	}
+	return plan.Socket{Name: name, At: t.String()}, nil
 }
 
 func (c *checker) capabilities(doc *document) {
@@ -70,8 +126,8 @@ func (c *checker) capability(at string, t *capabilityTable) {
 		c.fail(at+".name", hint, "unknown capability %q", clip(t.Name))
 		return
 	}
-	if t.Name == grant.Egress {
-		c.fail(at+".name", "", "write it as network.egress")
+	if t.Name == grant.Egress || t.Name == grant.Listen {
+		c.fail(at+".name", "", "write it as network.%s", t.Name)
 		return
 	}
 	remove := t.Remove != nil && *t.Remove
@@ -97,6 +153,10 @@ func (b *builder) network(l *layer) {
 	n := &l.doc.Network
 	for _, target := range n.Remove {
 		delete(b.egress, canonical(target))
+		b.listen = slices.DeleteFunc(b.listen, func(s plan.Socket) bool { return s.At == canonical(target) })
+	}
+	for i, text := range n.Listen {
+		b.socket(l, i, text)
 	}
 	for i, target := range n.Egress {
 		t := canonical(target)
@@ -104,7 +164,22 @@ func (b *builder) network(l *layer) {
 		b.plan.Origins["network.egress."+t] = l.pos.Of(index("network.egress", i))
 	}
 	b.list(l, "network.addresses", b.addresses, n.Addresses, nil)
-	b.origin(l, "network.egress")
+	b.origin(l, "network.egress", "network.listen")
+}
+
+// socket adds one listening socket: behind those that are there, or in the place
+// of the one for the same address.
+func (b *builder) socket(l *layer, i int, text string) {
+	s, err := parseSocket(text)
+	if err != nil { // it was checked when the file was read
+		return
+	}
+	b.plan.Origins["network.listen."+s.At] = l.pos.Of(index("network.listen", i))
+	if at := slices.IndexFunc(b.listen, func(have plan.Socket) bool { return have.At == s.At }); at >= 0 {
+		b.listen[at] = s
+		return
+	}
+	b.listen = append(b.listen, s)
 }
 
 // canonical is one spelling for each place; it was checked when the file was
@@ -155,6 +230,16 @@ func (b *builder) capNetwork() {
 			delete(b.egress, to)
 		}
 	}
+	b.listen = slices.DeleteFunc(b.listen, func(s plan.Socket) bool {
+		if b.in.Ceiling.listens(s.At) {
+			return false
+		}
+		b.refuse(plan.Refusal{
+			Ask: "listen " + s.At, Why: "granted by " + b.plan.Origins["network.listen."+s.At], By: "ceiling",
+			Hint: "ceiling.listen or ceiling.capabilities does not have it",
+		})
+		return true
+	})
 	kept := b.offers[:0:0]
 	for _, c := range b.offers {
 		attenuated, lost := b.in.Ceiling.Attenuate(c)
@@ -175,6 +260,12 @@ func (c *Ceiling) reaches(target string) bool {
 	}
 	spec := grant.Spec{Kind: grant.Endpoint}
 	return slices.ContainsFunc(c.Egress, func(most string) bool { return spec.Covers(most, target) })
+}
+
+// listens says whether the ceiling lets an address be listened at from the start.
+func (c *Ceiling) listens(at string) bool {
+	return (c.Capabilities == nil || slices.Contains(c.Capabilities, grant.Listen)) &&
+		c.under(grant.Spec{Kind: grant.Address}, at)
 }
 
 // Attenuate gives what of a grant is under the ceiling, nil for nothing, and
@@ -239,7 +330,15 @@ func (b *builder) askCapability(c manifest.Capability) {
 		}
 	}
 	if c.Name == grant.Egress {
-		b.askEgress(spec, c, ask)
+		b.askPlaces(spec, c, ask, sortedKeys(b.egress))
+		return
+	}
+	if c.Name == grant.Listen {
+		var at []string
+		for _, s := range b.listen {
+			at = append(at, s.At)
+		}
+		b.askPlaces(spec, c, ask, at)
 		return
 	}
 	given := b.meet(spec, c)
@@ -261,10 +360,10 @@ func (b *builder) askCapability(c manifest.Capability) {
 	b.refused(rest, "refused: profile %s has no such grant", b.plan.Profile)
 }
 
-// askEgress decides an ask for places: what [network] egress has holds for
-// every program, asked for or not.
-func (b *builder) askEgress(spec grant.Spec, c manifest.Capability, ask string) {
-	places := sortedKeys(b.egress)
+// askPlaces decides an ask for places: what [network] egress and listen have
+// holds for every program, asked for or not.
+func (b *builder) askPlaces(spec grant.Spec, c manifest.Capability, ask string, places []string) {
+	key := "network." + c.Name
 	var missing []string
 	for _, t := range c.Target {
 		if !slices.ContainsFunc(places, func(have string) bool { return spec.Covers(have, t) }) {
@@ -272,12 +371,12 @@ func (b *builder) askEgress(spec grant.Spec, c manifest.Capability, ask string) 
 		}
 	}
 	if len(missing) == 0 && len(places) > 0 {
-		b.granted(ask, c.Why, "granted by %s", b.plan.Origins["network.egress"])
+		b.granted(ask, c.Why, "granted by %s", b.plan.Origins[key])
 		return
 	}
 	b.refused(plan.Refusal{
-		Ask: ask, Why: c.Why, By: "profile", Hint: "[network]\negress = [" + strings.Join(missing, ", ") + "]\n",
-	}, "refused: network.egress of profile %s does not have it", b.plan.Profile)
+		Ask: ask, Why: c.Why, By: "profile", Hint: "[network]\n" + c.Name + " = [" + strings.Join(missing, ", ") + "]\n",
+	}, "refused: %s of profile %s does not have it", key, b.plan.Profile)
 }
 
 // hintOf is the TOML that would grant it.
@@ -312,6 +411,22 @@ func (b *builder) meet(spec grant.Spec, c manifest.Capability) []plan.Capability
 	return out
 }
 
+// sockets checks what the files together have to listen at.
+func (b *builder) sockets() error {
+	if len(b.listen) > plan.MaxListen {
+		return fmt.Errorf("network.listen: %d addresses in all, and a plugin starts with at most %d listening sockets", len(b.listen), plan.MaxListen)
+	}
+	for i, s := range b.listen {
+		for _, other := range b.listen[:i] {
+			if other.Name == s.Name {
+				return fmt.Errorf("network.listen: the name %q is that of %s (%s) and of %s (%s): write NAME=ADDRESS:PORT",
+					s.Name, other.At, b.plan.Origins["network.listen."+other.At], s.At, b.plan.Origins["network.listen."+s.At])
+			}
+		}
+	}
+	return nil
+}
+
 // finishNetwork writes the places down, and opens the calls that reach them.
 func (b *builder) finishNetwork() {
 	n := &b.plan.Network
@@ -319,6 +434,7 @@ func (b *builder) finishNetwork() {
 	if len(n.Egress) == 0 {
 		n.Egress = nil
 	}
+	n.Listen = b.listen
 	dials := b.has("net.dial")
 	if len(b.addresses) > 0 && (n.Egress != nil || dials) {
 		n.Addresses = sortedKeys(b.addresses)
@@ -326,8 +442,8 @@ func (b *builder) finishNetwork() {
 	if n.Egress != nil {
 		b.socketCalls()
 	}
-	if dials || b.has("net.listen") {
-		b.handedCalls()
+	if listens := n.Listen != nil || b.has("net.listen"); dials || listens {
+		b.handedCalls(listens)
 	}
 }
 
@@ -337,13 +453,21 @@ func (b *builder) has(name string) bool {
 }
 
 // handedCalls are what a program needs to use a socket that it was handed, and
-// none that makes one.
-func (b *builder) handedCalls() {
-	for _, name := range []string{
+// none that makes one. Programs call listen on a socket that listens already.
+func (b *builder) handedCalls(listens bool) {
+	origin := b.plan.Origins["capability"]
+	if b.plan.Network.Listen != nil {
+		origin = b.plan.Origins["network.listen"]
+	}
+	names := []string{
 		"accept", "accept4", "getpeername", "getsockname", "getsockopt", "poll", "ppoll", "recvfrom", "recvmsg", "sendmsg", "sendto", "setsockopt", "shutdown",
-	} {
+	}
+	if listens {
+		names = append(names, "listen")
+	}
+	for _, name := range names {
 		if b.removed[name] == "" && !b.calls.may(name) {
-			one := allowed(name, b.plan.Origins["capability"])
+			one := allowed(name, origin)
 			b.calls.say(name, &one)
 		}
 	}
@@ -399,6 +523,13 @@ func hasArg(r seccomp.Rule, at uint, value uint64) bool {
 func (s *shower) network() {
 	if len(s.b.egress) > 0 { // in the table that mode began
 		s.scalar("network.egress", "egress", quotes(sortedKeys(s.b.egress)))
+	}
+	if len(s.b.listen) > 0 {
+		var list []string
+		for _, one := range s.b.listen {
+			list = append(list, one.Name+"="+one.At)
+		}
+		s.scalar("network.listen", "listen", quotes(list))
 	}
 	if len(s.b.addresses) > 0 {
 		s.scalar("network.addresses", "addresses", quotes(sortedKeys(s.b.addresses)))

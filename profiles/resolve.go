@@ -83,6 +83,7 @@ type builder struct {
 	pass      map[string]bool
 	egress    map[string]bool
 	addresses map[string]bool
+	listen    []plan.Socket
 	offers    []plan.Capability // what the profile grants of capabilities
 }
 
@@ -538,6 +539,9 @@ func (b *builder) finish() (*plan.Plan, error) {
 		p.Rlimits = append(p.Rlimits, b.rlimits[name])
 	}
 	p.Watch = sortedKeys(b.watch)
+	if err := b.sockets(); err != nil {
+		return nil, fmt.Errorf("cannot use profile %s: %w", p.Profile, err)
+	}
 	b.finishNetwork()
 	p.Seccomp = b.calls.filter(p.Watch)
 	p.Seccomp.ExecOnce = b.execve == "once"

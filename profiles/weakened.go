@@ -69,6 +69,13 @@ func (b *builder) weakened() []string {
 		}
 		say("network.egress."+to, "the plugin reaches %s, and what it knows can leave by it", to)
 	}
+	for _, s := range b.plan.Network.Listen {
+		if strings.HasPrefix(s.At, "0.0.0.0:") || strings.HasPrefix(s.At, "[::]:") {
+			say("network.listen."+s.At, "whoever reaches any address of this host reaches the plugin, at port %s", s.At[strings.LastIndexByte(s.At, ':')+1:])
+			continue
+		}
+		say("network.listen."+s.At, "whoever reaches %s of this host reaches the plugin", s.At)
+	}
 	for _, network := range b.plan.Network.Addresses {
 		say("network.addresses", "names that it reaches may lead to %s: services there trust who can reach them", network)
 	}

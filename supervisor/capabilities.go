@@ -237,8 +237,10 @@ func (p *plugin) decide(by control.Caller, params control.GrantParams, revoked b
 	if err != nil {
 		return decided{err: control.Errorf(ipc.CodeInvalidParams, "cordon capability list", "cannot %s %s: %w", verb, params.Capability, err)}
 	}
-	if !revoked && params.Capability == grant.Egress && !p.hasPlaces(params.Target) {
-		return decided{err: control.Errorf(ipc.CodeConflict, "write it into network.egress of the profile, and restart the plugin", "cannot grant egress to what the profile does not have: its listeners are made when the plugin starts")}
+	if !revoked {
+		if err := p.mayGrant(params); err != nil {
+			return decided{err: err}
+		}
 	}
 	var out decided
 	before := p.record.Decisions

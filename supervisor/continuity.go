@@ -211,13 +211,19 @@ func (p *plugin) adopt(left *launch.Left) error {
 	if err != nil {
 		return errors.Join(err, left.Discard())
 	}
-	w, err := reopenWires(req.Plan.Protocol, left.Files)
-	left.Files = nil // taken, or closed
-	if err != nil {
-		return errors.Join(err, left.Discard())
-	}
 	const number = 1
 	caps := p.capabilities(number, bundle, &req)
+	room, files, err := p.adoptListening(req.Plan, caps, left.Files)
+	if left.Files = files; err != nil {
+		closeSession(caps)
+		return errors.Join(err, left.Discard())
+	}
+	w, err := reopenWires(req.Plan.Protocol, files)
+	left.Files = nil // taken, or closed
+	if err != nil {
+		closeSession(caps)
+		return errors.Join(err, left.Discard())
+	}
 	conn, err := p.connect(w.transport, p.name, req.Plan, handlerOf(caps), KeptConn{Journal: journal, Resume: true, Hello: said.Hello})
 	if err != nil {
 		closeSession(caps)
@@ -237,7 +243,7 @@ func (p *plugin) adopt(left *launch.Left) error {
 		return errors.Join(err, conn.Close())
 	}
 	run := newRunning(number, caps, bundle, proc, conn, req.Plan, p.circuitChanged)
-	run.adopted = true
+	run.adopted, run.listening = true, room
 	run.judge.Recall(req.Past)
 	hello := said.Hello
 	run.hello.Store(&hello)
@@ -318,6 +324,7 @@ func (p *plugin) goOn() {
 	run := p.run
 	if run.caps != nil {
 		run.caps.Open(p.record.PlanDigest, p.record.Decisions)
+		run.listening.Serve(connections{run.caps})
 	}
 	p.awaitExit(run)
 	go p.serve(run)

@@ -19,6 +19,7 @@ import (
 	"github.com/cordonhq/cordon/supervisor/broker"
 	"github.com/cordonhq/cordon/supervisor/contract"
 	"github.com/cordonhq/cordon/supervisor/control"
+	"github.com/cordonhq/cordon/supervisor/ingress"
 	"github.com/cordonhq/cordon/supervisor/launch"
 	"github.com/cordonhq/cordon/supervisor/store"
 	"github.com/cordonhq/cordon/supervisor/violation"
@@ -57,6 +58,9 @@ type plugin struct {
 	shown atomic.Pointer[snapshot]
 	// ended is closed when the actor has ended.
 	ended chan struct{}
+
+	// house has the host's sockets at which it is reached, over its runs.
+	house ingress.House
 
 	// The goroutine's own.
 	state     lifecycle
@@ -104,8 +108,10 @@ type running struct {
 	told    atomic.Bool // that it broke the protocol
 	calls   callBook
 	// caps are what it may use of the host; nil without a broker.
-	caps    *broker.Session
-	breaker *circuits
+	caps *broker.Session
+	// listening are the sockets that it has from its start; nil without any.
+	listening *ingress.Room
+	breaker   *circuits
 	// contract is what its methods take and answer.
 	contract *contract.Contract
 	settled  chan struct{}   // closed when its end, and why it came, are published
@@ -153,6 +159,7 @@ func newHeir(s *shared, r store.Record, left *launch.Left, lost error) (*plugin,
 		p.publish()
 		return p, nil
 	}
+	p.house.Close() // what of it was gone on with
 	p.state = restored(r, s.clock.Now())
 	if lost != nil {
 		p.again, p.state.Reason = true, "daemon-crash: "+lost.Error()
@@ -219,6 +226,7 @@ func (p *plugin) end() {
 		p.free()
 	}
 	p.walking.Wait()
+	p.house.Close()
 	p.settleWaiters(p.notFound())
 	if p.unsaved && p.state.Phase != removed {
 		p.save()
@@ -254,6 +262,7 @@ func (p *plugin) handle(m message) {
 	if m.begun != nil && p.state.Process != alive { // only a fault in transition could lead here
 		p.free()
 	}
+	p.keepListening()
 	p.answer(m, err)
 }
 

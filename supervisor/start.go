@@ -130,6 +130,14 @@ func (p *plugin) spawn(ctx context.Context, number uint64, bundle *Bundle, req l
 	}
 	defer w.closePlugins()
 	caps := p.capabilities(number, bundle, &req)
+	room, err := p.enterListening(ctx, req.Plan, caps)
+	if err != nil {
+		closeSession(caps)
+		w.closeHosts()
+		return nil, &stepError{"listen", err}
+	}
+	defer room.Handed()
+	req.Listen = room.Files()
 	book, journal, err := p.book()
 	if err != nil {
 		closeSession(caps)
@@ -145,7 +153,13 @@ func (p *plugin) spawn(ctx context.Context, number uint64, bundle *Bundle, req l
 	}
 	if book != nil {
 		files, err := w.keepFiles()
+		if err == nil {
+			var own []*os.File
+			own, err = room.Kept()
+			files = append(files, own...)
+		}
 		if err != nil {
+			closeFiles(files)
 			closeSession(caps)
 			w.closeHosts()
 			closeBook(book)
@@ -165,6 +179,7 @@ func (p *plugin) spawn(ctx context.Context, number uint64, bundle *Bundle, req l
 		return nil, &stepError{"launch", errors.Join(err, conn.Close())}
 	}
 	run := newRunning(number, caps, bundle, proc, conn, req.Plan, p.circuitChanged)
+	run.listening = room
 	for _, l := range w.logs {
 		go p.log.copyFrom(l.stream, l.file)
 	}
@@ -187,6 +202,7 @@ func (p *plugin) greet(run *running) error {
 	}
 	run.hello.Store(&said)
 	p.writeBook(run)
+	run.listening.Serve(connections{run.caps})
 	p.box.post(message{event: event{Kind: evReady, Run: run.number}})
 	go p.watchHealth(run)
 	return nil

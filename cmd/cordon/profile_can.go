@@ -36,6 +36,7 @@ Questions:
   use QUOTA AMOUNT                            memory, pids, files, tmp, shm, data, time, cpu-time
   become UID, hold CAPABILITY                 another user, a capability
   connect HOST:PORT                           a place in the network
+  listen ADDRESS:PORT                         an address of the host, to be reached at
 
 Exit status: 0 yes, 1 no, 2 no answer.`,
 		Example: `  cordon profile can ./thumbs.toml write /etc/passwd

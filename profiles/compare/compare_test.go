@@ -66,6 +66,7 @@ func TestEveryWall(t *testing.T) {
 		"resources.rlimit.nofile=1025":             {"rlimits", "rlimit.nofile: 1025, and 1024 in the other"},
 		"require.landlock=best_effort":             {"require", "starts without landlock where the host cannot give it"},
 		"network.egress=a.example.com:443":         {"network", "reaches a.example.com:443"},
+		"network.listen=web=127.0.0.1:8080":        {"network", "is reached at 127.0.0.1:8080 of the host"},
 		"runtime.eval=true":                        {"runtime", "Node.js makes code from strings"},
 		"environment.pass=TOKEN":                   {"environment", "TOKEN of whoever runs it is passed on, by cordon run"},
 		"resources.rlimit.data=2G":                 {"rlimits", "rlimit.data: 2G, and 1G in the other"},
@@ -78,7 +79,7 @@ func TestEveryWall(t *testing.T) {
 		a, b := planOf(t, "strict", before...), planOf(t, "strict", set)
 		r := Plans(a, b)
 		r.More = slices.DeleteFunc(r.More, func(d Difference) bool { // egress opens the calls that it takes, too
-			return strings.HasPrefix(set, "network.egress") && d.Wall == "seccomp"
+			return strings.HasPrefix(set, "network.") && d.Wall == "seccomp"
 		})
 		if len(r.More) != 1 || r.More[0] != want || len(r.Less) != 0 {
 			t.Errorf("--set %s: %+v, want %+v", set, r, want)

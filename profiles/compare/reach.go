@@ -35,6 +35,11 @@ func beyond(n, m plan.Network) []string {
 			out = append(out, "reaches "+to)
 		}
 	}
+	for _, s := range n.Listen {
+		if !slices.ContainsFunc(m.Listen, func(have plan.Socket) bool { return have.At == s.At }) {
+			out = append(out, "is reached at "+s.At+" of the host")
+		}
+	}
 	for _, text := range n.Addresses {
 		if !slices.ContainsFunc(m.Addresses, func(have string) bool { return holds(have, text) }) {
 			out = append(out, "names may lead to addresses in "+text)

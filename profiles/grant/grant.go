@@ -37,6 +37,9 @@ type Spec struct {
 // revoked and recorded.
 const Egress = "egress"
 
+// Listen is the same for the addresses of [network] listen.
+const Listen = "listen"
+
 // Specs are all capabilities, by name. The broker's catalogue serves these and
 // no others; a test of it holds the two together.
 func Specs() []Spec {
@@ -46,6 +49,7 @@ func Specs() []Spec {
 		{"fs.open", Path, "opens one file beneath a granted directory of the host"},
 		{"host.call", Word, "calls a function that an application of the host serves"},
 		{"kv", None, "a small transactional store of the plugin's own, kept between starts"},
+		{Listen, Address, "what [network] listen grants: addresses of the host at which a plugin is connected to by sockets that it has from its start"},
 		{"log", None, "writes structured records to the plugin's log"},
 		{"metric", None, "counts and measures, under names of the plugin's own"},
 		{"net.dial", Endpoint, "connects to a place and hands the connection over"},

@@ -93,6 +93,20 @@ type Network struct {
 	// public and that a name of Egress may lead to all the same.
 	Egress    []string `json:"egress,omitempty"`
 	Addresses []string `json:"addresses,omitempty"`
+	// Listen are the listening sockets that the plugin has from its start, in
+	// the order of their descriptors.
+	Listen []Socket `json:"listen,omitempty"`
+}
+
+// MaxListen bounds the listening sockets of one plugin: the launcher gives no
+// descriptor above 9.
+const MaxListen = 6
+
+// Socket is one listening socket. At is in the words of grant.ParseAddress,
+// Name what LISTEN_FDNAMES calls it; sd_listen_fds(3).
+type Socket struct {
+	Name string `json:"name"`
+	At   string `json:"at"`
 }
 
 // Capability is one grant of something that the host serves.

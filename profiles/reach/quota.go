@@ -255,6 +255,35 @@ func (m *Model) dials(to grant.Target) *plan.Capability {
 	return nil
 }
 
+// Listen answers whether ADDRESS:PORT of the host leads to the plugin.
+func (m *Model) Listen(at string) (Answer, error) {
+	a := Answer{Question: "listen " + at}
+	asked, err := grant.ParseAddress(at)
+	if err != nil || asked.Port == 0 {
+		return a, fmt.Errorf("cannot answer: expected ADDRESS:PORT, got %q", at)
+	}
+	for _, have := range m.plan.Network.Listen {
+		if have.At == asked.String() {
+			a.Can = true
+			a.Why = []Reason{{Wall: "net namespace", Origin: m.plan.Origins["network.listen."+have.At], Text: "network.listen has " + have.At + ", as " + have.Name}}
+			a.Note = "by a socket that it has from its start; only the daemon relays, not cordon run"
+			return a, nil
+		}
+	}
+	spec, _ := grant.Find("net.listen")
+	for i := range m.plan.Capabilities {
+		c := &m.plan.Capabilities[i]
+		if c.Name == spec.Name && slices.ContainsFunc(c.Target, func(have string) bool { return spec.Covers(have, asked.String()) }) {
+			a.Can = true
+			a.Why = []Reason{{Wall: "capabilities", Origin: c.Origin, Text: "net.listen is granted for it: the host listens, and hands the plugin a socket"}}
+			a.Note = "only by asking the host; bind(2) reaches nobody"
+			return a, nil
+		}
+	}
+	a.refuse("net namespace", m.plan.Origins["network.mode"], "what listens in its network namespace nobody outside can reach, and no grant has this address")
+	return a, nil
+}
+
 // refuseSockets refuses where the filter lets no way be gone: a socket of either
 // family, and connecting it or sending from it.
 func (m *Model) refuseSockets(a *Answer, udp bool) {
@@ -276,6 +305,7 @@ func Verbs() []string {
 	return []string{
 		"read FILE", "list DIR", "write FILE", "truncate FILE", "execute FILE", "create FILE", "mkdir DIR", "symlink NAME", "remove FILE", "rmdir DIR",
 		"call NAME [ARG...]", "use QUOTA AMOUNT", "become UID", "hold CAPABILITY", "connect HOST:PORT",
+		"listen ADDRESS:PORT",
 	}
 }
 
@@ -299,6 +329,8 @@ func (m *Model) Can(verb string, what ...string) (Answer, error) {
 		return m.Hold(what[0])
 	case verb == "connect" && len(what) == 1:
 		return m.Connect(what[0])
+	case verb == "listen" && len(what) == 1:
+		return m.Listen(what[0])
 	}
 	return Answer{}, &UnknownError{Verb: verb}
 }

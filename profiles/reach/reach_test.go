@@ -313,6 +313,8 @@ func TestAnswersSeeEveryWall(t *testing.T) {
 		{base + "[seccomp]\ndeny = [\"open\", \"openat\", \"openat2\"]\n[violation]\nseccomp = \"log\"\n", "read /bin/x", true, "files"},
 		{base + egress, "connect a.example.com:443", true, "net namespace"},
 		{base + egress, "connect a.example.com:80", false, "net namespace"},
+		{base + "[network]\nlisten = [\"web=127.0.0.1:8080\"]\n", "listen 127.0.0.1:8080", true, "net namespace"},
+		{base + "[network]\nlisten = [\"web=127.0.0.1:8080\"]\n", "listen 0.0.0.0:8080", false, "net namespace"},
 		{base + egress + "[seccomp]\ndeny = [\"socket\"]\n", "connect a.example.com:443", false, "seccomp"},
 		{base + egress + "[seccomp]\ndeny = [\"connect\"]\n", "connect a.example.com:443", false, "seccomp"},
 		{base + egress + "[seccomp]\ndeny = [\"connect\"]\n[violation]\nseccomp = \"log\"\n", "connect a.example.com:443", true, "net namespace"},

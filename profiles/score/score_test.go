@@ -72,7 +72,7 @@ var changes = []string{
 	"require.landlock=best_effort", "require.landlock=hard", "devices.remove=full", "tmp.size=1M", "violation.watch=files", "resources.rlimit.nofile=9",
 	"seccomp.execve=once", "seccomp.execve=any", "resources.io.max.wbps=1M", "resources.hugetlb.2MB.max=0", "require.io=best_effort",
 	"ipc.rate=5", "ipc.max_frame=1M", "violation.watchdog=log", "violation.watchdog=quarantine", "environment.pass=TOKEN", "runtime.eval=false", "runtime.eval=true",
-	"network.egress=a.example.com:443", "network.egress=c.example.com:8443", "network.egress=a.example.com:443,b.example.com:443",
+	"network.listen=127.0.0.1:80", "network.listen=127.0.0.1:80,127.0.0.1:81", "network.egress=a.example.com:443", "network.egress=c.example.com:8443", "network.egress=a.example.com:443,b.example.com:443",
 	`files=[{ path = "/srv", access = "r" }]`, `files=[{ path = "/srv/a", access = "r" }]`, `files=[{ path = "/srv/a", remove = true }]`, `files=[{ path = "/srv", access = "rw" }]`,
 }
 

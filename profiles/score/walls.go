@@ -128,6 +128,9 @@ func (s *scorer) beyond() {
 			names = append(names, c.Name)
 		}
 	}
+	if len(n.Listen) > 0 {
+		names = append(names, "listen")
+	}
 	s.add("capabilities", "grants", 4, 1-math.Pow(0.5, float64(len(names))), "the host acts for the plugin", "%s", strings.Join(names, ", "))
 }
 

@@ -127,6 +127,8 @@ type Session struct {
 	summed map[string]uint64
 	ended  bool
 	atEnd  []func()
+	before []func()
+	onTurn func()
 }
 
 // Session makes one for a run that is about to begin. Close it.
@@ -138,12 +140,18 @@ func (b *Broker) Session(o Options) *Session {
 	return s
 }
 
-// Granted are a plan's grants, egress among them.
+// Granted are a plan's grants, egress and listen among them.
 func Granted(p *plan.Plan) []plan.Capability {
 	out := slices.Clone(p.Capabilities)
 	for _, to := range p.Network.Egress {
 		out = append(out, plan.Capability{
 			Name: grant.Egress, Target: []string{to}, Origin: p.Origins["network.egress."+to],
+			Budget: plan.Budget{Rate: 1000, Window: time.Second, Concurrent: 4096},
+		})
+	}
+	for _, at := range p.Network.Listen {
+		out = append(out, plan.Capability{
+			Name: grant.Listen, Target: []string{at.At}, Origin: p.Origins["network.listen."+at.At],
 			Budget: plan.Budget{Rate: 1000, Window: time.Second, Concurrent: 4096},
 		})
 	}
@@ -179,13 +187,27 @@ func (s *Session) Renew() int {
 		s.o.Log("cannot renew the grants: " + err.Error())
 		return s.g.lapse()
 	}
+	defer s.turned()
 	return s.g.renew(p)
 }
 
 // Decide puts operators' decisions into force, all of them. When it returns
 // nothing is served any more that they forbid, and what ran on it is cut: so
 // many connections.
-func (s *Session) Decide(decisions []Decision) int { return s.g.decide(decisions) }
+func (s *Session) Decide(decisions []Decision) int {
+	defer s.turned()
+	return s.g.decide(decisions)
+}
+
+// OnTurn has f called whenever what is granted may have become more. Call it
+// before the session is used.
+func (s *Session) OnTurn(f func()) { s.onTurn = f }
+
+func (s *Session) turned() {
+	if s.onTurn != nil {
+		s.onTurn()
+	}
+}
 
 // Uses lists the grants with how they were used.
 func (s *Session) Uses() []Use { return s.g.uses() }
@@ -202,6 +224,9 @@ func (s *Session) Close() {
 	summed := s.summed
 	s.mu.Unlock()
 	s.open.Do(func() { close(s.opened) })
+	for _, end := range s.before {
+		end()
+	}
 	s.g.close()
 	for _, end := range s.atEnd {
 		end()
@@ -448,6 +473,10 @@ func (s *Session) noted(m *method, a *admitted, err error, took time.Duration) {
 // session is used.
 func (s *Session) AtEnd(end func()) { s.atEnd = append(s.atEnd, end) }
 
+// BeforeEnd has end called by Close before anything is cut. Call it before the
+// session is used.
+func (s *Session) BeforeEnd(end func()) { s.before = append(s.before, end) }
+
 // Lease is one use of a grant by something that is no call, such as a
 // connection.
 type Lease struct {
@@ -458,16 +487,24 @@ type Lease struct {
 // Lease lets something be used, or reports why not; it waits until the session
 // is open. End it.
 func (s *Session) Lease(name, target string) (*Lease, error) {
+	l, err := s.Admit(name, target)
+	var denied *DeniedError
+	if errors.As(err, &denied) {
+		s.Deny(Denial{Capability: name, Target: target, Rule: denied.Rule, Standing: strings.HasPrefix(denied.Rule, "revoked")})
+	}
+	return l, err
+}
+
+// Admit is Lease for what somebody else does: that it is not granted is no
+// violation of the plugin's.
+func (s *Session) Admit(name, target string) (*Lease, error) {
 	<-s.opened
 	a, err := s.g.admit(name, target)
 	var denied *DeniedError
-	switch {
-	case errors.As(err, &denied):
-		s.Deny(Denial{Capability: name, Target: target, Rule: denied.Rule, Standing: strings.HasPrefix(denied.Rule, "revoked")})
-	case err != nil:
-		s.record(name, target, "", "refused", map[string]any{"why": err.Error()})
-	}
 	if err != nil {
+		if !errors.As(err, &denied) {
+			s.record(name, target, "", "refused", map[string]any{"why": err.Error()})
+		}
 		return nil, err
 	}
 	return &Lease{s, a}, nil

@@ -36,6 +36,7 @@ func Catalogue(h Host) []capability.Capability {
 		dial.New(),
 		host.New(h.Functions),
 		listen.New(h.Run),
+		ingress(),
 		secret.New(h.Secrets),
 	}
 }
@@ -45,6 +46,15 @@ func egress() capability.Capability {
 	return capability.Capability{
 		Name: "egress",
 		Text: "Places that programs reach by name as if they had a network: network.egress of the profile. Each connection is checked, counted and recorded as a call is.",
+		Cost: capability.Network, Phases: capability.Always(),
+	}
+}
+
+// ingress has no methods either.
+func ingress() capability.Capability {
+	return capability.Capability{
+		Name: "listen",
+		Text: "Addresses of the host at which a plugin is reached, by listening sockets that it has from its start, as under systemd: network.listen of the profile. Each connection is checked, counted and recorded as a call is.",
 		Cost: capability.Network, Phases: capability.Always(),
 	}
 }

@@ -76,6 +76,7 @@ var targetsOf = map[string][]string{
 	"egress":      {"a.example:1", "*.a.example:1", "a.example:*", "b.a.example:1", "10.0.0.1:1", "udp:a.example:1", "*:1"},
 	"net.dial":    {"a.example:1", "*.a.example:1", "b.a.example:1", "10.0.0.1:1", "*:1"},
 	"net.listen":  {"127.0.0.1:80", "127.0.0.1:*", "0.0.0.0:80", "[::]:80"},
+	"listen":      {"127.0.0.1:80", "0.0.0.0:80", "[::]:80"},
 	"host.call":   {"x", "x.y", "x.*", "*"},
 	"kv":          nil,
 }

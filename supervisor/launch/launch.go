@@ -74,6 +74,11 @@ type Request struct {
 	// Stdin, Stdout, Stderr and Socket (descriptor 3, may be nil) go to the
 	// plugin. The caller keeps and closes its own copies.
 	Stdin, Stdout, Stderr, Socket *os.File
+	// Listen are the plugin's listening sockets, one for each of the plan's, in
+	// its order. They become the descriptors after Socket, or 3 and up without it,
+	// and the environment says so as sd_listen_fds(3) has it. The caller keeps and
+	// closes its own copies.
+	Listen []*os.File
 	// Keep is what a successor of this process needs to go on with the plugin; nil
 	// is for one that ends with it. The Book is the process's then.
 	Keep *Keep

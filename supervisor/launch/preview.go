@@ -39,6 +39,13 @@ func Preview(p *plan.Plan, abi int, find func(from string, access []string) Foun
 		Descriptors: []namespaces.Descriptor{{Number: 0}, {Number: 1}, {Number: 2}},
 		Filter:      make([]byte, 8), ExecOnce: p.Seccomp.ExecOnce,
 	}
+	for range p.Network.Listen {
+		n := len(host.Descriptors)
+		if hasSocket(r) {
+			n++
+		}
+		host.Descriptors = append(host.Descriptors, namespaces.Descriptor{Number: n})
+	}
 	reals := make([]string, len(view.Mounts))
 	for i := range view.Mounts {
 		m := view.Mounts[i]

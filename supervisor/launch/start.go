@@ -78,6 +78,9 @@ func (s *start) require(context.Context) error {
 	if len(p.Network.Egress) > 0 && s.r.Network == nil {
 		return errors.New("cannot start with network.egress: only the daemon relays (install the plugin and start it, or take egress out of the profile)")
 	}
+	if len(p.Network.Listen) != len(s.r.Listen) {
+		return errors.New("cannot start with network.listen: only the daemon relays (install the plugin and start it, or take listen out of the profile)")
+	}
 	abi := s.l.abi
 	switch need := p.Require["landlock"].MinABI; {
 	case abi == 0 && hard("landlock"):
@@ -563,10 +566,11 @@ func withoutMemfd(f seccomp.Filter) seccomp.Filter {
 
 func (s *start) stdio(context.Context) error {
 	var null *os.File
-	for n, f := range []*os.File{s.r.Stdin, s.r.Stdout, s.r.Stderr, s.r.Socket} {
-		if f == nil && n == 3 {
-			continue
-		}
+	own := []*os.File{s.r.Stdin, s.r.Stdout, s.r.Stderr}
+	if s.r.Socket != nil {
+		own = append(own, s.r.Socket)
+	}
+	for n, f := range append(own, s.r.Listen...) {
 		if f == nil {
 			if null == nil {
 				var err error

@@ -4,8 +4,10 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/namespaces"
 	"github.com/cordonhq/cordon/profiles/plan"
 	"github.com/cordonhq/cordon/supervisor/egress/layout"
@@ -55,7 +57,7 @@ func buildView(r Request) namespaces.View {
 		Files:    etcFiles(p),
 		Symlinks: rootLinks(p),
 		Rlimits:  p.Rlimits,
-		Process:  namespaces.Process{Argv: p.Process.Argv, Env: p.Process.Env, Cwd: p.Process.Cwd},
+		Process:  namespaces.Process{Argv: p.Process.Argv, Env: environment(r), Cwd: p.Process.Cwd},
 	}
 	if v.Hostname == "" {
 		v.Hostname = "cordon"
@@ -69,6 +71,33 @@ func buildView(r Request) namespaces.View {
 	standard(&v, r)
 	return v
 }
+
+// firstPID is that of a plugin's first process in its pid namespace: the reaper
+// is 1.
+const firstPID = 2
+
+// environment is the plan's, and what says which descriptors are listening
+// sockets; sd_listen_fds(3). The socket to the host is the first that was handed
+// over, where there is one.
+func environment(r Request) []string {
+	env := slices.Clone(r.Plan.Process.Env)
+	if len(r.Plan.Network.Listen) == 0 {
+		return env
+	}
+	env = slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, "LISTEN_") })
+	var names []string
+	if hasSocket(r) {
+		names = append(names, "cordon")
+	}
+	for _, s := range r.Plan.Network.Listen {
+		names = append(names, s.Name)
+	}
+	return append(env,
+		"LISTEN_FDNAMES="+strings.Join(names, ":"), "LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_PID="+strconv.Itoa(firstPID))
+}
+
+// hasSocket says whether descriptor 3 is the plugin's socket to its host.
+func hasSocket(r Request) bool { return r.Socket != nil || r.Plan.Protocol == ipc.ProtocolCordon }
 
 // grants mounts what the plan's files name. A grant that lies inside another
 // one of the same tree with the same flags needs no mount of its own.

@@ -66,6 +66,8 @@ func adviseGrant(v *Violation) advice {
 		target = fmt.Sprintf("%q", Escape(asked, maxPath))
 	}
 	switch {
+	case v.Call == "listen":
+		a.change, a.also = "[network]\nlisten = ["+target+"]\n", "Whoever reaches that address of the host reaches the plugin."
 	case v.Call == "egress":
 		a.change, a.also = "[network]\negress = ["+target+"]\n", "What the plugin knows can leave by it."
 	case target != "":

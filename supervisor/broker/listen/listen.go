@@ -73,7 +73,11 @@ func serve(dir string, c *capability.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := net.ListenTCP("tcp", &net.TCPAddr{IP: at.Addr.AsSlice(), Port: int(at.Port)})
+	family := "tcp4" // 0.0.0.0 is not [::], nor the reverse
+	if at.Addr.Is6() {
+		family = "tcp6"
+	}
+	out, err := net.ListenTCP(family, &net.TCPAddr{IP: at.Addr.AsSlice(), Port: int(at.Port)})
 	if err != nil {
 		return nil, ipc.Errorf(ipc.CodeConflict, "cannot listen at %s: %w", at, err)
 	}
