@@ -40,6 +40,8 @@ type Manifest struct {
 	Environment map[string]string
 	// Methods are those with a contract.
 	Methods []Method
+	// Needs are other plugins that it requires, wants or cannot run beside.
+	Needs Needs
 }
 
 // Method is what a method takes and answers, each the path of a JSON Schema in
@@ -99,8 +101,12 @@ type document struct {
 		Access *string `toml:"access" oneof:"r rw rx"`
 		Why    string  `toml:"why"`
 	} `toml:"files"`
-	Method      []Method  `toml:"method"`
-	Resources   Resources `toml:"resources"`
+	Method []Method `toml:"method"`
+	// Other plugins, in systemd's words.
+	Requires    []needTable     `toml:"requires" aka:"depends dependencies require"`
+	Wants       []needTable     `toml:"wants" aka:"recommends optional"`
+	Conflicts   []conflictTable `toml:"conflicts" aka:"breaks"`
+	Resources   Resources       `toml:"resources"`
 	Environment struct {
 		Set map[string]string `toml:"set"`
 	} `toml:"environment"`
@@ -197,6 +203,7 @@ func (c *checker) document(doc *document) {
 	c.plugin(doc)
 	c.asks(doc)
 	c.methods(doc)
+	c.needs(doc)
 	if len(doc.Environment.Set) > maxEnv {
 		c.fail("environment.set", "", "too many variables: at most %d", maxEnv)
 	}
@@ -347,7 +354,7 @@ func (c *checker) manifest(doc *document) *Manifest {
 		Name: *doc.Plugin.Name, Version: *doc.Plugin.Version, Description: doc.Plugin.Description,
 		API: fmt.Sprintf(">=%d", CurrentAPI), Exec: doc.Plugin.Exec, Protocol: ipc.Protocol(*doc.Plugin.Protocol),
 		Capabilities: doc.Capability, Resources: doc.Resources, Environment: doc.Environment.Set,
-		Methods: doc.Method,
+		Methods: doc.Method, Needs: c.needsOf(doc),
 	}
 	if doc.Plugin.API != nil {
 		m.API = *doc.Plugin.API

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cordonhq/cordon/cgroups"
 	"github.com/cordonhq/cordon/ipc"
+	"github.com/cordonhq/cordon/manifest"
 	"github.com/cordonhq/cordon/profiles/plan"
 	"github.com/cordonhq/cordon/supervisor/audit"
 	"github.com/cordonhq/cordon/supervisor/control"
@@ -312,11 +313,15 @@ func (c *fakeConn) Close() error {
 type fakeConnector struct {
 	made   chan *fakeConn
 	silent atomic.Bool
+	bye    func(name string) // what each does at a goodbye
 }
 
-func (f *fakeConnector) Connect(t ipc.Transport, _ string, _ *plan.Plan, _ ipc.Handler) (Conn, error) {
+func (f *fakeConnector) Connect(t ipc.Transport, name string, _ *plan.Plan, _ ipc.Handler) (Conn, error) {
 	c := &fakeConn{t: t, hello: make(chan error, 1), run: make(chan error, 1)}
 	c.call = func(context.Context, string) (json.RawMessage, error) { return json.RawMessage(`"pong"`), nil }
+	if f.bye != nil {
+		c.bye = func() { f.bye(name) }
+	}
 	if !f.silent.Load() {
 		c.hello <- nil
 	}
@@ -330,10 +335,18 @@ type fakeSource struct {
 	plan      plan.Plan
 	err       error
 	discarded []string
+	// needs and versions are of bundles by name.
+	needs    map[string]manifest.Needs
+	versions map[string]string
 }
 
 func (s *fakeSource) Seal(dir string) (*Bundle, error) {
-	return &Bundle{Path: dir, Digest: "sha256:" + filepath.Base(dir), Name: filepath.Base(dir), Version: "1.0.0", Protocol: ipc.ProtocolMCP}, nil
+	name := filepath.Base(dir)
+	b := &Bundle{Path: dir, Digest: "sha256:" + name, Name: name, Version: "1.0.0", Protocol: ipc.ProtocolMCP, Manifest: &manifest.Manifest{Needs: s.needs[name]}}
+	if v := s.versions[name]; v != "" {
+		b.Version = v
+	}
+	return b, nil
 }
 
 func (s *fakeSource) Open(digest string) (*Bundle, error) {

@@ -48,7 +48,14 @@ func (s *Supervisor) installSealed(by control.Caller, p control.InstallParams, b
 	if err != nil {
 		return control.InstallResult{}, control.Errorf(ipc.CodeInvalidParams, "", "cannot install %s: %w", name, err)
 	}
-	if err := s.record(name, p.Profile, b); err != nil {
+	var needs manifest.Needs
+	if b.Manifest != nil {
+		needs = b.Manifest.Needs
+	}
+	if err := s.circle(name, b.Version, needs); err != nil {
+		return control.InstallResult{}, err
+	}
+	if err := s.record(name, p.Profile, b, needs); err != nil {
 		return control.InstallResult{}, err
 	}
 	_, err = s.audit.Append(control.Event{
@@ -60,12 +67,12 @@ func (s *Supervisor) installSealed(by control.Caller, p control.InstallParams, b
 		s.logger.Error("cannot write the audit log", "plugin", name, "err", err)
 	}
 	return control.InstallResult{
-		Name: name, Version: b.Version, Digest: b.Digest, Profile: p.Profile, Asks: asksOf(pl), Plan: pl,
+		Name: name, Version: b.Version, Digest: b.Digest, Profile: p.Profile, Asks: asksOf(pl), Plan: pl, Warnings: s.warnings(name),
 	}, nil
 }
 
 // record puts the plugin into the store and makes its actor.
-func (s *Supervisor) record(name, profile string, b *Bundle) error {
+func (s *Supervisor) record(name, profile string, b *Bundle, needs manifest.Needs) error {
 	s.mu.RLock()
 	closing := s.closing
 	s.mu.RUnlock()
@@ -75,7 +82,7 @@ func (s *Supervisor) record(name, profile string, b *Bundle) error {
 	now := s.clock.Now()
 	r, err := s.store.Create(store.Record{
 		Name: name, Version: b.Version, Digest: b.Digest, Protocol: string(b.Protocol), Profile: profile,
-		Installed: now, State: control.Stopped, Since: now,
+		Installed: now, State: control.Stopped, Since: now, Needs: needs,
 	})
 	switch {
 	case errors.Is(err, store.ErrExists):

@@ -19,6 +19,8 @@ type message struct {
 	begun *running
 	// op is an operator who waits for the outcome.
 	op *operation
+	// hold is of an evStop: it is started again when what it needs runs.
+	hold bool
 	// probation is of an evRelease.
 	probation time.Duration
 	// do, if set, is run instead of an event.

@@ -72,7 +72,8 @@ type plugin struct {
 	walking   sync.WaitGroup
 	hit       *violation.Violation // the violation that is being answered
 	waiting   []waiter
-	again     bool // it ran when its daemon went, and could not be gone on with
+	draining  string // why it gets no more calls; "" if it does
+	again     bool   // it ran when its daemon went, and could not be gone on with
 	stopTimer func()
 	saving    bool  // a later save is due
 	unsaved   bool  // the disk has less than record
@@ -92,8 +93,9 @@ type snapshot struct {
 	record store.Record
 	plan   *plan.Plan
 	run    *running // nil unless a process exists
-	// ready says that calls may be made.
-	ready bool
+	// ready says that calls may be made; draining, if not "", why no more may.
+	ready    bool
+	draining string
 }
 
 // running is one process with its connection.
@@ -107,6 +109,7 @@ type running struct {
 	hello   atomic.Pointer[json.RawMessage]
 	told    atomic.Bool // that it broke the protocol
 	calls   callBook
+	flight  flight
 	// caps are what it may use of the host; nil without a broker.
 	caps *broker.Session
 	// listening are the sockets that it has from its start; nil without any.
@@ -268,7 +271,9 @@ func (p *plugin) handle(m message) {
 
 // accept takes what a message brings along into the actor's own fields.
 func (p *plugin) accept(m message) {
+	p.intend(m)
 	if m.begun != nil {
+		p.draining = ""
 		p.run = m.begun
 		p.record.PlanDigest = m.begun.proc.PlanDigest()
 		if m.begun.caps != nil {
@@ -389,6 +394,9 @@ func (p *plugin) refusal(kind eventKind, a action) error {
 func (p *plugin) updateRecord() {
 	r := &p.record
 	r.State, r.Since, r.Reason, r.Restarts = p.state.Phase, p.state.Since, p.state.Reason, p.state.Restarts
+	if r.State == control.Running || r.State == control.Failed || r.State == control.Quarantined {
+		r.Held = false
+	}
 	switch {
 	case p.state.Phase != control.Quarantined:
 		r.Quarantine = nil
@@ -476,7 +484,13 @@ func (p *plugin) publish() {
 	p.updateRecord()
 	r := p.record
 	r.Violations = slices.Clone(r.Violations)
-	before := p.shown.Swap(&snapshot{record: r, plan: p.plan, run: p.run, ready: p.state.Phase == control.Running && p.run != nil})
+	before := p.shown.Swap(&snapshot{
+		record: r, plan: p.plan, run: p.run, draining: p.draining,
+		ready: p.state.Phase == control.Running && p.run != nil && p.draining == "",
+	})
+	if before != nil && before.record.State != r.State {
+		p.changed(change{p.name, before.record.State, r.State})
+	}
 	if before != nil && before.run != nil && before.run != p.run {
 		close(before.run.settled)
 	}

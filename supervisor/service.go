@@ -48,17 +48,17 @@ func (s *Supervisor) tell(ctx context.Context, by control.Caller, name string, m
 
 // Start implements control.Service.
 func (s *Supervisor) Start(ctx context.Context, by control.Caller, p control.NameParams) (control.Status, error) {
-	return s.do(ctx, by, p.Name, evStart)
+	return s.startWith(ctx, by, p.Name)
 }
 
 // Stop implements control.Service.
 func (s *Supervisor) Stop(ctx context.Context, by control.Caller, p control.NameParams) (control.Status, error) {
-	return s.do(ctx, by, p.Name, evStop)
+	return s.stopWith(ctx, by, p.Name, evStop)
 }
 
 // Restart implements control.Service.
 func (s *Supervisor) Restart(ctx context.Context, by control.Caller, p control.NameParams) (control.Status, error) {
-	return s.do(ctx, by, p.Name, evRestart)
+	return s.stopWith(ctx, by, p.Name, evRestart)
 }
 
 // Release implements control.Service.
@@ -140,6 +140,12 @@ func (p *plugin) status() control.Status {
 	if snap.plan != nil && snap.plan.Violation["seccomp"].Action == string(violation.Log) {
 		st.NotEnforced = []string{"seccomp"}
 	}
+	if r.State == control.Stopped && r.Held || r.State == control.Backoff {
+		st.Waits = p.waits()
+	}
+	if snap.draining != "" {
+		st.Draining = snap.draining
+	}
 	if until := r.Probation; p.clock.Now().Before(until) {
 		st.Probation = &until
 	}
@@ -219,6 +225,8 @@ func (s *Supervisor) ready(name string) (*running, error) {
 		return snap.run, nil
 	case snap.record.State == control.Quarantined:
 		return nil, control.Errorf(ipc.CodeQuarantined, "cordon why "+name, "plugin %s is quarantined: %s", name, snap.record.Reason)
+	case snap.draining != "":
+		return nil, control.Errorf(ipc.CodeNotReady, "cordon ps", "plugin %s takes no more calls: %s", name, snap.draining)
 	default:
 		return nil, control.Errorf(ipc.CodeNotReady, "cordon start "+name, "plugin %s is %s", name, snap.record.State)
 	}
@@ -256,6 +264,7 @@ func (s *Supervisor) callOnce(ctx context.Context, run *running, params control.
 	if err != nil {
 		return nil, err
 	}
+	defer run.flight.begin()()
 	note := run.calls.begin(began, params.Method, params.Params)
 	result, err := run.conn.Call(ctx, params.Method, params.Params)
 	if err == nil {

@@ -48,6 +48,11 @@ func (p *plugin) launch() {
 		p.box.post(message{event: event{Kind: evStartFailed, Run: number, Reason: err.Error()}})
 		return
 	}
+	if why := p.unmet(p.name); why != "" {
+		p.box.post(message{event: event{Kind: evStop, Reason: why}, hold: true})
+		p.box.post(message{event: event{Kind: evStartFailed, Run: number, Reason: why}})
+		return
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	record := p.record

@@ -25,6 +25,7 @@ import (
 	"github.com/cordonhq/cordon/supervisor/audit"
 	"github.com/cordonhq/cordon/supervisor/broker"
 	"github.com/cordonhq/cordon/supervisor/control"
+	"github.com/cordonhq/cordon/supervisor/depend"
 	"github.com/cordonhq/cordon/supervisor/launch"
 	"github.com/cordonhq/cordon/supervisor/store"
 )
@@ -85,6 +86,10 @@ type shared struct {
 	room      *atomic.Int64 // for evidence, in bytes
 	places    chan struct{} // one for each plugin that is being started
 	forgotten func(name string)
+	// changed is told of every change of state; unmet says what keeps a plugin from
+	// being started, awaited which one it waits for. See relations.
+	changed        func(change)
+	unmet, awaited func(name string) string
 	// discardBundle removes the sealed copy that no plugin uses any more.
 	discardBundle func(digest string) error
 }
@@ -111,13 +116,15 @@ type Supervisor struct {
 	mu         sync.RWMutex
 	plugins    map[string]*plugin
 	closing    bool
+	relations  *relations
 }
 
 // New makes the actors of all plugins in the store. Nothing starts before
 // StartEnabled. What ran when the last daemon ended is gone on with, or stopped;
 // what was quarantined is so still.
 func New(c Config) (*Supervisor, error) {
-	s := &Supervisor{shared: sharedOf(c), reload: c.Reload, upgrade: c.Upgrade, plugins: map[string]*plugin{}}
+	s := &Supervisor{shared: sharedOf(c), reload: c.Reload, upgrade: c.Upgrade, plugins: map[string]*plugin{}, relations: newRelations()}
+	s.changed, s.unmet, s.awaited = s.relations.changed, s.unmetNow, s.awaitedNow
 	s.forgotten = s.forgetPlugin
 	s.cabinet = &cabinet{root: filepath.Join(c.StateDir, "evidence"), clock: s.clock, held: s.holdsEvidence, rules: c.Evidence.completed()}
 	s.discardBundle = s.discardUnused
@@ -129,6 +136,7 @@ func New(c Config) (*Supervisor, error) {
 		return nil, fmt.Errorf("cannot read the state: %w", err)
 	}
 	wanted, lost := s.inherit(records)
+	go s.relate()
 	for _, r := range records {
 		if err := s.heir(r, wanted[r.Name], lost[r.Name]); err != nil {
 			s.stopAll(context.Background())
@@ -144,6 +152,7 @@ func sharedOf(c Config) *shared {
 		stateDir: c.StateDir, store: c.Store, audit: c.Audit, launcher: c.Launcher, source: c.Source,
 		connector: c.Connector, broker: c.Broker, metrics: c.Metrics, functions: c.Functions, uidBase: c.UIDBase, logger: c.Logger, clock: c.Clock, random: c.Random, newID: c.NewID,
 		places: make(chan struct{}, maxStarting), room: new(atomic.Int64),
+		changed: func(change) {}, unmet: func(string) string { return "" }, awaited: func(string) string { return "" },
 	}
 	if s.clock == nil {
 		s.clock = SystemClock{}
@@ -188,6 +197,7 @@ func (s *Supervisor) heir(r store.Record, left *launch.Left, lost error) error {
 	s.mu.Lock()
 	s.plugins[r.Name] = p
 	s.mu.Unlock()
+	s.relations.redraw()
 	if p.run != nil {
 		p.goOn()
 		p.auditEvent(control.Event{
@@ -201,8 +211,9 @@ func (s *Supervisor) heir(r store.Record, left *launch.Left, lost error) error {
 
 func (s *Supervisor) forgetPlugin(name string) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	delete(s.plugins, name)
+	s.mu.Unlock()
+	s.relations.redraw()
 }
 
 // discardUnused removes the sealed copy of digest unless a plugin has it.
@@ -246,13 +257,22 @@ func (s *Supervisor) get(name string) (*plugin, error) {
 }
 
 // StartEnabled starts every plugin that is stopped and enabled, or ran when the
-// last daemon went and could not be gone on with. It does not wait.
+// last daemon went and could not be gone on with, or waited for another; those
+// that others need first. It does not wait for them.
 func (s *Supervisor) StartEnabled() {
+	g := s.graph()
+	var held []*plugin
 	for _, p := range s.all() {
-		if r := p.shown.Load().record; (r.Enabled || p.again) && r.State == control.Stopped {
+		r := p.shown.Load().record
+		switch {
+		case !r.Enabled && !p.again && !r.Held || r.State != control.Stopped:
+		case r.Needs.Empty() && len(g.Dependants(p.name)) == 0 && s.unmet(p.name) == "":
 			p.box.post(message{event: event{Kind: evStart}})
+		default:
+			held = append(held, p)
 		}
 	}
+	s.startHeldOf(held)
 }
 
 // Close stops all plugins, each within its own deadlines; when ctx ends first,
@@ -266,11 +286,17 @@ func (s *Supervisor) stopAll(ctx context.Context) {
 	s.mu.Lock()
 	s.closing = true
 	s.mu.Unlock()
-	var wait sync.WaitGroup
-	for _, p := range s.all() {
-		wait.Go(func() { shut(ctx, p) })
+	steps := s.graph().Leave()
+	s.relations.close()
+	s.inOrder(steps, func(step depend.Step, _ []error) error {
+		if p := s.plugin(step.Name); p != nil {
+			shut(ctx, p)
+		}
+		return nil
+	})
+	for _, p := range s.all() { // what was installed meanwhile
+		shut(ctx, p)
 	}
-	wait.Wait()
 }
 
 // shut ends one plugin and its actor. The actor goes on until its process has

@@ -237,7 +237,7 @@ func whenStarting(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action)
 	case evViolation:
 		return liveViolation(s, ev)
 	case evStop:
-		return killThen(s, ev, thenStop, "stopped by an operator while it started")
+		return killThen(s, ev, thenStop, whyStopped(ev, "stopped by an operator while it started"))
 	case evRestart:
 		return killThen(s, ev, thenStart, "restarted by an operator")
 	case evShutdown:
@@ -256,7 +256,7 @@ func whenStarting(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action)
 func whenRunning(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) {
 	switch ev.Kind {
 	case evStop:
-		return stopThen(s, ev, p, thenStop, "stopped by an operator")
+		return stopThen(s, ev, p, thenStop, whyStopped(ev, "stopped by an operator"))
 	case evRestart:
 		return stopThen(s, ev, p, thenStart, "restarted by an operator")
 	case evShutdown:
@@ -294,7 +294,7 @@ func whenStopping(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action)
 		s.After = thenStart
 		return s, nil
 	case evStop:
-		s.After, s.Reason = thenStop, "stopped by an operator"
+		s.After, s.Reason = thenStop, whyStopped(ev, "stopped by an operator")
 		return s, nil
 	case evShutdown:
 		s.Closing, s.After = true, thenStop
@@ -330,7 +330,7 @@ func whenBackoff(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) 
 	case evStart, evRestart:
 		return startAfresh(s, ev, p)
 	case evStop:
-		return enter(disarm(s), ev, control.Stopped, "stopped by an operator", "stopped")
+		return enter(disarm(s), ev, control.Stopped, whyStopped(ev, "stopped by an operator"), "stopped")
 	case evShutdown:
 		s.Closing = true
 		return enter(disarm(s), ev, control.Stopped, "cordond ended", "stopped")
@@ -512,6 +512,14 @@ func stopReason(s lifecycle, ev event) string {
 		return s.Reason + ": " + ev.Reason
 	}
 	return s.Reason
+}
+
+// whyStopped is the reason of an evStop that has one: what it needs has gone.
+func whyStopped(ev event, operator string) string {
+	if ev.Reason != "" {
+		return ev.Reason
+	}
+	return operator
 }
 
 func goodbyeTime(p plan.Lifecycle) time.Duration {

@@ -68,6 +68,9 @@ func (a *app) printInstalled(r *control.InstallResult) {
 			fmt.Fprintf(a.out, "%s %s\n", a.paint(yellow, "open:"), violation.Escape(sentence, 1024))
 		}
 	}
+	for _, sentence := range r.Warnings {
+		fmt.Fprintf(a.out, "%s %s\n", a.paint(yellow, "warning:"), violation.Escape(sentence, 1024))
+	}
 	fmt.Fprintf(a.out, "\nStart it with: cordon start %s\n", cellText(r.Name))
 }
 

@@ -51,10 +51,21 @@ func psRows(plugins []control.Status) [][]string {
 			pid, memory = fmt.Sprint(p.PID), bytesText(p.Memory)
 		}
 		rows = append(rows, []string{
-			p.Name, p.Version, p.Profile, stateText(p), pid, spanText(p.Uptime), fmt.Sprint(p.Restarts), memory, p.Reason,
+			p.Name, p.Version, p.Profile, stateText(p), pid, spanText(p.Uptime), fmt.Sprint(p.Restarts), memory, reasonText(p),
 		})
 	}
 	return rows
+}
+
+// reasonText is why a plugin is as it is, and what it waits for.
+func reasonText(p control.Status) string {
+	switch {
+	case p.Waits != "":
+		return "waits: " + p.Waits
+	case p.Draining != "":
+		return "takes no more calls: " + p.Draining
+	}
+	return p.Reason
 }
 
 // stateText is the state, and which walls are none at the operator's word.

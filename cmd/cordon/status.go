@@ -41,8 +41,8 @@ func (a *app) statusLine(s control.Status) string {
 	if !s.Enabled {
 		text += ", and does not start with the daemon"
 	}
-	if s.Reason != "" {
-		text += ": " + violation.Escape(s.Reason, 1024)
+	if reason := reasonText(s); reason != "" {
+		text += ": " + violation.Escape(reason, 1024)
 	}
 	return text
 }

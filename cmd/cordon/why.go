@@ -48,6 +48,9 @@ the profile. Read the explanation before you add them.`,
 			return a.printChanges(violations)
 		}
 		a.printWhy(args[0], violations, end)
+		if !isReport(args[0]) {
+			return a.printWaits(cmd, args[0])
+		}
 		return nil
 	}
 	return cmd
@@ -119,6 +122,20 @@ func (a *app) printWhy(name string, violations []violation.Violation, end string
 	if end != "" {
 		fmt.Fprintf(a.out, "\n%s\n", end)
 	}
+}
+
+// printWaits says what keeps a plugin from running that hit no wall.
+func (a *app) printWaits(cmd *cobra.Command, name string) error {
+	plugins, err := a.list(cmd.Context())
+	if err != nil {
+		return err
+	}
+	for _, p := range plugins {
+		if p.Name == name && (p.Waits != "" || p.Draining != "") {
+			fmt.Fprintf(a.out, "\n%s\n", a.statusLine(p))
+		}
+	}
+	return nil
 }
 
 // printChanges prints what would allow everything. Without any change it is an

@@ -75,6 +75,8 @@ type InstallResult struct {
 	Profile string     `json:"profile"`
 	Asks    []Ask      `json:"asks"`
 	Plan    *plan.Plan `json:"plan"`
+	// Warnings say what keeps it, or others beside it, from being started.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Ask is one thing that the manifest asks for.
@@ -125,6 +127,11 @@ type Status struct {
 	Memory   int64         `json:"memory_bytes"`
 	// Reason is why it is in this state, in a sentence.
 	Reason string `json:"reason,omitempty"`
+	// Waits is what keeps it from being started, which will be done without anybody
+	// asking again: a plugin that it requires, say.
+	Waits string `json:"waits,omitempty"`
+	// Draining is why it gets no more calls, while it answers those that it has.
+	Draining string `json:"draining,omitempty"`
 	// NotEnforced are the walls that only complain, as the operator asked.
 	NotEnforced []string `json:"not_enforced,omitempty"`
 	// Probation is until when it is on probation, nil if it is not.

@@ -23,6 +23,7 @@ import (
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
 
+	"github.com/cordonhq/cordon/manifest"
 	"github.com/cordonhq/cordon/supervisor/control"
 	"github.com/cordonhq/cordon/supervisor/violation"
 )
@@ -80,6 +81,10 @@ type Record struct {
 	Probation time.Time `json:"probation,omitzero"`
 	// Decisions are the operators' grants and revocations, oldest first.
 	Decisions []control.Decision `json:"decisions,omitempty"`
+	// Needs are what its manifest says of other plugins. Held says that it is
+	// started as soon as what it requires runs.
+	Needs manifest.Needs `json:"needs,omitzero"`
+	Held  bool           `json:"held,omitempty"`
 	// PolicyDigest and PlanDigest are of the last start.
 	PolicyDigest string `json:"policy_digest,omitempty"`
 	PlanDigest   string `json:"plan_digest,omitempty"`
