@@ -159,7 +159,6 @@ func NewConn(t Transport, o Options) *Conn {
 	if o.Protocol == ProtocolCordon {
 		c.box.max = max(0, o.Limits.MaxDescriptors)
 	}
-	c.offered(o.PeerTakes)
 	c.frames = frameReader{read: t.reader(&c.st, &c.box, func() int64 { return c.frames.received }), framing: o.Framing, max: o.Limits.MaxFrame, partial: c.halfOpen}
 	if !o.Hello {
 		c.phase.Store(int32(PhaseReady))
@@ -172,6 +171,9 @@ func NewConn(t Transport, o Options) *Conn {
 			j.begin()
 		}
 		c.calls.journal, c.requests.journal, c.out.journal = j, j, j
+	}
+	if !o.Resume { // else the journal knows what the hello said
+		c.offered(o.PeerTakes)
 	}
 	return c
 }

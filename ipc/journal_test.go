@@ -57,7 +57,7 @@ func copyOf(t *testing.T, c *net.UnixConn) Transport {
 // process ended in the middle of calls both ways, another goes on.
 func TestAnotherGoesOn(t *testing.T) {
 	asked := make(chan struct{})
-	first, own, peer, memory := peerByHand(t, Options{Handler: func(ctx context.Context, _ *Request) (any, error) {
+	first, own, peer, memory := peerByHand(t, Options{PeerTakes: []DescriptorKind{KindSocket}, Handler: func(ctx context.Context, _ *Request) (any, error) {
 		close(asked)
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -77,6 +77,9 @@ func TestAnotherGoesOn(t *testing.T) {
 	peer.hears(`{"jsonrpc":"2.0","id":2,"method":"more"}`)
 	peer.say(`{"jsonrpc":"2.0","id":1,"result":1}`, `{"jsonrpc":"2.0","id":2,"result":2}`) // the first is late
 	awaited(t, "the late answer is dropped", func() bool { return second.Stats().Late == 1 })
+	if !second.Takes(KindSocket) || second.Takes(KindFile) {
+		t.Error("it does not know which descriptors the peer takes")
+	}
 	if second.Phase() != PhaseServing {
 		t.Errorf("it is in phase %d: %v", second.Phase(), second.Err())
 	}

@@ -171,9 +171,9 @@ func TestPatternsAreChecked(t *testing.T) {
 
 func TestCallBookForgetsTheOldest(t *testing.T) {
 	var b callBook
-	first := b.begin(epoch, "first", nil)
+	first := b.begin(epoch, "first", nil, ipc.Meta{})
 	for range callsKept {
-		b.begin(epoch, "later", json.RawMessage(`"x"`))(epoch, &ipc.RPCError{Code: -32000, Message: secret})
+		b.begin(epoch, "later", json.RawMessage(`"x"`), ipc.Meta{})(epoch, &ipc.RPCError{Code: -32000, Message: secret})
 	}
 	first(epoch.Add(time.Hour), nil) // its place has another
 	for _, c := range b.list() {

@@ -27,6 +27,9 @@ type callRecord struct {
 	Shape    any           `json:"params,omitempty"`
 	Duration time.Duration `json:"duration_ns,omitempty"`
 	Outcome  string        `json:"outcome"`
+	// RequestID and Traceparent are those that the plugin got.
+	RequestID   string `json:"request_id,omitempty"`
+	Traceparent string `json:"traceparent,omitempty"`
 
 	params json.RawMessage
 }
@@ -39,8 +42,8 @@ type callBook struct {
 }
 
 // begin notes a call and returns what notes its end.
-func (b *callBook) begin(now time.Time, method string, params json.RawMessage) (end func(now time.Time, err error)) {
-	c := callRecord{Time: now.UTC(), Method: method, Bytes: len(params), Outcome: "not answered"}
+func (b *callBook) begin(now time.Time, method string, params json.RawMessage, m ipc.Meta) (end func(now time.Time, err error)) {
+	c := callRecord{Time: now.UTC(), Method: method, Bytes: len(params), Outcome: "not answered", RequestID: m.RequestID, Traceparent: m.Traceparent}
 	if len(params) <= callParamsMax {
 		c.params = params
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -235,49 +236,86 @@ func (s *Supervisor) ready(name string) (*running, error) {
 // Call implements control.Service. It uses the connection that the actor has
 // published, and never waits for lifecycle.
 func (s *Supervisor) Call(ctx context.Context, params control.CallParams) (json.RawMessage, error) {
+	params.Accept = 0
+	a, err := s.callWith(ctx, params, nil)
+	return a.Result, err
+}
+
+// CallFiles implements control.Service.
+func (s *Supervisor) CallFiles(ctx context.Context, params control.CallParams, files []*os.File) (ipc.Answer, error) {
+	sent := false
+	a, err := s.callWith(ctx, params, func() []*os.File { sent = true; return files })
+	if !sent {
+		closeFiles(files)
+	}
+	return a, err
+}
+
+// callWith makes a call; files, if not nil, gives up what goes along.
+func (s *Supervisor) callWith(ctx context.Context, params control.CallParams, files func() []*os.File) (ipc.Answer, error) {
 	run, err := s.ready(params.Name)
 	if err != nil {
-		return nil, err
+		return ipc.Answer{}, err
 	}
 	if params.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, min(params.Timeout, 24*time.Hour))
 		defer cancel()
 	}
-	result, err := s.callOnce(ctx, run, params)
+	trace, err := s.traced(params.Meta)
+	if err != nil {
+		return ipc.Answer{}, err
+	}
+	result, err := s.callOnce(withTrace(ctx, trace), run, params, files)
 	var gone *ipc.RPCError
 	if errors.As(err, &gone) && gone.Local && gone.Code == ipc.CodePluginGone {
 		run.await(ctx)
-		return nil, control.Errorf(gone.Code, "cordon why "+params.Name+", or cordon logs "+params.Name, "plugin %s ended before it answered: %w", params.Name, err)
+		return ipc.Answer{}, control.Errorf(gone.Code, "cordon why "+params.Name+", or cordon logs "+params.Name, "plugin %s ended before it answered: %w", params.Name, err)
 	}
 	return result, err
 }
 
 // callOnce makes a call that the circuit breaker lets through, and notes how it
 // went.
-func (s *Supervisor) callOnce(ctx context.Context, run *running, params control.CallParams) (json.RawMessage, error) {
+func (s *Supervisor) callOnce(ctx context.Context, run *running, params control.CallParams, files func() []*os.File) (ipc.Answer, error) {
 	if err := run.contract.Params(params.Method, params.Params); err != nil {
-		return nil, control.Errorf(ipc.CodeContract, "cordon inspect "+params.Name, "cannot call %s of %s: its parameters break the contract: %w", params.Method, params.Name, err)
+		return ipc.Answer{}, control.Errorf(ipc.CodeContract, "cordon inspect "+params.Name, "cannot call %s of %s: its parameters break the contract: %w", params.Method, params.Name, err)
 	}
 	began := s.clock.Now()
 	done, err := run.breaker.begin(began, params.Method)
 	if err != nil {
-		return nil, err
+		return ipc.Answer{}, err
 	}
 	defer run.flight.begin()()
-	note := run.calls.begin(began, params.Method, params.Params)
-	result, err := run.conn.Call(ctx, params.Method, params.Params)
+	note := run.calls.begin(began, params.Method, params.Params, traceOf(ctx).Meta)
+	a, err := run.ask(ctx, params, files)
 	if err == nil {
-		err = keptBy(run.contract, params, result)
+		err = keptBy(run.contract, params, a.Result)
 	}
 	ended := s.clock.Now()
 	note(ended, err)
 	went, reason := judgeCall(err, ended.Sub(began))
 	done(ended, went, reason)
 	if err != nil {
-		return nil, err
+		ipc.CloseDescriptors(a.Files)
+		return ipc.Answer{}, err
 	}
-	return result, nil
+	return a, nil
+}
+
+// ask is the call itself.
+func (r *running) ask(ctx context.Context, params control.CallParams, files func() []*os.File) (ipc.Answer, error) {
+	if files == nil {
+		result, err := r.conn.Call(ctx, params.Method, params.Params)
+		return ipc.Answer{Result: result}, err
+	}
+	conn, ok := r.conn.(interface {
+		CallWith(ctx context.Context, method string, params json.RawMessage, files []*os.File, accept int) (ipc.Answer, error)
+	})
+	if !ok {
+		return ipc.Answer{}, control.Errorf(ipc.CodeUnsupported, "", "plugin %s takes no descriptors", params.Name)
+	}
+	return conn.CallWith(ctx, params.Method, params.Params, files(), params.Accept)
 }
 
 // keptBy says how a result breaks the plugin's own contract. Its caller must not

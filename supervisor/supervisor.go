@@ -82,6 +82,7 @@ type shared struct {
 	clock     Clock
 	random    func() float64
 	newID     func() string
+	names     *requestNames // of calls
 	cabinet   *cabinet
 	room      *atomic.Int64 // for evidence, in bytes
 	places    chan struct{} // one for each plugin that is being started
@@ -160,6 +161,7 @@ func sharedOf(c Config) *shared {
 	if s.random == nil {
 		s.random = mathrand.Float64
 	}
+	s.names = newRequestNames(s.random)
 	if s.newID == nil {
 		s.newID = randomID
 	}

@@ -237,13 +237,26 @@ func (c *ipcConn) Hello(ctx context.Context) (json.RawMessage, error) {
 
 // Call implements Conn.
 func (c *ipcConn) Call(ctx context.Context, method string, params json.RawMessage) (json.RawMessage, error) {
-	if c.Protocol() == ipc.ProtocolCordon {
-		params = ipc.WithDeadline(params, c.left(ctx))
+	a, err := c.CallWith(ctx, method, params, nil, 0)
+	return a.Result, err
+}
+
+// CallWith is Call with descriptors; see ipc.Conn.CallFiles.
+func (c *ipcConn) CallWith(ctx context.Context, method string, params json.RawMessage, files []*os.File, accept int) (ipc.Answer, error) {
+	switch t := traceOf(ctx); c.Protocol() {
+	case ipc.ProtocolCordon:
+		t.Left = c.left(ctx)
+		params = ipc.WithMeta(params, t.Meta)
+	case ipc.ProtocolMCP: // whose _meta has a place for a trace, and for nothing else of ours
+		if t.asked {
+			params = ipc.WithMeta(params, ipc.Meta{Traceparent: t.Traceparent})
+		}
+	case ipc.ProtocolLSP, ipc.ProtocolJSONRPC:
 	}
 	if len(params) == 0 {
-		return c.Conn.Call(ctx, method, nil)
+		return c.CallFiles(ctx, method, nil, files, accept)
 	}
-	return c.Conn.Call(ctx, method, params)
+	return c.CallFiles(ctx, method, params, files, accept)
 }
 
 // left is how long a caller goes on waiting.

@@ -72,7 +72,7 @@ func (c *Conn) call(ctx context.Context, method string, params any, files []*os.
 		return answer{}, errGone
 	}
 	id, reply := c.begin()
-	if err := c.send(method, strconv.AppendUint(nil, id, 10), params, files); err != nil {
+	if err := c.sendIn(TraceOf(ctx), method, strconv.AppendUint(nil, id, 10), params, files); err != nil {
 		c.forget(id, false)
 		return answer{}, err
 	}
@@ -117,6 +117,11 @@ func (c *Conn) forget(id uint64, late bool) bool {
 
 // send writes a request, or without an id a notification.
 func (c *Conn) send(method string, id []byte, params any, files []*os.File) error {
+	return c.sendIn(Trace{}, method, id, params, files)
+}
+
+// sendIn is send of what belongs to a trace.
+func (c *Conn) sendIn(t Trace, method string, id []byte, params any, files []*os.File) error {
 	name, err := json.Marshal(method)
 	if err != nil {
 		return err
@@ -127,6 +132,9 @@ func (c *Conn) send(method string, id []byte, params any, files []*os.File) erro
 	}
 	parts = append(parts, []byte(`,"method":`), name)
 	body, err := json.Marshal(params)
+	if err == nil {
+		body = t.within(body)
+	}
 	switch {
 	case err != nil:
 		return Errorf(CodeInvalidParams, "cannot send %s: %v", method, err)

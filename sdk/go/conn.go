@@ -414,9 +414,10 @@ func (c *Conn) cancelled(params json.RawMessage) {
 	}
 }
 
-// withMeta gives a request's context the deadline that travels in _meta.
+// withMeta gives a request's context what travels in _meta: deadline and trace.
 func withMeta(ctx context.Context, params json.RawMessage) (context.Context, context.CancelFunc) {
 	if meta, ok := lookup(params, "_meta"); ok {
+		ctx = withTrace(ctx, meta.of(params))
 		if at, ok := lookup(meta.of(params), "deadline_ms"); ok {
 			if ms, ok := parseInt(at.of(meta.of(params))); ok && ms > 0 && ms < int64(time.Hour*24*365/time.Millisecond) {
 				return context.WithTimeout(ctx, time.Duration(ms)*time.Millisecond)

@@ -30,7 +30,12 @@ type Error struct {
 	Code    int             `json:"code"`
 	Message string          `json:"message"`
 	Data    json.RawMessage `json:"data,omitempty"`
-	cause   error
+	// Of a Client's errors: what would mend it, if that is known; whether the
+	// plugin itself answered so; and what the call is called in the host's records.
+	Hint       string `json:"-"`
+	FromPlugin bool   `json:"-"`
+	RequestID  string `json:"-"`
+	cause      error
 }
 
 // Error implements error.

@@ -14,8 +14,8 @@ export class ProtocolError extends Error {
 
 export const codes: Readonly<{
   invalidRequest: -32600; methodNotFound: -32601; invalidParams: -32602; internal: -32603;
-  deadline: -32001; cancelled: -32003; overloaded: -32004; shuttingDown: -32005;
-  tooLarge: -32006; peerGone: -32008; denied: -32011; unsupported: -32013;
+  deadline: -32001; notReady: -32002; cancelled: -32003; overloaded: -32004; shuttingDown: -32005;
+  tooLarge: -32006; peerGone: -32008; denied: -32011; conflict: -32012; unsupported: -32013;
 }>;
 
 export type Params = Record<string, unknown> | unknown[];
@@ -32,7 +32,10 @@ export interface Context {
   readonly signal: AbortSignal;
   /** When the caller gives up, as of performance.now(). */
   readonly deadline?: number;
+  /** The trace context that the request belongs to, and what it is called in the host's records; calls made with this context say so too. */
   readonly traceparent?: string;
+  readonly requestId?: string;
+  /** Writes lines that name the request. */
   readonly log: Log;
   /** Asks the host; rejects with CordonError. Cancelled with the request. */
   call<R = unknown>(method: string, params?: Params, options?: { timeout?: number }): Promise<R>;

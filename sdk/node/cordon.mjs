@@ -19,8 +19,8 @@ const MAX_TIMER = 2 ** 31 - 1;
 
 export const codes = Object.freeze({
   invalidRequest: -32600, methodNotFound: -32601, invalidParams: -32602, internal: -32603,
-  deadline: -32001, cancelled: -32003, overloaded: -32004, shuttingDown: -32005,
-  tooLarge: -32006, peerGone: -32008, denied: -32011, unsupported: -32013,
+  deadline: -32001, notReady: -32002, cancelled: -32003, overloaded: -32004, shuttingDown: -32005,
+  tooLarge: -32006, peerGone: -32008, denied: -32011, conflict: -32012, unsupported: -32013,
 });
 
 export class CordonError extends Error {
@@ -204,6 +204,12 @@ function classifyCall(m, idText) {
   return "request";
 }
 
+// traced gives params a _meta that says what a call belongs to.
+function traced(params, { traceparent, requestId } = {}) {
+  if (!traceparent && !requestId || Array.isArray(params) || params && has(params, "_meta")) return params;
+  return { ...params, _meta: { traceparent, request_id: requestId } };
+}
+
 // --- the plugin -----------------------------------------------------------
 
 const log = Object.fromEntries(["info", "warn", "error"].map((level) => [level, (text, fields = {}) => {
@@ -211,6 +217,12 @@ const log = Object.fromEntries(["info", "warn", "error"].map((level) => [level, 
   const rest = Object.entries(fields).map(([k, v]) => ` ${k}=${JSON.stringify(v instanceof Error ? v.stack : v)}`).join("");
   process.stderr.write(`${level} ${JSON.stringify(String(text)).slice(1, -1)}${rest}\n`);
 }]));
+
+// naming is the log with the name of a request on each line.
+const naming = (id) => Object.fromEntries(Object.entries(log).map(([level, write]) =>
+  [level, (text, fields) => write(text, { request_id: id, ...fields })]));
+
+const short = (v) => (typeof v === "string" && v.length <= 256 ? v : undefined);
 
 export class Plugin {
   constructor(name, version) {
@@ -255,7 +267,8 @@ function hostSocket() {
   }
 }
 
-class Connection {
+// Connection is one end of the protocol: the host clients of host.mjs use it too.
+export class Connection {
   constructor(plugin, stream, hosting = false) {
     Object.assign(this, { plugin, stream, hosting, greeted: hosting, draining: false, silent: false });
     this.served = new Map(); // the peer's requests, by id as written
@@ -347,9 +360,10 @@ class Connection {
       if (isObject(m.params._meta)) meta = m.params._meta;
       delete m.params._meta;
     }
+    const traceparent = short(meta.traceparent), requestId = short(meta.request_id);
     const ctx = {
-      signal: controller.signal, log: this.plugin.log, traceparent: meta.traceparent,
-      call: (method, params, options) => this.call(method, params, { signal: controller.signal, ...options }),
+      signal: controller.signal, log: requestId && this.plugin.log === log ? naming(requestId) : this.plugin.log, traceparent, requestId,
+      call: (method, params, options) => this.call(method, params, { signal: controller.signal, trace: { traceparent, requestId }, ...options }),
       notify: (method, params) => this.notify(method, params),
     };
     if (Number.isInteger(meta.deadline_ms) && meta.deadline_ms > 0 && meta.deadline_ms <= MAX_TIMER) {
@@ -459,10 +473,11 @@ class Connection {
     return call;
   }
 
-  async call(method, params, { timeout = DEFAULT_TIMEOUT, signal } = {}) {
+  async call(method, params, { timeout = DEFAULT_TIMEOUT, signal, trace } = {}) {
     if (params !== undefined && params !== null && typeof params !== "object") {
       throw new CordonError(codes.invalidParams, `cannot call ${method}: params must be an object or an array`);
     }
+    params = traced(params, trace);
     while (this.calls.size >= this.maxInFlight) await new Promise((resolve) => this.waiting.push(resolve));
     signal?.throwIfAborted();
     const id = String(++this.last);
@@ -542,7 +557,7 @@ class Connection {
       ]);
       clearTimeout(timer);
     }
-    await new Promise((resolve) => this.stream.end(resolve)); // what was written goes out first
+    if (!this.stream.destroyed) await new Promise((resolve) => this.stream.end(resolve)); // what was written goes out first
     this.stream.destroy();
   }
 }

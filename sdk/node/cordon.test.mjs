@@ -51,6 +51,17 @@ test("the host serves the plugin", async () => {
   await host.close();
 });
 
+test("what is asked of the host says what for", async () => {
+  const asked = [];
+  const host = await Harness.start(words().method("ask", (params, ctx) => ctx.call("kv.get", params)), {
+    methods: { "kv.get": (params, ctx) => { asked.push([params, ctx.traceparent, ctx.requestId]); return 1; } },
+  });
+  await host.call("ask", { key: "x", _meta: { traceparent: "00-1-2-01", request_id: "r-1" } });
+  await host.call("ask");
+  assert.deepEqual(asked, [[{ key: "x" }, "00-1-2-01", "r-1"], [undefined, undefined, undefined]]);
+  await host.close();
+});
+
 test("shutdown runs once all is answered", async () => {
   const order = [];
   let release;

@@ -30,7 +30,7 @@ import sys
 import threading
 import time
 
-__all__ = ["Plugin", "Context", "Error", "Harness", "Memory", "ProtocolError", "WithFiles"]
+__all__ = ["Plugin", "Context", "Error", "Harness", "Memory", "ProtocolError", "Stream", "StreamError", "WithFiles"]
 
 API = 1
 DESCRIPTOR = 3  # where a plugin finds the socket to its host
@@ -271,6 +271,199 @@ def _close_all(files):
         file.close()
 
 
+# --- streams --------------------------------------------------------------
+
+_WINDOW = 1 << 20  # bytes under way that their reader has not taken, without memory
+_CHUNK = 256 << 10  # bytes that one chunk of ours holds
+_STALL = 30.0  # seconds that either end waits for the other
+_RING = range(64 << 10, (16 << 20) + 1)  # bytes of memory that both ends map
+_SIZED = 0x1 | 0x2 | 0x4  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW
+
+
+class StreamError(Exception):
+    """A stream ended before its writer said so, or its peer broke a rule."""
+
+
+class Stream:
+    """One end of a stream of bytes that goes one way, over a socket of its own
+    that travelled with a request or an answer, and through memory where the host
+    shared some. One thread reads it, or one writes. An async handler uses it by
+    asyncio.to_thread."""
+
+    def __init__(self, sock, memory=None):
+        """Takes over a connected unix socket and the memory, if that came too."""
+        self._sock, self._map, self._window = sock, None, _WINDOW
+        try:
+            sock.settimeout(_STALL)
+            if memory is not None:
+                self._map = _shared(memory)
+                self._window = len(self._map)
+        except BaseException:
+            sock.close()
+            raise
+        self._credit = self._allowed = self._window
+        self._at = self._left = self._taken = self._lent = 0
+        self._rest, self._ended = memoryview(b""), False
+
+    @classmethod
+    def pair(cls):
+        """This side's end, and the one for call_files or WithFiles."""
+        ours, theirs = socket.socketpair()
+        return cls(ours), theirs
+
+    def read(self, size=_CHUNK):
+        """Up to size bytes; b"" where the writer ended the stream. Raises
+        StreamError where it went without."""
+        if self._map is None:
+            return self._read_socket(size)
+        if not self._rest:
+            self._rest = self._next()
+        part, self._rest = bytes(self._rest[:size]), self._rest[size:]
+        return part
+
+    def next(self):
+        """The bytes that come next as a memoryview, valid until the next call and
+        without a copy where memory is shared: the writer can change them there, so
+        what must not change between two looks has to be copied first. Empty at the
+        end of the stream."""
+        if self._map is None:
+            return memoryview(self._read_socket(_CHUNK))
+        rest, self._rest = self._rest or self._next(), memoryview(b"")
+        return rest
+
+    def __iter__(self):
+        return iter(self.read, b"")
+
+    def again(self):
+        """Goes on behind the end: a stream that both sides keep takes one payload
+        after the other."""
+        if not self._ended:
+            raise StreamError("cannot go on with a stream that has not ended")
+        self._ended = False
+
+    def write(self, data):
+        """Writes all of data; waits while the reader has taken none of the last
+        bytes that may be under way."""
+        data = memoryview(data).cast("B")
+        while len(data):
+            size = min(len(data), _CHUNK) if self._map is None else min(len(data), self._window - self._at, self._window // 2)
+            size = self._await_credit(size)
+            if self._map is None:
+                self._send(struct.pack(">I", size) + data[:size])
+            else:
+                self._map[self._at : self._at + size] = data[:size]
+                self._send(struct.pack(">I", size))
+                self._at = (self._at + size) % self._window
+            self._credit -= size
+            data = data[size:]
+
+    def end(self):
+        """Says that all was written. Without it the reader is told of a cut."""
+        self._send(b"\0\0\0\0")
+
+    def close(self):
+        self._rest.release()
+        self._sock.close()
+        if self._map is not None:
+            self._map.release()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def _read_socket(self, size):
+        if self._ended or not self._left and not self._begin():
+            return b""
+        part = self._receive(min(size, self._left))
+        self._left -= len(part)
+        self._taken += len(part)
+        if self._taken >= self._window // 2:
+            self._grant()
+        return part
+
+    def _next(self):
+        if self._ended:
+            return memoryview(b"")
+        self._taken, self._lent = self._taken + self._lent, 0
+        if self._taken >= self._window // 4:
+            self._grant()
+        if not self._begin():
+            return memoryview(b"")
+        if self._left > self._window - self._at:
+            raise StreamError(f"a chunk of {self._left} bytes, and {self._window - self._at} are left up to the end of the memory")
+        part = self._map[self._at : self._at + self._left]
+        self._at, self._lent, self._left = (self._at + self._left) % self._window, self._left, 0
+        return part
+
+    def _begin(self):
+        """Begins the next chunk; whether there is one."""
+        size = self._number()
+        if size > self._allowed:
+            raise StreamError(f"a chunk of {size} bytes, and its writer had credit for {self._allowed}")
+        self._ended, self._left = size == 0, size
+        self._allowed -= size
+        return size > 0
+
+    def _grant(self):
+        """Lets the writer send as much again as was taken."""
+        self._allowed, taken, self._taken = self._allowed + self._taken, self._taken, 0
+        try:
+            self._send(struct.pack(">I", taken))
+        except StreamError:
+            pass  # a writer that has said all may leave
+
+    def _await_credit(self, size):
+        """How many of size bytes may be sent now; all of them where memory is shared."""
+        while self._credit < (1 if self._map is None else size):
+            more = self._number()
+            if self._credit + more > self._window:
+                raise StreamError(f"its reader granted {more} bytes, more than were sent")
+            self._credit += more
+        return min(size, self._credit)
+
+    def _number(self):
+        raw = b""
+        while len(raw) < 4:
+            raw += self._receive(4 - len(raw))
+        return struct.unpack(">I", raw)[0]
+
+    def _receive(self, size):
+        try:
+            part = self._sock.recv(size)
+        except TimeoutError:
+            raise StreamError(f"nothing came for {_STALL:.0f} s") from None
+        except ConnectionError:
+            part = b""
+        if not part:
+            raise StreamError("the stream was cut off")
+        return part
+
+    def _send(self, data):
+        try:
+            self._sock.sendall(data)
+        except TimeoutError:
+            raise StreamError(f"nothing was taken for {_STALL:.0f} s") from None
+        except ConnectionError:
+            raise StreamError("the stream was cut off") from None
+
+
+def _shared(memory):
+    """Memory that both ends write to, mapped; its file is closed."""
+    import mmap
+
+    with memory:
+        size = os.fstat(memory.fileno()).st_size
+        try:
+            seals = fcntl.fcntl(memory, _GET_SEALS)
+        except OSError:
+            seals = 0
+        if seals != _SIZED or size not in _RING:
+            raise StreamError("cannot share memory that has another size, or whose size is not sealed")
+        return memoryview(mmap.mmap(memory.fileno(), size))
+
+
 # --- the plugin -----------------------------------------------------------
 
 
@@ -357,6 +550,17 @@ def _log_to_stderr():
         logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
+class _Named(logging.LoggerAdapter):
+    """A log with the name of a request on each line."""
+
+    def process(self, msg, kwargs):
+        return f"{msg} request_id={self.extra['request_id']}", kwargs
+
+
+def _short(value):
+    return value if isinstance(value, str) and len(value) <= 256 else None
+
+
 class Context:
     """What a handler knows of its request."""
 
@@ -366,11 +570,15 @@ class Context:
         self._calls = set()
         self._task = None
         self._files = []
-        self.traceparent = meta.get("traceparent")
+        #: The trace context that the request belongs to, and what it is called in
+        #: the host's records; what is asked of the host with this context says so too.
+        self.traceparent, self.request_id = _short(meta.get("traceparent")), _short(meta.get("request_id"))
         left = meta.get("deadline_ms")
         #: Seconds of time.monotonic() at which the caller gives up, or None.
         self.deadline = time.monotonic() + left / 1000 if _is_int(left) and left > 0 else None
         self.log = connection.plugin.log
+        if self.request_id:
+            self.log = _Named(self.log, {"request_id": self.request_id})
 
     @property
     def cancelled(self):
@@ -400,15 +608,31 @@ class Context:
         files, self._files = self._files, []
         return files
 
+    def take_stream(self):
+        """The stream that came with the request, which the handler closes."""
+        files = self.take_files()
+        if not 1 <= len(files) <= 2 or not isinstance(files[0], socket.socket):
+            _close_all(files)
+            raise Error(INVALID_PARAMS, f"{len(files)} descriptors came where one stream was to")
+        return Stream(*files)
+
     def call(self, method, params=None, timeout=DEFAULT_TIMEOUT):
         """Asks the host and waits for its answer; raises Error. For plain handlers."""
-        return self._connection.call(method, params, timeout, self)
+        return self._connection.call(method, self._traced(params), timeout, self)
 
     def call_files(self, method, params=None, files=(), timeout=DEFAULT_TIMEOUT):
         """As call, with descriptors: files go along and are closed. Returns the
         result and the files that came with it, which the caller closes."""
-        answer = self._connection.call(method, params, timeout, self, files)
+        answer = self._connection.call(method, self._traced(params), timeout, self, files)
         return (answer.result, answer.files) if isinstance(answer, WithFiles) else (answer, [])
+
+    def _traced(self, params):
+        """params with a _meta that says what a call belongs to."""
+        about = {"traceparent": self.traceparent, "request_id": self.request_id}
+        about = {name: value for name, value in about.items() if value}
+        if not about or not isinstance(params, (dict, type(None))) or params and "_meta" in params:
+            return params
+        return dict(params or {}, _meta=about)
 
     # What the host serves, as Python has it. Each needs a grant, and raises Error
     # (DENIED) without one.
@@ -442,7 +666,7 @@ class Context:
 
     async def acall(self, method, params=None, timeout=DEFAULT_TIMEOUT):
         """As call, for async handlers."""
-        return await self._connection.acall(method, params, timeout)
+        return await self._connection.acall(method, self._traced(params), timeout)
 
     def notify(self, method, params=None):
         """Tells the host something that it does not answer."""
@@ -707,7 +931,7 @@ class _Connection:
             raise ProtocolError("hello", f"the host speaks API {oldest} to {newest}, this plugin {API}")
         self._obey(params["limits"] if isinstance(params.get("limits"), dict) else {})
         self._greeted = True
-        takes = ["file", "memfd", "socket"] if self._unix else []
+        takes = ["file", "memfd", "socket", "shared"] if self._unix else []
         return self._answer(request_id, {"api": API, "name": self.plugin.name, "version": self.plugin.version, "descriptors": takes})
 
     # calls of our own

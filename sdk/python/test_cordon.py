@@ -1,6 +1,7 @@
 """What the conformance suite does not see: the face that handlers have."""
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
@@ -51,7 +52,7 @@ class Plugins(unittest.TestCase):
             return None
 
         with cordon.Harness(self.plugin) as host:
-            self.assertEqual(host.hello["descriptors"], ["file", "memfd", "socket"])
+            self.assertEqual(host.hello["descriptors"], ["file", "memfd", "socket", "shared"])
             for _ in range(3):
                 with tempfile.TemporaryFile() as sent:
                     sent.write(b"hello")
@@ -177,6 +178,95 @@ class Plugins(unittest.TestCase):
     def test_log_lines_cannot_be_forged(self):
         record = logging.LogRecord("words", logging.INFO, "", 0, "a\nERROR words: b", None, None)
         self.assertNotIn("\n", cordon._Line("%(message)s").format(record))
+
+
+def shared_memory(size):
+    fd = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    fcntl.fcntl(fd, 1033, 0x1 | 0x2 | 0x4)
+    return os.fdopen(os.dup(fd), "r+b", buffering=0), os.fdopen(fd, "r+b", buffering=0)
+
+
+class Streams(unittest.TestCase):
+    def streams(self, size=0):
+        a, b = socket.socketpair()
+        ends = shared_memory(size) if size else (None, None)
+        writer, reader = cordon.Stream(a, ends[0]), cordon.Stream(b, ends[1])
+        self.addCleanup(writer.close)
+        self.addCleanup(reader.close)
+        return writer, reader
+
+    def test_bytes_come_as_they_were(self):
+        data = os.urandom(3_333_333)
+        for size in 0, 64 << 10, 1 << 20:
+            writer, reader = self.streams(size)
+
+            def send(writer=writer):
+                for _ in range(2):
+                    writer.write(data)
+                    writer.end()
+
+            sender = threading.Thread(target=send)
+            sender.start()
+            self.assertEqual(b"".join(reader), data)
+            reader.again()
+            got = bytearray()
+            while len(part := reader.next()):
+                got += part
+            self.assertEqual(got, data)
+            sender.join()
+
+    def test_a_cut_is_no_end(self):
+        for size in 0, 64 << 10:
+            writer, reader = self.streams(size)
+            writer.write(b"some")
+            writer._sock.close()
+            self.assertEqual(reader.read(), b"some")
+            with self.assertRaises(cordon.StreamError):
+                reader.read()
+
+    def test_a_peer_that_breaks_the_rules(self):
+        writer, reader = self.streams()
+        writer._sock.sendall((2 << 20).to_bytes(4, "big"))
+        self.assertRaises(cordon.StreamError, reader.read)
+        writer, reader = self.streams(64 << 10)
+        writer.write(bytes(64 << 10))
+        reader._sock.sendall((128 << 10).to_bytes(4, "big"))
+        self.assertRaises(cordon.StreamError, writer.write, b"more")
+        writer, reader = self.streams(64 << 10)
+        writer.write(bytes(32 << 10))
+        reader.read(32 << 10)
+        writer._sock.sendall((32 << 10 | 1).to_bytes(4, "big"))
+        self.assertRaises(cordon.StreamError, reader.read)
+
+    def test_memory_that_can_shrink_is_not_mapped(self):
+        a, b = socket.socketpair()
+        self.addCleanup(b.close)
+        fd = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, 64 << 10)
+        self.assertRaises(cordon.StreamError, cordon.Stream, a, os.fdopen(fd, "r+b", buffering=0))
+
+
+class Traces(unittest.TestCase):
+    def test_what_is_asked_of_the_host_says_what_for(self):
+        plugin, asked = cordon.Plugin("words", "1.0.0"), []
+
+        @plugin.method("ask")
+        def ask(params, ctx):
+            return ctx.call("kv.get", {"key": "x"})
+
+        @plugin.method("ask-async")
+        async def ask_async(params, ctx):
+            return await ctx.acall("kv.get")
+
+        def get(params, ctx):
+            asked.append((params, ctx.traceparent, ctx.request_id))
+
+        with cordon.Harness(plugin, methods={"kv.get": get}) as host:
+            host.call("ask", {"_meta": {"traceparent": "00-1-2-01", "request_id": "r-1"}})
+            host.call("ask-async", {"_meta": {"request_id": "r-2"}})
+            host.call("ask")
+        self.assertEqual(asked, [({"key": "x"}, "00-1-2-01", "r-1"), ({}, None, "r-2"), ({"key": "x"}, None, None)])
 
 
 if __name__ == "__main__":

@@ -358,6 +358,7 @@ func (s *Session) serve(ctx context.Context, m *method, q query, let *atomic.Poi
 	if err := m.admit(s.b.clock.Now()); err != nil {
 		return answer{refused: true, err: err}
 	}
+	a.meta = ipc.MetaOf(q.params)
 	let.Store(a)
 	return s.fenced(ctx, m, a, q)
 }
@@ -402,7 +403,7 @@ func (s *Session) fenced(ctx context.Context, m *method, a *admitted, q query) (
 	}()
 	result, err := m.Serve(ctx, &capability.Call{
 		Plugin: s.o.Plugin, Method: m.Name, Params: q.params, Target: a.target, Root: a.root, Grant: a.entry.Capability,
-		Narrowed: a.narrowed, Takes: q.takes, Env: &s.o.Env, Spend: a.spend, Hold: a.hold,
+		Meta: a.meta, Narrowed: a.narrowed, Takes: q.takes, Env: &s.o.Env, Spend: a.spend, Hold: a.hold,
 		Note: func(outcome string, data map[string]any) { s.record(m.Name, a.target, a.entry.Origin, outcome, data) },
 		Deny: func(rule string) {
 			s.Deny(Denial{Capability: m.of.Name, Target: a.target, Rule: rule, Standing: true})
@@ -466,7 +467,14 @@ func (s *Session) noted(m *method, a *admitted, err error, took time.Duration) {
 		s.mu.Unlock()
 		return
 	}
-	s.record(m.Name, a.target, a.entry.Origin, outcomeOf(err), map[string]any{"took_us": took.Microseconds()})
+	data := map[string]any{"took_us": took.Microseconds()}
+	if a.meta.RequestID != "" {
+		data["request_id"] = a.meta.RequestID
+	}
+	if a.meta.Traceparent != "" {
+		data["traceparent"] = a.meta.Traceparent
+	}
+	s.record(m.Name, a.target, a.entry.Origin, outcomeOf(err), data)
 }
 
 // AtEnd has end called by Close, after everything was cut. Call it before the

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/profiles/grant"
 	"github.com/cordonhq/cordon/profiles/plan"
 	"github.com/cordonhq/cordon/supervisor/broker/capability"
@@ -254,6 +255,7 @@ func (g *grants) narrowed(name, root string) bool {
 
 // admitted is a call that was let through.
 type admitted struct {
+	meta     ipc.Meta // what the plugin says that it belongs to
 	g        *grants
 	name     string
 	target   string

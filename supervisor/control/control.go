@@ -181,6 +181,26 @@ type CallParams struct {
 	Method  string          `json:"method"`
 	Params  json.RawMessage `json:"params,omitempty"`
 	Timeout time.Duration   `json:"timeout_ns,omitempty"`
+	Meta    CallMeta        `json:"_meta,omitzero"`
+	// Accept is how many descriptors the answer may carry.
+	Accept int `json:"accept_descriptors,omitempty"`
+}
+
+// CallMeta is what goes along with a call to the plugin, and into records.
+type CallMeta struct {
+	// Traceparent is the caller's trace context (https://www.w3.org/TR/trace-context/);
+	// one that is none is ignored.
+	Traceparent string `json:"traceparent,omitempty"`
+	// RequestID is what the call is called in logs and evidence: 1 to 64 letters,
+	// digits, '.', '_' and '-'. Without one the daemon makes one up.
+	RequestID string `json:"request_id,omitempty"`
+}
+
+// UnmarshalJSON takes members that it does not know, as the protocol says of
+// _meta.
+func (m *CallMeta) UnmarshalJSON(raw []byte) error {
+	type plain CallMeta
+	return json.Unmarshal(raw, (*plain)(m))
 }
 
 // ReleaseParams releases from quarantine, with the operator's reason.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -151,6 +152,13 @@ func (f *fakeService) Revoke(_ context.Context, by Caller, _ GrantParams) (Grant
 
 func (f *fakeService) Call(context.Context, CallParams) (json.RawMessage, error) {
 	return json.RawMessage(`{"ok":true}`), f.failure()
+}
+
+func (f *fakeService) CallFiles(_ context.Context, _ CallParams, files []*os.File) (ipc.Answer, error) {
+	for _, file := range files {
+		_ = file.Close()
+	}
+	return ipc.Answer{Result: json.RawMessage(strconv.Itoa(len(files)))}, f.failure()
 }
 
 func (f *fakeService) Why(context.Context, NameParams) ([]violation.Violation, error) {
@@ -488,16 +496,16 @@ func TestServe(t *testing.T) {
 	if len(s.Functions) != 1 || s.Functions[0].Name != "f" {
 		t.Fatalf("declared is %+v", s.Functions)
 	}
-	if got, err := s.call(t.Context(), FunctionCall{"f", "p", json.RawMessage("1")}); err != nil || string(got) != `"p f"` {
+	if got, err := s.call(t.Context(), FunctionCall{Function: "f", Plugin: "p", Params: json.RawMessage("1")}); err != nil || string(got) != `"p f"` {
 		t.Errorf("%s, %v", got, err)
 	}
 	var own *Error
-	if _, err := s.call(t.Context(), FunctionCall{"f", "p", json.RawMessage(`"fail"`)}); !errors.As(err, &own) || own.Message != "it failed" {
+	if _, err := s.call(t.Context(), FunctionCall{Function: "f", Plugin: "p", Params: json.RawMessage(`"fail"`)}); !errors.As(err, &own) || own.Message != "it failed" {
 		t.Errorf("its own error: %v", err)
 	}
 	waiting, stop := context.WithCancel(t.Context())
 	stop()
-	if _, err := s.call(waiting, FunctionCall{"f", "p", json.RawMessage(`"wait"`)}); err == nil || errors.As(err, &own) {
+	if _, err := s.call(waiting, FunctionCall{Function: "f", Plugin: "p", Params: json.RawMessage(`"wait"`)}); err == nil || errors.As(err, &own) {
 		t.Errorf("one that is not waited for: %v", err)
 	}
 	leave()

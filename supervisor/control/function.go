@@ -34,6 +34,8 @@ type FunctionCall struct {
 	Function string          `json:"function"`
 	Plugin   string          `json:"plugin"`
 	Params   json.RawMessage `json:"params"`
+	// Meta is what the plugin says that the call belongs to.
+	Meta CallMeta `json:"_meta,omitzero"`
 }
 
 // FunctionCaller calls a function of an application. What the application says

@@ -49,7 +49,7 @@ func verbs() map[string]verb {
 		MethodRelease: {admin, named[ReleaseParams], by(Service.Release)},
 		MethodList:    {observer, nil, listed},
 		MethodInspect: {observer, named[NameParams], of(Service.Inspect)},
-		MethodCall:    {user, named[CallParams], of(Service.Call)},
+		MethodCall:    {user, named[CallParams], called},
 		MethodWhy:     {observer, named[NameParams], of(Service.Why)},
 		MethodLogs:    {observer, named[LogsParams], followLogs},
 		MethodEvents:  {observer, named[EventsParams], followEvents},
@@ -184,7 +184,7 @@ func (s *Server) admit(c *net.UnixConn, caller Caller) {
 	ss := &session{server: s, caller: caller}
 	ss.ctx, ss.cancel = context.WithCancel(context.Background())
 	ss.conn = ipc.NewConn(ipc.SocketTransport(c), ipc.Options{
-		Limits: wireLimits(), Handler: ss.handle, OnNotify: ss.noted, Log: func(text string) { s.logger.Warn(text, "uid", caller.UID) },
+		Limits: wireLimits(), Handler: ss.handle, AcceptFiles: acceptFiles, PeerTakes: clientTakes(), OnNotify: ss.noted, Log: func(text string) { s.logger.Warn(text, "uid", caller.UID) },
 	})
 	if !s.enter(ss) {
 		_ = ss.conn.Close()
@@ -275,6 +275,9 @@ func (ss *session) handle(ctx context.Context, r *ipc.Request) (any, error) {
 	}
 	if err := ss.may(v, r); err != nil {
 		return nil, toWire(err)
+	}
+	if r.Method == MethodCall {
+		ctx = context.WithValue(ctx, requestKey{}, r)
 	}
 	result, err := v.serve(ctx, ss, r.Params)
 	if err != nil {

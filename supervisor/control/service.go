@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 
+	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/supervisor/violation"
 )
 
@@ -24,6 +26,9 @@ type Service interface {
 	List(ctx context.Context) ([]Status, error)
 	Inspect(ctx context.Context, p NameParams) (Inspection, error)
 	Call(ctx context.Context, p CallParams) (json.RawMessage, error)
+	// CallFiles is Call with descriptors: files go along, and are closed in any
+	// case; the caller closes those of the answer, p.Accept at most.
+	CallFiles(ctx context.Context, p CallParams, files []*os.File) (ipc.Answer, error)
 	Why(ctx context.Context, p NameParams) ([]violation.Violation, error)
 	// Logs and Events return a Stream if Follow is set, which the caller closes.
 	Logs(ctx context.Context, p LogsParams) ([]LogLine, Stream[LogLine], error)

@@ -80,6 +80,8 @@ type Call struct {
 	// covers it; both empty where there are none.
 	Target, Root string
 	Grant        plan.Capability
+	// Meta is what the plugin says that the call belongs to: a claim.
+	Meta ipc.Meta
 	// Narrowed says that something beneath Root was revoked.
 	Narrowed bool
 	// Takes says whether the plugin takes descriptors of a kind: only then may

@@ -176,7 +176,10 @@ func (fs *Functions) serve(ctx context.Context, c *capability.Call) (any, error)
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	result, err := f.call(ctx, control.FunctionCall{Function: r.Function, Plugin: c.Plugin, Params: r.Params})
+	result, err := f.call(ctx, control.FunctionCall{
+		Function: r.Function, Plugin: c.Plugin, Params: r.Params,
+		Meta: control.CallMeta{Traceparent: c.Meta.Traceparent, RequestID: c.Meta.RequestID},
+	})
 	if err != nil {
 		return nil, said(ctx, r.Function, err)
 	}
