@@ -179,7 +179,7 @@ func memsw(l Limits) *int64 {
 	return &sum
 }
 
-func (g *Group) applyCPU(l Limits, _ bool) error {
+func (g *Group) applyCPU(l Limits, fresh bool) error {
 	m := g.with("cpu")
 	if m == nil {
 		return nil
@@ -200,9 +200,16 @@ func (g *Group) applyCPU(l Limits, _ bool) error {
 	if m.h.v2 {
 		return m.write("cpu.max", fmt.Sprintf("%s %d", limitString(c.Quota), c.Period))
 	}
-	period := int64(c.Period)
-	return m.set(setting{"cpu.cfs_period_us", &period}, setting{"cpu.cfs_quota_us", &c.Quota})
+	quota, period := setting{"cpu.cfs_quota_us", &c.Quota}, setting{"cpu.cfs_period_us", new(int64(c.Period))}
+	if fresh && c.Period == defaultPeriod {
+		return m.set(quota) // the kernel looks at every group of the host for either
+	}
+	return m.set(period, quota)
 }
+
+// defaultPeriod is what a new group has on v1, in microseconds
+// (default_cfs_period in the kernel's kernel/sched/fair.c).
+const defaultPeriod = 100_000
 
 // applyCpuset on v1 is the library's: both files of every group above must be
 // filled before a process can join.

@@ -3,10 +3,10 @@ package cgroups
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -61,17 +61,41 @@ func (d *dir) has(name string) bool {
 	return d.with(func(fd int) error { return unix.Faccessat(fd, name, unix.F_OK, 0) }) == nil
 }
 
-func (d *dir) read(name string) ([]byte, error) {
-	f, err := d.open(name, unix.O_RDONLY)
+// read reads a whole file, by no other system call than it takes: what is told of
+// a thousand groups is read often.
+func (d *dir) read(name string) (text []byte, err error) {
+	op := "open"
+	err = d.with(func(fd int) error {
+		f, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return err
+		}
+		op = "read"
+		text, err = readAll(f)
+		return errors.Join(err, unix.Close(f))
+	})
 	if err != nil {
-		return nil, err
+		return nil, &fs.PathError{Op: op, Path: filepath.Join(d.path, name), Err: err}
 	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(text) > maxFile {
-		err = fmt.Errorf("cannot read %s: more than %d bytes", f.Name(), maxFile)
+	return text, nil
+}
+
+// readAll reads to the end, at most maxFile bytes.
+func readAll(fd int) ([]byte, error) {
+	text := make([]byte, 0, 512)
+	for {
+		if len(text) == cap(text) {
+			text = slices.Grow(text, 3*cap(text))
+		}
+		var n int
+		err := uninterrupted(func() (err error) { n, err = unix.Read(fd, text[len(text):cap(text)]); return err })
+		if err != nil || n == 0 {
+			return text, err
+		}
+		if text = text[:len(text)+n]; len(text) > maxFile {
+			return nil, fmt.Errorf("more than %d bytes", maxFile)
+		}
 	}
-	return text, err
 }
 
 // limit reads a file that holds one number or "max".

@@ -103,6 +103,19 @@ func parseFlat(data []byte) map[string]int64 {
 	return values
 }
 
+// flatValue is parseFlat(data)[key], of which there is one.
+func flatValue(data []byte, key string) (int64, bool) {
+	for line := range bytes.Lines(data) {
+		rest, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte(key))
+		if !ok || len(rest) == 0 || rest[0] != ' ' {
+			continue
+		}
+		n, err := strconv.ParseInt(string(rest[1:]), 10, 64)
+		return n, err == nil
+	}
+	return 0, false
+}
+
 // parseLimit reads a number or "max"; max is math.MaxInt64. On v1 a number that
 // no memory reaches, or -1, is how the kernel writes "no limit".
 func parseLimit(s string) (int64, error) {

@@ -1,13 +1,13 @@
 package cgroups
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -36,11 +36,20 @@ type pressures struct {
 	wake int // an eventfd: what is polled has changed
 
 	mu       sync.Mutex
-	triggers map[string][]*os.File // by the parent's path; none where the kernel has no such files
+	triggers map[string][]trigger // by the parent's path; none where the kernel has no such files
 	groups   map[*pressed]bool
 	closed   bool
 	done     chan struct{} // nil until there is something to wait for
 }
+
+// trigger is the kernel's word on one of a parent's files.
+type trigger struct {
+	*os.File
+	name string
+}
+
+// stall is what a parent stood still for.
+type stall struct{ parent, file string }
 
 // pressed is one group.
 type pressed struct {
@@ -83,7 +92,7 @@ func (p *pressures) add(one *pressed) error {
 			return err
 		}
 		if p.triggers == nil {
-			p.triggers, p.groups = map[string][]*os.File{}, map[*pressed]bool{}
+			p.triggers, p.groups = map[string][]trigger{}, map[*pressed]bool{}
 		}
 		p.triggers[one.parent] = triggers
 	}
@@ -101,7 +110,7 @@ func (p *pressures) add(one *pressed) error {
 }
 
 // armPressure asks for word of a group; it holds while the files are open.
-func armPressure(group string) (triggers []*os.File, err error) {
+func armPressure(group string) (triggers []trigger, err error) {
 	for _, file := range pressureFiles {
 		f, err := os.OpenFile(filepath.Join(group, file), os.O_RDWR|unix.O_NONBLOCK, 0)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EOPNOTSUPP) {
@@ -109,7 +118,7 @@ func armPressure(group string) (triggers []*os.File, err error) {
 		}
 		if err == nil {
 			if _, err = unix.Write(int(f.Fd()), fmt.Appendf(nil, "some %d %d\x00", pressureStall, pressureWindow.Microseconds())); err == nil {
-				triggers = append(triggers, f)
+				triggers = append(triggers, trigger{f, file})
 				continue
 			}
 			err = errors.Join(fmt.Errorf("cannot ask %s for a trigger: %w", file, err), f.Close())
@@ -120,7 +129,7 @@ func armPressure(group string) (triggers []*os.File, err error) {
 	return triggers, nil
 }
 
-func closeTriggers(triggers []*os.File) {
+func closeTriggers(triggers []trigger) {
 	for _, f := range triggers {
 		_ = f.Close() // nothing was written that could be lost
 	}
@@ -159,8 +168,9 @@ func ring(eventfd int) { _, _ = unix.Write(eventfd, []byte{1, 0, 0, 0, 0, 0, 0, 
 func (p *pressures) loop() {
 	defer close(p.done)
 	timeout := -1
+	last := map[stall]bool{} // to be looked at once more after it
 	for {
-		fds, parents, open := p.polled()
+		fds, stalls, open := p.polled()
 		if !open {
 			return
 		}
@@ -173,37 +183,38 @@ func (p *pressures) loop() {
 			continue
 		}
 		drain(p.wake)
-		stalled := map[string]bool{}
-		for i, parent := range parents {
-			if n == 0 || fds[i+1].Revents&unix.POLLPRI != 0 {
-				stalled[parent] = true
+		if n == 0 { // the look after a stall: the kernel adds up every two seconds
+			p.look(last)
+			clear(last)
+			timeout = -1
+			continue
+		}
+		now := map[stall]bool{}
+		for i, s := range stalls {
+			if fds[i+1].Revents&unix.POLLPRI != 0 {
+				now[s], last[s] = true, true
+				timeout = int(pressureWindow.Milliseconds())
 			}
 			if fds[i+1].Revents&(unix.POLLERR|unix.POLLNVAL) != 0 { // the parent has gone, and says so for ever
-				p.forget(parent)
+				p.forget(s.parent)
 			}
 		}
-		p.look(stalled)
-		switch {
-		case n == 0: // the look after a stall: the kernel adds up every two seconds
-			timeout = -1
-		case len(stalled) > 0:
-			timeout = int(pressureWindow.Milliseconds())
-		}
+		p.look(now)
 	}
 }
 
 // polled gives what to wait for: the eventfd first, then each parent's triggers.
-func (p *pressures) polled() (fds []unix.PollFd, parents []string, open bool) {
+func (p *pressures) polled() (fds []unix.PollFd, stalls []stall, open bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	fds = append(fds, unix.PollFd{Fd: int32(p.wake), Events: unix.POLLIN})
 	for parent, triggers := range p.triggers {
 		for _, f := range triggers {
 			fds = append(fds, unix.PollFd{Fd: int32(f.Fd()), Events: unix.POLLPRI})
-			parents = append(parents, parent)
+			stalls = append(stalls, stall{parent, f.name})
 		}
 	}
-	return fds, parents, !p.closed
+	return fds, stalls, !p.closed
 }
 
 // forget lets a parent go that was removed; a group made there later arms anew.
@@ -215,49 +226,53 @@ func (p *pressures) forget(parent string) {
 	closeTriggers(triggers)
 }
 
-// look reads the groups below the parents where something stood still.
-func (p *pressures) look(stalled map[string]bool) {
+// look reads the groups below the parents where something stood still, for what
+// it did.
+func (p *pressures) look(stalls map[stall]bool) {
+	if len(stalls) == 0 {
+		return
+	}
 	var due []*pressed
 	p.mu.Lock()
 	for one := range p.groups {
-		if stalled[one.parent] {
-			due = append(due, one)
-		}
+		due = append(due, one)
 	}
 	p.mu.Unlock()
 	for _, one := range due {
-		one.look()
+		for _, file := range pressureFiles {
+			if stalls[stall{one.parent, file}] {
+				one.look(file)
+			}
+		}
 	}
 }
 
-func (one *pressed) look() {
+func (one *pressed) look(file string) {
 	one.mu.Lock()
 	defer one.mu.Unlock()
-	for _, file := range pressureFiles {
-		if one.gone {
-			return
-		}
-		text, err := one.unified.dir.read(file)
-		total, ok := stoodStill(string(text))
-		if err != nil || !ok {
-			continue
-		}
-		since := total - one.total[file]
-		one.total[file] = total
-		if since >= pressureStall {
-			one.told[file]++
-			one.fn(Event{Kind: EventPressure, File: file, Count: one.told[file], Limit: pressureStall, Peak: -1})
-		}
+	if one.gone {
+		return
+	}
+	text, err := one.unified.dir.read(file)
+	total, ok := stoodStill(text)
+	if err != nil || !ok {
+		return
+	}
+	since := total - one.total[file]
+	one.total[file] = total
+	if since >= pressureStall {
+		one.told[file]++
+		one.fn(Event{Kind: EventPressure, File: file, Count: one.told[file], Limit: pressureStall, Peak: -1})
 	}
 }
 
 // stoodStill gives the total of the line "full" of a pressure file, in
 // microseconds.
-func stoodStill(text string) (int64, bool) {
-	for line := range strings.Lines(text) {
-		rest, full := strings.CutPrefix(line, "full ")
-		if _, total, ok := strings.Cut(rest, "total="); full && ok {
-			n, err := strconv.ParseInt(strings.TrimSpace(total), 10, 64)
+func stoodStill(text []byte) (int64, bool) {
+	for line := range bytes.Lines(text) {
+		rest, full := bytes.CutPrefix(line, []byte("full "))
+		if _, total, ok := bytes.Cut(rest, []byte("total=")); full && ok {
+			n, err := strconv.ParseInt(string(bytes.TrimSpace(total)), 10, 64)
 			return n, err == nil
 		}
 	}

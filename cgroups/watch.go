@@ -24,6 +24,8 @@ type Watcher struct {
 
 	mu      sync.Mutex
 	watches map[*watch]bool
+	// awake are those that are due, or will be at some time.
+	awake map[*watch]bool
 	// byWD and byFD find the watch behind an inotify watch and an eventfd.
 	byWD   map[int32]*watch
 	byFD   map[int32]*watch
@@ -89,6 +91,7 @@ func NewWatcher() (*Watcher, error) {
 		epoll: -1, inotify: -1, wake: -1, kmsg: -1,
 		now:     time.Now,
 		watches: map[*watch]bool{},
+		awake:   map[*watch]bool{},
 		byWD:    map[int32]*watch{},
 		byFD:    map[int32]*watch{},
 		done:    make(chan struct{}),
@@ -155,7 +158,7 @@ func (w *Watcher) Add(g *Group, fn func(Event)) (remove func(), err error) {
 	}
 	one.populated, one.frozen = one.state()
 	w.watches[one] = true
-	one.due = true
+	w.mark(one)
 	w.kick()
 	return func() { w.remove(one) }, nil
 }
@@ -249,9 +252,12 @@ func (w *Watcher) readLog() {
 	}
 }
 
+// mark has a watch looked at in this round.
+func (w *Watcher) mark(one *watch) { one.due, w.awake[one] = true, true }
+
 func (w *Watcher) markAll() {
 	for one := range w.watches {
-		one.due = true
+		w.mark(one)
 	}
 }
 
@@ -268,6 +274,7 @@ func (w *Watcher) disarm(one *watch) {
 	}
 	one.wds = nil
 	delete(w.watches, one)
+	delete(w.awake, one)
 }
 
 func (w *Watcher) remove(one *watch) {
@@ -339,7 +346,7 @@ func (w *Watcher) recheck(one *watch) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if one.recheck.IsZero() {
-		one.recheck = w.now().Add(recheckPeriod)
+		one.recheck, w.awake[one] = w.now().Add(recheckPeriod), true
 		w.kick() // the next timeout was computed without it
 	}
 }
@@ -359,7 +366,8 @@ func (w *Watcher) collect(events []unix.EpollEvent) (open bool) {
 		default:
 			if one := w.byFD[e.Fd]; one != nil {
 				drain(one.oom)
-				one.due, one.settle, one.next = true, settleLooks, w.now()
+				one.settle, one.next = settleLooks, w.now()
+				w.mark(one)
 			}
 		}
 	}
@@ -373,7 +381,7 @@ func (w *Watcher) rounds() (due []round, timeout int) {
 	defer w.mu.Unlock()
 	now := w.now()
 	timeout = -1
-	for one := range w.watches {
+	for one := range w.awake {
 		for _, at := range one.schedule(now) {
 			if ms := int(at.Sub(now)/time.Millisecond) + 1; timeout < 0 || ms < timeout {
 				timeout = ms
@@ -382,6 +390,9 @@ func (w *Watcher) rounds() (due []round, timeout int) {
 		if one.due {
 			due = append(due, round{one, one.said})
 			one.due, one.said = false, false
+		}
+		if one.settle == 0 && one.recheck.IsZero() {
+			delete(w.awake, one)
 		}
 	}
 	return due, timeout
@@ -439,7 +450,7 @@ func (w *Watcher) notified(wd int32, mask uint32) {
 		return
 	}
 	if one := w.byWD[wd]; one != nil {
-		one.due = true
+		w.mark(one)
 		one.said = one.said || wd == one.eventsWD && mask&unix.IN_MODIFY != 0
 	}
 	if mask&unix.IN_IGNORED != 0 {
@@ -525,8 +536,7 @@ func (m *member) counter(file, key string) (int64, bool) {
 	if err != nil {
 		return 0, false
 	}
-	n, ok := parseFlat(text)[key]
-	return n, ok
+	return flatValue(text, key)
 }
 
 // figure reads one number, -1 if it cannot be read or is no bound.

@@ -173,6 +173,7 @@ func (b *Bundles) Resolve(bundle *Bundle, profile string) (*plan.Plan, error) {
 	resolved, err := profiles.Resolve(profiles.Input{Profile: p, Manifest: bundle.Manifest, Ceiling: ceiling})
 	if err == nil {
 		b.said.share(resolved)
+		resolved.Settle()
 		b.known.add(key, p, resolved)
 	}
 	return resolved, err

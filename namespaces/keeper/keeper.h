@@ -131,7 +131,9 @@ void hold_ends(void);
 int hold_left(void);
 int take_successor(void);
 
-/* room.c: nonzero if it cannot be had. */
+/* room.c: nonzero if it cannot be had. What is kept to us begins with a page. */
+#define PAGE 4096
+int keep_to_us(void *at, u64 size);
 int make_arenas(struct launch **arenas, u32 n);
 void raise_descriptors(void);
 

@@ -22,7 +22,7 @@
 #define MSG_CTRUNC_ 0x8
 
 static struct launch *arenas[ARENAS];
-struct slot slots[CK_MAX_SLOTS];
+struct slot slots[CK_MAX_SLOTS] __attribute__((aligned(PAGE)));
 u32 nslots;
 int control, writing, ending, telling;
 static int epoll, exe, self;
@@ -612,7 +612,7 @@ static int prepare(void)
 	proc = (int)SYS(openat, AT_FDCWD_, "/proc", O_PATH_ | O_DIRECTORY_ | O_CLOEXEC_, 0);
 	self = (int)SYS(pidfd_open, SYS(getpid, 0), 0);
 	epoll = (int)SYS(epoll_create1, O_CLOEXEC_);
-	if (fd < 0 || control < 0 || exe < 0 || proc < 0 || self < 0 || epoll < 0 || remember_home() || make_arenas(arenas, ARENAS))
+	if (fd < 0 || control < 0 || exe < 0 || proc < 0 || self < 0 || epoll < 0 || remember_home() || make_arenas(arenas, ARENAS) || keep_to_us(slots, sizeof slots))
 		return 1;
 	if (confine())
 		return 1;

@@ -19,6 +19,15 @@ static void *map(u64 size, int flags)
 	return at < 0 && at > -4096 ? 0 : (void *)at;
 }
 
+/*
+ * No child has it, nor pays for a copy of it: what is known of a thousand plugins
+ * is some 600 pages. The last page may be others' as well and stays.
+ */
+int keep_to_us(void *at, u64 size)
+{
+	return SYS(madvise, at, size & ~(u64)(PAGE - 1), 10 /* MADV_DONTFORK */) < 0;
+}
+
 /* Pages are the kernel's at first use; a child has those of its own launch alone. */
 int make_arenas(struct launch **arenas, u32 n)
 {

@@ -54,6 +54,8 @@ type Plan struct {
 	// Origins names who wrote the rule behind a key, such as
 	// "seccomp.allow" -> "builtin:node:14". It is no part of the digest.
 	Origins map[string]string `json:"-"`
+
+	settled settled
 }
 
 // File is one grant of a path. Path is as the plugin sees it, From as the host
@@ -214,10 +216,28 @@ type Ask struct {
 // PolicyDigest is the same for the same plan on every machine: sha256 over the
 // plan's canonical JSON, as "sha256:" and 64 hex digits.
 func (p *Plan) PolicyDigest() string {
+	if p.settled.of == p {
+		return p.settled.digest
+	}
 	b, err := json.Marshal(p)
 	if err != nil { // plain data always marshals
 		panic(fmt.Sprintf("plan: cannot marshal: %v", err))
 	}
 	sum := sha256.Sum256(b)
 	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// settled is the digest of a plan that nobody changes any more. A copy of the
+// plan, which may be changed, is not the one that it is of.
+type settled struct {
+	of     *Plan
+	digest string
+}
+
+// Settle has the digest worked out once and for all: several starts of one plan
+// ask for it, each several times. Call it before anyone else has the plan, which
+// must not be changed from then on; a copy may be.
+func (p *Plan) Settle() {
+	p.settled = settled{}
+	p.settled = settled{p, p.PolicyDigest()}
 }

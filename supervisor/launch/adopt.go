@@ -184,14 +184,13 @@ func (l *Launcher) Adopt(k *Left, r Request) (_ *Process, err error) {
 // takeLease proves that a descriptor is what locks the uid.
 func takeLease(f *os.File, cfg Config, uid uint32) (*lease, error) {
 	var is, want unix.Stat_t
-	if err := errors.Join(unix.Fstat(int(f.Fd()), &is), unix.Lstat(filepath.Join(cfg.RuntimeDir, "uids"), &want)); err != nil {
+	if err := errors.Join(unix.Fstat(int(f.Fd()), &is), unix.Lstat(lockPath(cfg.RuntimeDir, uid), &want)); err != nil {
 		return nil, fmt.Errorf("cannot find the lock of uid %d: %w", uid, err)
 	}
 	if is.Dev != want.Dev || is.Ino != want.Ino || uid < cfg.UIDBase || uid-cfg.UIDBase >= cfg.UIDCount {
 		return nil, fmt.Errorf("cannot find the lock of uid %d: what was held is something else", uid)
 	}
-	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: 0, Start: int64(uid), Len: 2}
-	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
+	if err := lockUID(f, uid, unix.F_WRLCK); err != nil {
 		return nil, fmt.Errorf("cannot hold the lock of uid %d: %w", uid, err)
 	}
 	return &lease{uid: uid, file: f}, nil

@@ -51,6 +51,8 @@ type Config struct {
 	// start leaves garbage, of which a daemon that then rests would keep as much
 	// as it has in use.
 	Settled func()
+	// Begun, if set, is called when a start comes and none did for that while.
+	Begun func()
 	// Templates is for how many plans, those used last, a mount namespace is kept
 	// that starts enter a copy of, instead of making each its own from nothing; 0
 	// keeps none.

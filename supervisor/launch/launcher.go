@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cordonhq/cordon/cgroups"
@@ -51,6 +52,7 @@ type Launcher struct {
 	ready     *pool                 // nil without one
 	parents   parentDirs
 	settling  *time.Timer   // of Config.Settled; nil without
+	unsettled atomic.Bool   // starts came, and Config.Settled was not called since
 	turns     chan struct{} // one for each start under way
 
 	mu     sync.Mutex
@@ -68,7 +70,14 @@ const maxStarts = 8
 // settleTime is how long no start may come until starts are over.
 const settleTime = 2 * time.Second
 
-// started puts that off.
+// begun is told of every start.
+func (l *Launcher) begun() {
+	if l.settling != nil && l.cfg.Begun != nil && l.unsettled.CompareAndSwap(false, true) {
+		l.cfg.Begun()
+	}
+}
+
+// started puts off that starts are over.
 func (l *Launcher) started() {
 	if l.settling != nil {
 		l.settling.Reset(settleTime)
@@ -110,7 +119,10 @@ func New(cfg Config) (_ *Launcher, err error) {
 	}
 	l.templates.max = cfg.Templates
 	if cfg.Settled != nil {
-		l.settling = time.AfterFunc(settleTime, cfg.Settled)
+		l.settling = time.AfterFunc(settleTime, func() {
+			l.unsettled.Store(false)
+			cfg.Settled()
+		})
 	}
 	back.add(l.tree.Close)
 	if err = l.takeOver(); err != nil {

@@ -3,6 +3,7 @@ package launch
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -42,6 +43,8 @@ type start struct {
 	opened []opened // sources of the host; of the view's mounts until links were shown
 	doors  []string // trees whose sockets can be connected to
 	reals  []string // of each mount that is a tree of the host, without links
+	// compiled are the steps, for the digest of the plan; nil has them made again.
+	compiled []namespaces.Step
 }
 
 // Start raises every wall of the plan and starts the plugin behind them. On
@@ -55,6 +58,7 @@ func (l *Launcher) Start(ctx context.Context, r Request) (_ *Process, err error)
 	case <-ctx.Done():
 		return nil, fmt.Errorf("cannot start: %d others were before it: %w", maxStarts, context.Cause(ctx))
 	}
+	l.begun()
 	l.ready.begin()
 	defer l.ready.end()
 	defer func() {
@@ -609,6 +613,7 @@ func (s *start) launch(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.compiled = steps
 	if steps, err = s.trees(ctx, steps); err != nil {
 		return nil, startError(err, s.r.Plan.Process.Argv[0])
 	}
@@ -721,9 +726,14 @@ func (s *start) process() (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	now, compiled := s.r.Plan, s.compiled
+	s.compiled = nil // the first who asks for the digest needs them, and nobody else
 	remake := func(next *plan.Plan) *force {
 		of := *s
 		of.r.Plan = next
+		if next == now {
+			of.compiled, compiled = compiled, nil
+		}
 		return &force{plan: next, digests: sync.OnceValues(of.digests)}
 	}
 	p := &Process{
@@ -746,22 +756,42 @@ func (s *start) process() (*Process, error) {
 	return p, nil
 }
 
-// digests are of the policy and of the plan. They take longer than everything
-// else that a start does before its first instruction, so they are made when
-// somebody asks.
+// digests are of the policy and of the plan, made when somebody asks: nothing
+// before the first instruction needs them.
 func (s *start) digests() (policy, whole string) {
 	policy = s.r.Plan.PolicyDigest()
-	return policy, planDigest(policy, s.described(), s.lease.uid)
+	steps := s.compiled
+	if steps == nil {
+		steps, _ = s.steps(true) // they compiled before
+	}
+	return policy, planDigest(policy, s.view.Mounts, steps, s.lease.uid)
 }
 
 // planDigest adds to the policy digest what is particular to this host: the
-// steps as they run, and the uid.
-func planDigest(policy string, steps []namespaces.Step, uid uint32) string {
-	h := sha256.New()
-	fmt.Fprintln(h, policy, uid)
-	for _, step := range steps {
-		fmt.Fprintln(h, step.Op, step.Wall, step.A, step.B, step.C, step.S, step.T, step.Text)
-		h.Write(step.Bytes)
+// steps as they run, the trees that they show, and the uid.
+func planDigest(policy string, mounts []namespaces.Mount, steps []namespaces.Step, uid uint32) string {
+	b := make([]byte, 0, 16<<10)
+	text := func(list ...string) {
+		for _, t := range list {
+			b = binary.AppendUvarint(b, uint64(len(t)))
+			b = append(b, t...)
+		}
 	}
-	return "sha256:" + hex.EncodeToString(h.Sum(nil))
+	text(policy)
+	b = binary.LittleEndian.AppendUint32(b, uid)
+	for _, m := range mounts {
+		text(m.From, m.Path)
+	}
+	for _, step := range steps {
+		for _, n := range []uint64{uint64(step.Op), step.A, step.B, step.C} {
+			b = binary.LittleEndian.AppendUint64(b, n)
+		}
+		text(step.Wall, step.S, step.T, string(step.Bytes))
+		for _, list := range [][]string{step.Paths, step.Args, step.Env} {
+			b = binary.AppendUvarint(b, uint64(len(list)))
+			text(list...)
+		}
+	}
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:])
 }
