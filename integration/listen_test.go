@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -70,8 +71,8 @@ type visitor struct {
 func newVisitor(t *testing.T) *visitor {
 	t.Helper()
 	v := &visitor{T: t}
-	v.http = &http.Client{Timeout: patience(), Transport: &http.Transport{DisableKeepAlives: true, Dial: func(network, to string) (net.Conn, error) {
-		c, err := net.Dial(network, to)
+	v.http = &http.Client{Timeout: patience(), Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, to string) (net.Conn, error) {
+		c, err := (&net.Dialer{}).DialContext(ctx, network, to)
 		if err == nil {
 			v.from = c.LocalAddr().String()
 		}

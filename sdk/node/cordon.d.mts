@@ -1,4 +1,7 @@
-import type { Duplex } from "node:stream";
+import type { EventEmitter } from "node:events";
+import type { Agent, AgentOptions, Server } from "node:http";
+import type { Agent as SecureAgent, AgentOptions as SecureAgentOptions } from "node:https";
+import type { Duplex, Readable, Writable } from "node:stream";
 
 /** The answer to a request that failed: throw it, or catch it from a call. */
 export class CordonError extends Error {
@@ -41,6 +44,69 @@ export interface Context {
   call<R = unknown>(method: string, params?: Params, options?: { timeout?: number }): Promise<R>;
   /** Tells the host something that it does not answer. */
   notify(method: string, params?: Params): void;
+
+  // What the host serves. Each needs a grant, and rejects with CordonError
+  // (denied) without one. Connections, listeners and files outlive the request.
+
+  /** Connects to a granted "host:port". */
+  dial(to: string): Promise<HostStream>;
+  /** Listens at a granted "address:port" of the host. */
+  listen(at: string, taken?: (stream: HostStream) => void): Promise<HostListener>;
+  /** Listens for a server of node:http, which is not to listen itself. */
+  serve(at: string, server: Server): Promise<HostListener>;
+  /** For http.request: connects to the request's host and port, or always to `to`. */
+  agent(options?: AgentOptions & { to?: string }): Agent;
+  /** The same for https.request. */
+  httpsAgent(options?: SecureAgentOptions & { to?: string }): SecureAgent;
+  /** A file of the host, by its path there. Nothing is opened yet. */
+  open(path: string): HostFile;
+  /** A secret that the host keeps under a name. */
+  secret(name: string): Promise<Buffer>;
+  /** The plugin's own store; values are strings. */
+  readonly kv: {
+    get(key: string): Promise<string | null>;
+    /** Sets keys in one transaction, null takes one away; `condition` is what must be there. */
+    put(set: Record<string, string | null>, condition?: Record<string, string | null>): Promise<unknown>;
+    list(prefix?: string, after?: string): Promise<{ keys: string[]; more: boolean; size_bytes: number; max_bytes: number }>;
+  };
+  readonly metric: {
+    add(name: string, value?: number): Promise<void>;
+    set(name: string, value: number): Promise<void>;
+  };
+  /** How much of its data directory the plugin uses. */
+  data(): Promise<{ bytes: number; files: number; max_bytes: number; persistent: boolean; incomplete?: boolean }>;
+  /** Writes a structured record to the plugin's log. */
+  record(message: string, fields?: Record<string, string | number | boolean | null>, level?: "debug" | "info" | "warn" | "error"): Promise<void>;
+  /** Calls a function that an application of the host serves. */
+  hostCall<R = unknown>(name: string, params?: unknown): Promise<R>;
+}
+
+/** A connection that the host relays; a socket in all but name. */
+export interface HostStream extends Duplex {
+  /** Of who was dialled; unknown of who has connected. */
+  readonly remoteAddress?: string;
+  readonly remotePort?: number;
+}
+
+/** Emits "connection" with a HostStream, "close", and "error" if somebody listens for it. */
+export interface HostListener extends EventEmitter {
+  readonly address: string;
+  close(): Promise<void>;
+}
+
+/** A file of the host. */
+export interface HostFile {
+  readonly path: string;
+  /** At most 256 KiB at once; nothing at its end. */
+  read(offset?: number, length?: number): Promise<Buffer>;
+  write(data: string | Uint8Array, options?: { offset?: number; create?: boolean; truncate?: boolean }): Promise<void>;
+  size(): Promise<number>;
+  readFile(): Promise<Buffer>;
+  readFile(encoding: BufferEncoding): Promise<string>;
+  /** Replaces what is in it. */
+  writeFile(data: string | Uint8Array): Promise<void>;
+  createReadStream(): Readable;
+  createWriteStream(options?: { truncate?: boolean }): Writable;
 }
 
 /** Gets what the caller sent, unchecked: `undefined` without params. */

@@ -8,8 +8,12 @@
 //
 // This one file is the whole library: a bundle carries its own copy.
 
+import { EventEmitter } from "node:events";
+import http from "node:http";
+import https from "node:https";
 import { Socket } from "node:net";
-import { Duplex } from "node:stream";
+import { Duplex, Readable, Writable } from "node:stream";
+import tls from "node:tls";
 
 const API = 1;
 const DESCRIPTOR = 3; // where a plugin finds the socket to its host
@@ -278,6 +282,7 @@ export class Connection {
     this.calls = new Map();
     this.late = new Set();
     this.waiting = []; // calls of ours beyond max_in_flight
+    this.waitingCalls = new WaitingCalls();
     this.chunks = [];
     this.size = 0;
     this.obey({});
@@ -361,11 +366,12 @@ export class Connection {
       delete m.params._meta;
     }
     const traceparent = short(meta.traceparent), requestId = short(meta.request_id);
-    const ctx = {
+    const trace = { traceparent, requestId };
+    const ctx = Object.assign(new Served(this, { signal: controller.signal, trace }), {
       signal: controller.signal, log: requestId && this.plugin.log === log ? naming(requestId) : this.plugin.log, traceparent, requestId,
-      call: (method, params, options) => this.call(method, params, { signal: controller.signal, trace: { traceparent, requestId }, ...options }),
+      call: (method, params, options) => this.call(method, params, { signal: controller.signal, trace, ...options }),
       notify: (method, params) => this.notify(method, params),
-    };
+    });
     if (Number.isInteger(meta.deadline_ms) && meta.deadline_ms > 0 && meta.deadline_ms <= MAX_TIMER) {
       ctx.deadline = performance.now() + meta.deadline_ms;
       controller.timer = setTimeout(() => controller.abort(new CordonError(codes.deadline, "deadline exceeded")), meta.deadline_ms);
@@ -477,6 +483,7 @@ export class Connection {
     if (params !== undefined && params !== null && typeof params !== "object") {
       throw new CordonError(codes.invalidParams, `cannot call ${method}: params must be an object or an array`);
     }
+    if (this.ended) throw new CordonError(codes.peerGone, "the connection has ended");
     params = traced(params, trace);
     while (this.calls.size >= this.maxInFlight) await new Promise((resolve) => this.waiting.push(resolve));
     signal?.throwIfAborted();
@@ -559,6 +566,315 @@ export class Connection {
     }
     if (!this.stream.destroyed) await new Promise((resolve) => this.stream.end(resolve)); // what was written goes out first
     this.stream.destroy();
+  }
+}
+
+// --- what the host serves ---------------------------------------------------
+//
+// Node.js takes no descriptors, so each is the byte form: connections are streams
+// over calls, and files are read and written by calls. Each needs a grant, and
+// rejects with CordonError (denied) without one.
+
+const PIECE = 256 << 10; // bytes of one call, at most
+const WAIT = 5_000; // milliseconds that a call waits for something to come
+
+// Served is what a handler's ctx has of it. What it opens outlives the request.
+class Served {
+  #connection;
+
+  #call;
+
+  constructor(connection, options) {
+    this.#connection = connection;
+    this.#call = (method, params) => connection.call(method, params, options);
+    this.kv = {
+      get: (key) => this.#call("kv.get", { key }),
+      put: (set, condition) => this.#call("kv.put", condition === undefined ? { set } : { set, if: condition }),
+      list: (prefix = "", after = "") => this.#call("kv.list", { prefix, after }),
+    };
+    this.metric = {
+      add: (name, value = 1) => this.#call("metric.add", { name, value }),
+      set: (name, value) => this.#call("metric.set", { name, value }),
+    };
+  }
+
+  async dial(to) {
+    const { stream, address } = await this.#call("net.dial.open", { to });
+    return new HostStream(this.#connection, "net.dial", stream, address);
+  }
+
+  async listen(at, taken) {
+    const { stream, address } = await this.#call("net.listen.open", { at });
+    const listener = new HostListener(this.#connection, stream, address);
+    if (taken) listener.on("connection", taken);
+    listener.accept();
+    return listener;
+  }
+
+  serve(at, server) {
+    return this.listen(at, (stream) => server.emit("connection", stream));
+  }
+
+  agent(options = {}) {
+    return new HostAgent(this.#connection, options);
+  }
+
+  httpsAgent(options = {}) {
+    return new HostsAgent(this.#connection, options);
+  }
+
+  open(path) {
+    return new HostFile(this.#connection, path);
+  }
+
+  async secret(name) {
+    return Buffer.from((await this.#call("secret.read", { name })).data, "base64");
+  }
+
+  data() {
+    return this.#call("data.usage");
+  }
+
+  record(message, fields, level = "info") {
+    return this.#call("log", fields === undefined ? { message, level } : { message, fields, level });
+  }
+
+  hostCall(name, params) {
+    return this.#call("host.call", params === undefined ? { function: name } : { function: name, params });
+  }
+}
+
+// pieceOf is how many bytes go into one message as base64.
+const pieceOf = (connection) => Math.max(1, Math.min(PIECE, Math.floor(((connection.maxFrame - 1024) * 3) / 4)));
+
+async function dialOver(connection, to) {
+  const { stream, address } = await connection.call("net.dial.open", { to });
+  return new HostStream(connection, "net.dial", stream, address);
+}
+
+// waitingCalls keeps calls that only wait from taking every place there is.
+class WaitingCalls {
+  constructor() {
+    this.here = 0;
+    this.queue = [];
+  }
+
+  async call(connection, method, params) {
+    const places = Math.max(1, Math.floor(connection.maxInFlight / 2));
+    while (this.here >= places) await new Promise((resolve) => this.queue.push(resolve));
+    this.here++;
+    try {
+      return await connection.call(method, { ...params, wait_ms: this.queue.length > 0 ? 100 : WAIT });
+    } finally {
+      this.here--;
+      this.queue.shift()?.();
+    }
+  }
+}
+
+// HostStream is a connection, as a socket has it.
+class HostStream extends Duplex {
+  constructor(connection, capability, id, address) {
+    super({ allowHalfOpen: true });
+    Object.assign(this, { connection, capability, id, asking: false, remoteAddress: address?.replace(/:\d+$/, ""), remotePort: Number(/:(\d+)$/.exec(address ?? "")?.[1]) || undefined });
+  }
+
+  ask(what, params) {
+    return this.connection.call(`${this.capability}.${what}`, { stream: this.id, ...params });
+  }
+
+  _read() {
+    if (!this.asking) this.take();
+  }
+
+  async take() {
+    this.asking = true;
+    const params = { stream: this.id, most: pieceOf(this.connection) };
+    try {
+      while (!this.destroyed) {
+        const { data, end } = await this.connection.waitingCalls.call(this.connection, `${this.capability}.receive`, params);
+        if (this.destroyed) return;
+        if (!end && data === "") continue;
+        this.asking = false; // push may ask for more at once
+        this.push(end ? null : Buffer.from(data, "base64"));
+        return;
+      }
+    } catch (err) {
+      this.destroy(err.code === codes.peerGone ? undefined : err); // the plugin is ending, with all it has
+    }
+  }
+
+  async send(bytes, end) {
+    const piece = pieceOf(this.connection);
+    for (let at = 0; at < bytes.length;) {
+      const { sent } = await this.ask("send", { data: bytes.subarray(at, at + piece).toString("base64") });
+      at += sent;
+    }
+    if (end) await this.ask("send", { end: true });
+  }
+
+  _write(chunk, _encoding, done) {
+    this.send(chunk, false).then(() => done(), done);
+  }
+
+  _final(done) {
+    this.send(Buffer.alloc(0), true).then(() => done(), done);
+  }
+
+  _destroy(err, done) {
+    this.ask("close").then(() => done(err), () => done(err)); // it may have gone already
+  }
+
+  // What HTTP and TLS ask of a socket. There is nothing to set.
+  setNoDelay() { return this; }
+
+  setKeepAlive() { return this; }
+
+  ref() { return this; }
+
+  unref() { return this; }
+
+  setTimeout(ms, then) {
+    clearTimeout(this.timer);
+    if (ms > 0) {
+      this.timer = setTimeout(() => this.emit("timeout"), ms).unref();
+      if (then) this.once("timeout", then);
+    }
+    return this;
+  }
+}
+
+// HostListener emits "connection" with a HostStream for each that comes, and
+// "close" at its end.
+class HostListener extends EventEmitter {
+  constructor(connection, id, address) {
+    super();
+    Object.assign(this, { connection, id, address, closed: false });
+  }
+
+  async accept() {
+    try {
+      while (!this.closed) {
+        const { stream } = await this.connection.waitingCalls.call(this.connection, "net.listen.accept", { stream: this.id });
+        if (stream !== null) this.emit("connection", new HostStream(this.connection, "net.listen", stream));
+      }
+    } catch (err) {
+      if (!this.closed && this.listenerCount("error") > 0) this.emit("error", err);
+      this.closed = true;
+    }
+    this.emit("close");
+  }
+
+  async close() {
+    if (this.closed) return;
+    this.closed = true;
+    await this.connection.call("net.listen.close", { stream: this.id });
+  }
+}
+
+// target is where an agent's request goes, unless the agent says otherwise.
+const target = (options, port) => options.to ?? `${options.host ?? options.hostname}:${options.port ?? port}`;
+
+class HostAgent extends http.Agent {
+  #connection;
+
+  constructor(connection, options) {
+    super({ keepAlive: false, ...options });
+    this.#connection = connection;
+  }
+
+  createConnection(options, done) {
+    dialOver(this.#connection, target(options, 80)).then((stream) => done(null, stream), done);
+  }
+}
+
+class HostsAgent extends https.Agent {
+  #connection;
+
+  constructor(connection, options) {
+    super({ keepAlive: false, maxCachedSessions: 0, ...options });
+    this.#connection = connection;
+  }
+
+  createConnection(options, done) {
+    dialOver(this.#connection, target(options, 443)).then((stream) => {
+      done(null, tls.connect({ ...options, path: undefined, socket: stream, servername: options.servername || options.host }));
+    }, done);
+  }
+}
+
+// HostFile is a file of the host, by its path.
+class HostFile {
+  #connection;
+
+  constructor(connection, path) {
+    this.#connection = connection;
+    this.path = path;
+  }
+
+  async read(offset = 0, length = PIECE) {
+    const { data } = await this.#connection.call("fs.read", { path: this.path, offset, length: Math.min(length, pieceOf(this.#connection)) });
+    return Buffer.from(data, "base64");
+  }
+
+  async write(data, { offset = 0, create = false, truncate = false } = {}) {
+    const bytes = Buffer.from(data);
+    const piece = pieceOf(this.#connection);
+    let at = 0;
+    do {
+      const part = bytes.subarray(at, at + piece).toString("base64");
+      await this.#connection.call("fs.write", { path: this.path, offset: offset + at, data: part, create: create && at === 0, truncate: truncate && at === 0 });
+      at += piece;
+    } while (at < bytes.length);
+  }
+
+  async size() {
+    return (await this.#connection.call("fs.read", { path: this.path, length: 0 })).size;
+  }
+
+  async readFile(encoding) {
+    const parts = [];
+    for (let at = 0; ;) {
+      const part = await this.read(at);
+      if (part.length === 0) break;
+      parts.push(part);
+      at += part.length;
+    }
+    const all = Buffer.concat(parts);
+    return encoding ? all.toString(encoding) : all;
+  }
+
+  writeFile(data) {
+    return this.write(data, { create: true, truncate: true });
+  }
+
+  createReadStream() {
+    let at = 0;
+    const file = this;
+    return new Readable({
+      read() {
+        file.read(at).then((part) => {
+          at += part.length;
+          this.push(part.length === 0 ? null : part);
+        }, (err) => this.destroy(err));
+      },
+    });
+  }
+
+  createWriteStream({ truncate = true } = {}) {
+    let at = 0;
+    let first = true;
+    const put = (chunk) => {
+      const begin = first;
+      first = false;
+      const offset = at;
+      at += chunk.length;
+      return this.write(chunk, { offset, create: begin, truncate: begin && truncate });
+    };
+    return new Writable({
+      write: (chunk, _encoding, done) => { put(chunk).then(() => done(), done); },
+      final: (done) => { (first ? put(Buffer.alloc(0)) : Promise.resolve()).then(() => done(), done); },
+    });
   }
 }
 

@@ -660,6 +660,45 @@ class Context:
         with self._one("secret.open", {"name": name}) as file:
             return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
 
+    def get(self, key):
+        """A value of the plugin's own store, or None."""
+        return self.call("kv.get", {"key": key})
+
+    def put(self, values, when=None):
+        """Sets keys of the plugin's own store in one transaction; None takes one
+        away. With when, only if the store has what that says: CONFLICT otherwise."""
+        self.call("kv.put", {"set": values} if when is None else {"set": values, "if": when})
+
+    def keys(self, prefix=""):
+        """The keys of the plugin's own store that begin with prefix, in order."""
+        after = ""
+        while True:
+            page = self.call("kv.list", {"prefix": prefix, "after": after})
+            yield from page["keys"]
+            if not page["more"]:
+                return
+            after = page["keys"][-1]
+
+    def record(self, message, level="info", **fields):
+        """Writes a structured record to the plugin's log."""
+        self.call("log", {"message": message, "level": level, "fields": fields})
+
+    def add_metric(self, name, value=1):
+        """Adds to a counter of the plugin's own."""
+        self.call("metric.add", {"name": name, "value": value})
+
+    def set_metric(self, name, value):
+        """Sets a gauge of the plugin's own."""
+        self.call("metric.set", {"name": name, "value": value})
+
+    def data_usage(self):
+        """How much of its data directory the plugin uses: a dict."""
+        return self.call("data.usage")
+
+    def host_call(self, name, params=None, timeout=DEFAULT_TIMEOUT):
+        """Calls a function that an application of the host serves."""
+        return self.call("host.call", {"function": name, "params": params}, timeout)
+
     def _one(self, method, params, timeout=DEFAULT_TIMEOUT):
         _, files = self.call_files(method, params, timeout=timeout)
         return files[0]

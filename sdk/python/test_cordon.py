@@ -146,6 +146,26 @@ class Plugins(unittest.TestCase):
             self.assertEqual(host.call("look.async", {"key": "y"}), "value of y")
             self.assertEqual(host.notified, [("seen", {"key": "x"})])
 
+    def test_what_the_host_serves_is_what_python_has(self):
+        store, records = {}, []
+        pages = [{"keys": ["a", "b"], "more": True}, {"keys": ["c"], "more": False}]
+
+        @self.plugin.method("use")
+        def use(params, ctx):
+            ctx.put({"a": "1"})
+            ctx.record("seen", level="warn", photo=1)
+            ctx.add_metric("n", 2)
+            return [ctx.get("a"), ctx.get("b"), list(ctx.keys()), ctx.data_usage()["bytes"], ctx.host_call("f", [1])]
+
+        methods = {
+            "kv.put": lambda p, ctx: store.update(p["set"]), "kv.get": lambda p, ctx: store.get(p["key"]),
+            "kv.list": lambda p, ctx: pages.pop(0), "log": lambda p, ctx: records.append(p), "metric.add": lambda p, ctx: records.append(p),
+            "data.usage": lambda p, ctx: {"bytes": 7}, "host.call": lambda p, ctx: [p["function"], p["params"]],
+        }
+        with cordon.Harness(self.plugin, methods) as host:
+            self.assertEqual(host.call("use"), ["1", None, ["a", "b", "c"], 7, ["f", [1]]])
+        self.assertEqual(records, [{"message": "seen", "level": "warn", "fields": {"photo": 1}}, {"name": "n", "value": 2}])
+
     def test_shutdown_runs_once_all_is_answered(self):
         order, began, release = [], threading.Event(), threading.Event()
 

@@ -19,21 +19,30 @@ import (
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/profiles/grant"
 	"github.com/cordonhq/cordon/supervisor/broker/capability"
+	"github.com/cordonhq/cordon/supervisor/broker/stream"
 	"github.com/cordonhq/cordon/supervisor/egress"
 )
 
+const toSchema = `{"type": "object", "properties": {"to": {"type": "string", "minLength": 3, "maxLength": 300}, "_meta": {"type": "object"}}, "required": ["to"], "additionalProperties": false}`
+
 // New makes the capability.
 func New() capability.Capability {
+	streams := stream.NewTable("net.dial")
+	d := &dialer{connect: connect, streams: streams}
 	return capability.Capability{
 		Name: "net.dial",
 		Text: "Connects to a granted place by TCP and hands the connection over as a socket. The host looks the name up, checks where it leads as for network.egress, and relays: a revocation ends the connection.",
 		Cost: capability.Network, Phases: capability.Always(),
-		Methods: []capability.Method{{
-			Name: "net.dial", Text: "gives a connected stream socket",
-			Params: `{"type": "object", "properties": {"to": {"type": "string", "minLength": 3, "maxLength": 300}, "_meta": {"type": "object"}}, "required": ["to"], "additionalProperties": false}`,
+		Closed: streams.Closed,
+		Methods: append([]capability.Method{{
+			Name: "net.dial", Text: "gives a connected stream socket", Params: toSchema,
 			Result: `{"type": "object", "properties": {"address": {"type": "string"}}, "required": ["address"]}`,
-			Target: target, Serve: (&dialer{connect: connect}).serve,
-		}},
+			Target: target, Serve: d.serve,
+		}, {
+			Name: "net.dial.open", Text: "connects, and gives a stream to send into and receive from by calls", Params: toSchema,
+			Result: `{"type": "object", "properties": {"address": {"type": "string"}, "stream": {"type": "string"}}, "required": ["address", "stream"]}`,
+			Target: target, Serve: d.open,
+		}}, streams.Methods()...),
 	}
 }
 
@@ -64,21 +73,54 @@ func connect(ctx context.Context, c *capability.Call, to grant.Target) (egress.E
 
 type dialer struct {
 	connect func(ctx context.Context, c *capability.Call, to grant.Target) (egress.End, error)
+	streams *stream.Table
 }
 
+// serve is the descriptor form.
 func (d *dialer) serve(ctx context.Context, c *capability.Call) (any, error) {
-	if c.Takes == nil || !c.Takes(ipc.KindSocket) {
-		return nil, ipc.Errorf(ipc.CodeUnsupported, "cannot call net.dial: its answer is a descriptor (socket), and the plugin's hello takes none of that kind; network.egress needs none")
+	if err := c.Needs(ipc.KindSocket, "net.dial.open"); err != nil {
+		return nil, err
 	}
-	to, err := grant.ParseEndpoint(c.Target)
+	address, theirs, err := d.reach(ctx, c)
 	if err != nil {
 		return nil, err
+	}
+	return ipc.WithFiles{Result: struct {
+		Address string `json:"address"`
+	}{address}, Files: []*os.File{theirs}}, nil
+}
+
+// open is the byte form.
+func (d *dialer) open(ctx context.Context, c *capability.Call) (any, error) {
+	address, theirs, err := d.reach(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := net.FileConn(theirs)
+	if err = errors.Join(err, theirs.Close()); err != nil {
+		return nil, err
+	}
+	id, err := d.streams.Add(c.Plugin, c.Target, conn)
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		Address string `json:"address"`
+		Stream  string `json:"stream"`
+	}{address, id}, nil
+}
+
+// reach connects, and gives the plugin's end of what is relayed from then on.
+func (d *dialer) reach(ctx context.Context, c *capability.Call) (address string, theirs *os.File, err error) {
+	to, err := grant.ParseEndpoint(c.Target)
+	if err != nil {
+		return "", nil, err
 	}
 	life, end := context.WithCancel(context.Background()) // of the connection, which outlives the call
 	done, err := c.Hold(end)
 	if err != nil {
 		end()
-		return nil, err
+		return "", nil, err
 	}
 	release := func() {
 		end()
@@ -90,20 +132,18 @@ func (d *dialer) serve(ctx context.Context, c *capability.Call) (any, error) {
 	real, err := d.connect(dialling, c, to)
 	if err != nil {
 		release()
-		return nil, shown(c, to, err)
+		return "", nil, shown(c, to, err)
 	}
 	ours, theirs, err := pair()
 	if err != nil {
 		release()
-		return nil, errors.Join(err, real.Close())
+		return "", nil, errors.Join(err, real.Close())
 	}
 	go func() {
 		defer release()
 		egress.Bridge(life, ours, real, note{c}, time.Now)
 	}()
-	return ipc.WithFiles{Result: struct {
-		Address string `json:"address"`
-	}{real.RemoteAddr().String()}, Files: []*os.File{theirs}}, nil
+	return real.RemoteAddr().String(), theirs, nil
 }
 
 // note is a call as the relay sees it.

@@ -23,6 +23,7 @@ import (
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/profiles/grant"
 	"github.com/cordonhq/cordon/supervisor/broker/capability"
+	"github.com/cordonhq/cordon/supervisor/broker/stream"
 	"github.com/cordonhq/cordon/supervisor/egress"
 )
 
@@ -37,18 +38,25 @@ const (
 // New makes the capability. Its sockets lie in a directory that root alone can
 // enter, while they are being made.
 func New(dir string) capability.Capability {
+	streams := stream.NewTable("net.listen")
 	return capability.Capability{
 		Name: "net.listen",
 		Text: "Listens at a granted address of the host and hands a listening socket over, on which the plugin accepts what connects. It is a unix socket: the host relays, so a revocation ends it with all its connections.",
 		Cost: capability.Network, Phases: capability.Always(),
-		Methods: []capability.Method{{
-			Name: "net.listen", Text: "gives a listening stream socket",
-			Params: `{"type": "object", "properties": {"at": {"type": "string", "minLength": 3, "maxLength": 100}, "_meta": {"type": "object"}}, "required": ["at"], "additionalProperties": false}`,
+		Closed: streams.Closed,
+		Methods: append([]capability.Method{{
+			Name: "net.listen", Text: "gives a listening stream socket", Params: atSchema,
 			Result: `{"type": "object", "properties": {"address": {"type": "string"}}, "required": ["address"]}`,
 			Target: target, Serve: func(_ context.Context, c *capability.Call) (any, error) { return serve(dir, c) },
-		}},
+		}, {
+			Name: "net.listen.open", Text: "listens, and gives a stream to accept streams from by calls", Params: atSchema,
+			Result: `{"type": "object", "properties": {"address": {"type": "string"}, "stream": {"type": "string"}}, "required": ["address", "stream"]}`,
+			Target: target, Serve: func(_ context.Context, c *capability.Call) (any, error) { return serveBytes(dir, c, streams) },
+		}, streams.Accept()}, streams.Methods()...),
 	}
 }
+
+const atSchema = `{"type": "object", "properties": {"at": {"type": "string", "minLength": 3, "maxLength": 100}, "_meta": {"type": "object"}}, "required": ["at"], "additionalProperties": false}`
 
 // target is the address in the words of grants.
 func target(params json.RawMessage) (string, error) {
@@ -65,13 +73,46 @@ func target(params json.RawMessage) (string, error) {
 	return t.String(), err
 }
 
+// serve is the descriptor form.
 func serve(dir string, c *capability.Call) (any, error) {
-	if c.Takes == nil || !c.Takes(ipc.KindSocket) {
-		return nil, ipc.Errorf(ipc.CodeUnsupported, "cannot call net.listen: its answer is a descriptor (socket), and the plugin's hello takes none of that kind")
+	if err := c.Needs(ipc.KindSocket, "net.listen.open"); err != nil {
+		return nil, err
 	}
-	at, err := grant.ParseAddress(c.Target)
+	address, theirs, err := listen(dir, c)
 	if err != nil {
 		return nil, err
+	}
+	return ipc.WithFiles{Result: struct {
+		Address string `json:"address"`
+	}{address}, Files: []*os.File{theirs}}, nil
+}
+
+// serveBytes is the byte form.
+func serveBytes(dir string, c *capability.Call, streams *stream.Table) (any, error) {
+	address, theirs, err := listen(dir, c)
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.FileListener(theirs)
+	if err = errors.Join(err, theirs.Close()); err != nil {
+		return nil, err
+	}
+	id, err := streams.AddListener(c.Plugin, c.Target, l)
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		Address string `json:"address"`
+		Stream  string `json:"stream"`
+	}{address, id}, nil
+}
+
+// listen gives the plugin's listening socket, into which what connects to the
+// host is relayed from then on.
+func listen(dir string, c *capability.Call) (address string, theirs *os.File, err error) {
+	at, err := grant.ParseAddress(c.Target)
+	if err != nil {
+		return "", nil, err
 	}
 	family := "tcp4" // 0.0.0.0 is not [::], nor the reverse
 	if at.Addr.Is6() {
@@ -79,17 +120,17 @@ func serve(dir string, c *capability.Call) (any, error) {
 	}
 	out, err := net.ListenTCP(family, &net.TCPAddr{IP: at.Addr.AsSlice(), Port: int(at.Port)})
 	if err != nil {
-		return nil, ipc.Errorf(ipc.CodeConflict, "cannot listen at %s: %w", at, err)
+		return "", nil, ipc.Errorf(ipc.CodeConflict, "cannot listen at %s: %w", at, err)
 	}
 	in, err := open(dir)
 	if err != nil {
-		return nil, errors.Join(err, out.Close())
+		return "", nil, errors.Join(err, out.Close())
 	}
 	life, end := context.WithCancel(context.Background())
 	done, err := c.Hold(end)
 	if err != nil {
 		end()
-		return nil, errors.Join(err, out.Close(), in.close(), in.file.Close())
+		return "", nil, errors.Join(err, out.Close(), in.close(), in.file.Close())
 	}
 	s := &server{out: out, in: in, c: c, ctx: life}
 	go func() {
@@ -98,9 +139,7 @@ func serve(dir string, c *capability.Call) (any, error) {
 		s.run()
 	}()
 	c.Note("listening", map[string]any{"address": out.Addr().String()})
-	return ipc.WithFiles{Result: struct {
-		Address string `json:"address"`
-	}{out.Addr().String()}, Files: []*os.File{in.file}}, nil
+	return out.Addr().String(), in.file, nil
 }
 
 // inner is the plugin's listener, and how to reach it.
