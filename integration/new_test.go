@@ -48,6 +48,7 @@ func TestContractsHoldBothWays(t *testing.T) {
 	inside(t, parent, bin+"/cordon", "new", "--lang", "python", "liar")
 	dir := filepath.Join(parent, "liar")
 	replace(t, dir+"/main.py", `{"text": f"Hello, {name}!"}`, `{"text": len(name)}`)
+	replace(t, dir+"/plugin.toml", `examples = "contract/greet.examples.json"`, "") // it would not start
 	d.must("install", dir, "--profile", "builtin:python")
 	d.must("start", "liar")
 	out, err := d.cordon("call", "liar", "greet", `{"name": "Ada"}`)
@@ -68,6 +69,32 @@ func TestContractsHoldBothWays(t *testing.T) {
 			t.Errorf("a reference to %s: %v", wrong, err)
 		}
 		replace(t, dir+"/contract/greet.params.json", `"$ref": `+wrong, `"type": "string"`)
+	}
+}
+
+// TestExamplesAreTriedBeforeReady: a plugin that does not do what its contract's
+// examples say does not start, and the sentence says where it differs; examples
+// that break their contract are refused before anything is installed.
+func TestExamplesAreTriedBeforeReady(t *testing.T) {
+	d := startDaemon(t)
+	parent := t.TempDir()
+	inside(t, parent, bin+"/cordon", "new", "--lang", "python", "greeter")
+	dir := filepath.Join(parent, "greeter")
+	d.must("install", dir, "--profile", "builtin:python")
+	d.must("start", "greeter")
+	if log := d.must("logs", "greeter"); strings.Count(log, "greeting a caller") != 1 {
+		t.Errorf("its one example was not tried once:\n%s", log)
+	}
+	replace(t, dir+"/main.py", `Hello, {name}!`, `Hi, {name}!`)
+	d.must("install", dir, "--as", "changed", "--profile", "builtin:python")
+	want := `warm-up: the example 0 of greet in the contract: at /text: expected "Hello, Ada!", got "Hi, Ada!"`
+	if _, err := d.cordon("start", "changed"); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("a plugin that answers something else: %v", err)
+	}
+	replace(t, dir+"/contract/greet.examples.json", `"Hello, Ada!"`, `7`)
+	if _, err := d.cordon("install", dir, "--as", "refused", "--profile", "builtin:python"); err == nil ||
+		!strings.Contains(err.Error(), "at /0: its result breaks the contract: at /text") {
+		t.Errorf("an example that breaks its contract: %v", err)
 	}
 }
 

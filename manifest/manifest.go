@@ -45,11 +45,13 @@ type Manifest struct {
 }
 
 // Method is what a method takes and answers, each the path of a JSON Schema in
-// the bundle; empty is anything.
+// the bundle; empty is anything. Examples is that of calls with what is to come
+// of them, which every start makes before it is ready; empty is none.
 type Method struct {
-	Name   string `toml:"name"`
-	Params string `toml:"params"`
-	Result string `toml:"result"`
+	Name     string `toml:"name"`
+	Params   string `toml:"params"`
+	Result   string `toml:"result"`
+	Examples string `toml:"examples"`
 }
 
 // Capability is an ask for something that the host serves.
@@ -301,9 +303,9 @@ func (c *checker) methods(doc *document) {
 			c.fail(at+".name", "", "the method %q stands here twice", clip(m.Name))
 		}
 		seen[m.Name] = true
-		for key, path := range map[string]string{".params": m.Params, ".result": m.Result} {
+		for key, path := range map[string]string{".params": m.Params, ".result": m.Result, ".examples": m.Examples} {
 			if c.pos.Has(at+key) && !fs.ValidPath(path) {
-				c.fail(at+key, "", "expected the path of a JSON Schema in the bundle, such as \"schema/greet.json\", got %q", clip(path))
+				c.fail(at+key, "", "expected the path of a file of the bundle, such as \"schema/greet.json\", got %q", clip(path))
 			}
 		}
 	}

@@ -206,6 +206,9 @@ func (p *plugin) greet(run *running) error {
 		return &stepError{"hello", err}
 	}
 	run.hello.Store(&said)
+	if err := p.warmUp(run); err != nil {
+		return &stepError{"warm-up", err}
+	}
 	p.writeBook(run)
 	run.listening.Serve(connections{run.caps})
 	p.box.post(message{event: event{Kind: evReady, Run: run.number}})

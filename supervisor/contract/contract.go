@@ -26,7 +26,10 @@ type Contract struct {
 	methods map[string]method
 }
 
-type method struct{ params, result *schema }
+type method struct {
+	params, result *schema
+	examples       []Example
+}
 
 // schema is a compiled schema and what one value costs it at most.
 type schema struct {
@@ -68,10 +71,18 @@ func Load(dir string, methods []manifest.Method) (*Contract, error) {
 	for _, m := range methods {
 		params, errParams := load(root, m.Params)
 		result, errResult := load(root, m.Result)
-		if err := errors.Join(errParams, errResult); err != nil {
+		made := method{params: params, result: result}
+		err := errors.Join(errParams, errResult)
+		if err == nil {
+			made.examples, err = loadExamples(root, m, made)
+		}
+		if err != nil {
 			return nil, errors.Join(fmt.Errorf("cannot use the contract of method %s: %w", m.Name, err), root.Close())
 		}
-		c.methods[m.Name] = method{params, result}
+		c.methods[m.Name] = made
+	}
+	if n := len(c.Examples()); n > maxAllExamples {
+		return nil, errors.Join(fmt.Errorf("cannot use the contract: %d examples, over %d", n, maxAllExamples), root.Close())
 	}
 	return c, root.Close()
 }
@@ -81,6 +92,19 @@ func load(root *os.Root, path string) (*schema, error) {
 	if path == "" {
 		return nil, nil //nolint:nilnil // nil is the schema that allows everything
 	}
+	data, err := read(root, path)
+	if err != nil {
+		return nil, err
+	}
+	s, err := compile(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+// read reads a file of the bundle, or a byte more than a schema may have.
+func read(root *os.Root, path string) ([]byte, error) {
 	f, err := root.Open(path)
 	if err != nil {
 		return nil, err
@@ -89,11 +113,7 @@ func load(root *os.Root, path string) (*schema, error) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w", path, err)
 	}
-	s, err := compile(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return s, nil
+	return data, nil
 }
 
 // denyLoader loads nothing: a schema that refers to a file would read it as
@@ -206,5 +226,5 @@ func Of(name, params, result string) (*Contract, error) {
 	if err != nil {
 		return nil, fmt.Errorf("its result: %w", err)
 	}
-	return &Contract{methods: map[string]method{name: {p, r}}}, nil
+	return &Contract{methods: map[string]method{name: {params: p, result: r}}}, nil
 }
