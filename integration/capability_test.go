@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -98,6 +99,20 @@ func (d *daemon) asked(how, method string, params any) answer {
 		d.t.Fatal(err)
 	}
 	return a
+}
+
+// flag adds a flag to the configuration and has it be read.
+func (d *daemon) flag(text string) {
+	d.t.Helper()
+	f, err := os.OpenFile(d.dir+"/cordond.toml", os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	_, err = f.WriteString(text)
+	if err := errors.Join(err, f.Close()); err != nil {
+		d.t.Fatal(err)
+	}
+	d.must("reload")
 }
 
 func (d *daemon) profile(name, text string) {
@@ -218,6 +233,21 @@ why = "to sign"
 		logs := d.must("logs", "asker")
 		return strings.Contains(logs, "the key is [redacted]") && strings.Contains(logs, `info: seen photo="1"`)
 	})
+
+	d.flag("[[flag]]\nname = \"keep\"\non = true\nplugins = [\"ask*\"]\ncapabilities = [\"kv\"]\n")
+	var flagged control.Flagged
+	d.json(&flagged, "flag", "keep", "off")
+	if a := d.ask("kv.get", map[string]string{"key": "a"}); a.Code != -32011 || !strings.Contains(a.Message, "revoked by the flag keep") {
+		t.Errorf("while its flag is off: %+v", a)
+	}
+	d.must("reload") // an operator's word stands above the file's
+	if a := d.ask("kv.get", map[string]string{"key": "a"}); a.Code != -32011 {
+		t.Errorf("after a reload: %+v", a)
+	}
+	d.must("flag", "keep", "default")
+	if a := d.ask("kv.get", map[string]string{"key": "a"}); a.Code != 0 {
+		t.Errorf("when its flag is on again: %+v", a)
+	}
 
 	var granted control.Granted
 	d.json(&granted, "revoke", "asker", "kv")

@@ -161,7 +161,7 @@ func (p *plugin) grantsNow() []control.Use {
 			}
 		}
 	}
-	for _, d := range snap.record.Decisions {
+	for _, d := range p.decisions(snap.record.Decisions) {
 		out = append(out, control.Use{Capability: d.Capability, Target: d.Target, By: d.By, Until: d.Until, Revoked: d.Revoked})
 	}
 	return out
@@ -279,7 +279,7 @@ func (p *plugin) enforce(list []control.Decision) (cut int) {
 	if p.run == nil || p.run.caps == nil {
 		return 0
 	}
-	return p.run.caps.Decide(list)
+	return p.run.caps.Decide(p.decisions(list))
 }
 
 // hasPlaces says whether the plan has listeners for all of these places.

@@ -323,7 +323,7 @@ func (r *running) outOfStep() bool {
 func (p *plugin) goOn() {
 	run := p.run
 	if run.caps != nil {
-		run.caps.Open(p.record.PlanDigest, p.record.Decisions)
+		run.caps.Open(p.record.PlanDigest, p.decisions(p.record.Decisions))
 		run.listening.Serve(connections{run.caps})
 	}
 	p.awaitExit(run)

@@ -205,6 +205,9 @@ func (s *Supervisor) running(name string) bool {
 
 // unmetNow says what keeps a plugin from being started now; "" is nothing.
 func (s *Supervisor) unmetNow(name string) string {
+	if flag := s.flags.gate(name); flag != "" {
+		return "the flag " + flag + " is off"
+	}
 	g := s.graph()
 	if _, err := g.Start(name, func(other string) bool { return other != name && s.running(other) }); err != nil {
 		return err.Error()
@@ -264,6 +267,26 @@ func (p *plugin) waits() string {
 		return p.name + " wants " + other + ", which is to run first"
 	}
 	return ""
+}
+
+// reconcile has what was gone on with leave again if it may not run without what
+// has not been.
+func (s *Supervisor) reconcile() {
+	g := s.graph()
+	for _, p := range s.all() {
+		if p.shown.Load().record.State != control.Running {
+			continue
+		}
+		if flag := s.flags.gate(p.name); flag != "" {
+			p.leaveFor("the flag "+flag+" is off", false)
+		}
+		for _, n := range g.Requires(p.name) {
+			if st := s.stands(n.Name); !st.Runs && n.WhenGone != manifest.GoneTell {
+				p.leaveFor(fmt.Sprintf("it needs %s, which is %s", n.Name, st.State), n.WhenGone == manifest.GoneDrain)
+				break
+			}
+		}
+	}
 }
 
 // startHeldOf holds plugins, and starts those that nothing keeps. It waits until
@@ -398,6 +421,9 @@ func (s *Supervisor) startWith(ctx context.Context, by control.Caller, name stri
 			if err != nil && s.requires(step.Name, step.After[i]) {
 				return err
 			}
+		}
+		if err := s.gated(step.Name, name); err != nil {
+			return err
 		}
 		_, err := s.do(ctx, by, step.Name, evStart)
 		return err

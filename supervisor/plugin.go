@@ -277,7 +277,7 @@ func (p *plugin) accept(m message) {
 		p.run = m.begun
 		p.record.PlanDigest = m.begun.proc.PlanDigest()
 		if m.begun.caps != nil {
-			m.begun.caps.Open(p.record.PlanDigest, p.record.Decisions)
+			m.begun.caps.Open(p.record.PlanDigest, p.decisions(p.record.Decisions))
 		}
 		p.publish()
 	}

@@ -55,6 +55,8 @@ type Config struct {
 	Logger  *slog.Logger
 	// Evidence bounds what is kept of quarantines.
 	Evidence EvidenceRules
+	// Flags are the feature flags of the configuration, checked.
+	Flags []Flag
 	// Reload reads the configuration anew, for the one who asks; nil is none.
 	Reload func(ctx context.Context, by string) (control.Reloaded, error)
 	// Upgrade goes on as another program, for the one who asks; see
@@ -87,6 +89,7 @@ type shared struct {
 	room      *atomic.Int64 // for evidence, in bytes
 	places    chan struct{} // one for each plugin that is being started
 	forgotten func(name string)
+	flags     *flags
 	// changed is told of every change of state; unmet says what keeps a plugin from
 	// being started, awaited which one it waits for. See relations.
 	changed        func(change)
@@ -136,6 +139,10 @@ func New(c Config) (*Supervisor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the state: %w", err)
 	}
+	s.flags.since = s.clock.Now().UTC()
+	if s.flags.flips, err = c.Store.Flips(); err != nil {
+		return nil, fmt.Errorf("cannot read the flags: %w", err)
+	}
 	wanted, lost := s.inherit(records)
 	go s.relate()
 	for _, r := range records {
@@ -153,6 +160,7 @@ func sharedOf(c Config) *shared {
 		stateDir: c.StateDir, store: c.Store, audit: c.Audit, launcher: c.Launcher, source: c.Source,
 		connector: c.Connector, broker: c.Broker, metrics: c.Metrics, functions: c.Functions, uidBase: c.UIDBase, logger: c.Logger, clock: c.Clock, random: c.Random, newID: c.NewID,
 		places: make(chan struct{}, maxStarting), room: new(atomic.Int64),
+		flags:   &flags{list: slices.Clone(c.Flags)},
 		changed: func(change) {}, unmet: func(string) string { return "" }, awaited: func(string) string { return "" },
 	}
 	if s.clock == nil {
@@ -262,6 +270,7 @@ func (s *Supervisor) get(name string) (*plugin, error) {
 // last daemon went and could not be gone on with, or waited for another; those
 // that others need first. It does not wait for them.
 func (s *Supervisor) StartEnabled() {
+	s.reconcile()
 	g := s.graph()
 	var held []*plugin
 	for _, p := range s.all() {

@@ -87,7 +87,7 @@ func newRoot(a *app) *cobra.Command {
 	for _, verb := range []func(*app) *cobra.Command{
 		installVerb, removeVerb, startVerb, stopVerb, restartVerb, enableVerb, disableVerb, releaseVerb,
 		psVerb, inspectVerb, callVerb, attachVerb, logsVerb, eventsVerb, whyVerb,
-		auditVerb, evidenceVerb, reloadVerb, capabilityVerb, grantVerb, revokeVerb,
+		auditVerb, evidenceVerb, reloadVerb, capabilityVerb, grantVerb, revokeVerb, flagVerb,
 		runVerb, newVerb, profileVerb, doctorVerb, versionVerb,
 	} {
 		root.AddCommand(verb(a))

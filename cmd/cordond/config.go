@@ -31,6 +31,23 @@ type config struct {
 	Continuity continuityTable `toml:"continuity"`
 	Secret     []secretTable   `toml:"secret"`
 	Role       []roleTable     `toml:"role"`
+	Flag       []flagTable     `toml:"flag"`
+}
+
+// flagTable is one [[flag]]: a feature flag, and what it gates.
+type flagTable struct {
+	Name         string   `toml:"name"`
+	On           bool     `toml:"on"`
+	Plugins      []string `toml:"plugins"`
+	Capabilities []string `toml:"capabilities"`
+}
+
+// flags are the feature flags.
+func (c config) flags() (out []supervisor.Flag, err error) {
+	for _, t := range c.Flag {
+		out = append(out, supervisor.Flag(t))
+	}
+	return out, supervisor.CheckFlags(out)
 }
 
 // roleTable is one [[role]]: who may do what, with which plugins.
@@ -221,7 +238,8 @@ func loadConfig(file string, asked bool) (c config, found bool, err error) {
 	_, wrong := c.Evidence.rules()
 	_, wrongSecrets := c.secrets()
 	_, wrongRoles := c.roles()
-	if err := errors.Join(c.check(), c.Ceiling.Validate(), c.Continuity.check(), wrong, wrongSecrets, wrongRoles); err != nil {
+	_, wrongFlags := c.flags()
+	if err := errors.Join(c.check(), c.Ceiling.Validate(), c.Continuity.check(), wrong, wrongSecrets, wrongRoles, wrongFlags); err != nil {
 		return c, true, fmt.Errorf("cannot use %s: %w", file, err)
 	}
 	return c, true, nil

@@ -237,6 +237,10 @@ func (d *daemon) openLauncher() error {
 	if err != nil {
 		return errors.Join(err, launcher.Close())
 	}
+	flags, err := d.config.flags()
+	if err != nil {
+		return errors.Join(err, launcher.Close())
+	}
 	served, metrics, err := d.newBroker()
 	if err != nil {
 		return errors.Join(err, launcher.Close())
@@ -245,7 +249,7 @@ func (d *daemon) openLauncher() error {
 		Broker: served, Metrics: metrics.Values, Functions: d.functions,
 		StateDir: c.StateDir, Store: d.store, Audit: d.audit, Launcher: supervisor.WithLauncher(launcher),
 		Source: bundles, Connector: supervisor.IPC{Version: version(), Logger: d.log}, UIDBase: c.UIDBase, Logger: d.log,
-		Evidence: rules, Reload: d.reload, Upgrade: d.upgrade, Clock: hostClock{},
+		Evidence: rules, Flags: flags, Reload: d.reload, Upgrade: d.upgrade, Clock: hostClock{},
 	})
 	if err != nil {
 		return errors.Join(err, launcher.Close())
@@ -359,13 +363,18 @@ func (d *daemon) reload(ctx context.Context, by string) (out control.Reloaded, e
 	if err != nil {
 		return out, err
 	}
+	flags, err := c.flags()
+	if err != nil {
+		return out, err
+	}
 	out.Daemon = d.config.Daemon.changed(c.Daemon)
 	d.server.SetRules(roles)
 	d.bundles.SetCeiling(&c.Ceiling)
 	d.supervisor.SetEvidenceRules(rules)
 	d.secrets.Store(&secrets)
 	d.supervisor.RenewGrants()
-	d.auditEvent("daemon-reloaded", by, "[ceiling], [evidence], the roles and the profiles of what runs were read anew")
+	d.supervisor.SetFlags(ctx, flags, by)
+	d.auditEvent("daemon-reloaded", by, "[ceiling], [evidence], the roles, the flags and the profiles of what runs were read anew")
 	out.Plugins = d.supervisor.Adjust(ctx, by)
 	d.log.Info("reloaded", "file", d.options.configFile, "after_a_start_of_cordond", out.Daemon)
 	for _, p := range out.Plugins {

@@ -118,6 +118,8 @@ func TestWrongConfigIsRefused(t *testing.T) {
 		"[daemon]\ncgroup_root = \"../x\"":             "daemon.cgroup_root",
 		"[daemon]\nsocket = \"/" + long(200) + "\"":    "daemon.socket",
 		"[ceiling]\nfiles = [{path = \"x\"}]":          "ceiling.files",
+		"[[flag]]\nname = \"a\"":                       "flag[0]: a gates nothing",
+		"[[flag]]\nname = \"a\"\non = \"yes\"":         "cordond.toml:3",
 		"[ceiling]\nmemory.max = \"lots\"":             "cordond.toml:2",
 		"a = " + strings.Repeat("[", 5000) + "1":       "cordond.toml",
 		"\"" + strings.Repeat("k", 9000) + "\" = true": "cordond.toml",

@@ -145,6 +145,13 @@ func (f *fakeService) Grant(_ context.Context, by Caller, _ GrantParams) (Grante
 	return Granted{}, err
 }
 
+func (f *fakeService) Flags(context.Context) ([]Flag, error) { return nil, f.failure() }
+
+func (f *fakeService) SetFlag(_ context.Context, by Caller, _ FlagParams) (Flagged, error) {
+	_, err := f.did("set a flag", by)
+	return Flagged{}, err
+}
+
 func (f *fakeService) Revoke(_ context.Context, by Caller, _ GrantParams) (Granted, error) {
 	_, err := f.did("revoke", by)
 	return Granted{}, err
@@ -261,8 +268,8 @@ func codeOf(err error) int {
 // TestWhoMayDoWhat asks for every method as everyone. The lists here are
 // written by hand and not taken from the table.
 func TestWhoMayDoWhat(t *testing.T) {
-	look := []string{MethodList, MethodInspect, MethodCall, MethodLogs, MethodWhy, MethodEvents, MethodAttach, MethodEvidenceList, MethodCapabilities}
-	change := []string{MethodInstall, MethodRemove, MethodStart, MethodStop, MethodRestart, MethodEnable, MethodDisable, MethodRelease, MethodReload, MethodUpgrade, MethodAuditCheckpoint, MethodEvidenceShow, MethodGrant, MethodRevoke, MethodServe}
+	look := []string{MethodList, MethodInspect, MethodCall, MethodLogs, MethodWhy, MethodEvents, MethodAttach, MethodEvidenceList, MethodCapabilities, MethodFlags}
+	change := []string{MethodInstall, MethodRemove, MethodStart, MethodStop, MethodRestart, MethodEnable, MethodDisable, MethodRelease, MethodReload, MethodUpgrade, MethodAuditCheckpoint, MethodEvidenceShow, MethodGrant, MethodRevoke, MethodServe, MethodFlag}
 	if got := len(verbs()); got != len(look)+len(change) {
 		t.Errorf("the table has %d methods, this test %d", got, len(look)+len(change))
 	}

@@ -59,6 +59,8 @@ func verbs() map[string]verb {
 		MethodGrant:        {owner, nil, by(Service.Grant)},
 		MethodRevoke:       {owner, nil, by(Service.Revoke)},
 		MethodServe:        {owner, nil, serveFunctions},
+		MethodFlags:        {observer, nil, flagsListed},
+		MethodFlag:         {owner, nil, by(Service.SetFlag)},
 
 		MethodAuditCheckpoint: {owner, nil, checkpointed},
 		MethodEvidenceList:    {observer, named[NameParams], of(Service.EvidenceList)},
@@ -100,6 +102,10 @@ func checkpointed(ctx context.Context, s *session, _ json.RawMessage) (any, erro
 
 func reloaded(ctx context.Context, s *session, _ json.RawMessage) (any, error) {
 	return s.server.service.Reload(ctx, s.caller)
+}
+
+func flagsListed(ctx context.Context, s *session, _ json.RawMessage) (any, error) {
+	return s.server.service.Flags(ctx)
 }
 
 // upgraded asks on a connection that stays when the others end, to be told if it

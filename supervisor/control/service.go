@@ -47,6 +47,10 @@ type Service interface {
 	// Grant and Revoke hold when they return.
 	Grant(ctx context.Context, by Caller, p GrantParams) (Granted, error)
 	Revoke(ctx context.Context, by Caller, p GrantParams) (Granted, error)
+	// Flags gives the feature flags; SetFlag holds, in all that follows from it, when
+	// it returns.
+	Flags(ctx context.Context) ([]Flag, error)
+	SetFlag(ctx context.Context, by Caller, p FlagParams) (Flagged, error)
 	// Serve takes functions of an application, which are there until withdraw is
 	// called.
 	Serve(ctx context.Context, by Caller, p ServeParams, call FunctionCaller) (withdraw func(), err error)
