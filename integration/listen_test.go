@@ -219,7 +219,13 @@ func TestListenOfNode(t *testing.T) {
 		t.Skip("this host has no /usr/bin/node")
 	}
 	d := startDaemon(t)
-	at, other := freeAddress(t, "127.0.0.9"), freeAddress(t, "[::1]")
+	second := "[::1]"
+	if l, err := net.Listen("tcp", "[::1]:0"); err != nil { // a host without IPv6
+		second = "127.0.0.8"
+	} else {
+		_ = l.Close()
+	}
+	at, other := freeAddress(t, "127.0.0.9"), freeAddress(t, second)
 	d.profile("server", fmt.Sprintf("extends = [\"builtin:node\"]\n[network]\nlisten = [\"web=%s\", \"six=%s\"]\n", at, other))
 	d.must("install", bundle(t, "server", "jsonrpc", map[string]string{"main.js": nodeServer}, "/usr/bin/node", "main.js"), "--profile", "server")
 	d.must("start", "server")

@@ -9,10 +9,12 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -124,16 +126,24 @@ type Session struct {
 	mu     sync.Mutex
 	digest string
 	stop   func()
-	summed map[string]uint64
+	summed map[sum]uint64
 	ended  bool
 	atEnd  []func()
 	before []func()
 	onTurn func()
 }
 
+// sum is what calls are counted by that are not recorded one by one: the method,
+// and who granted it.
+type sum struct{ what, by string }
+
+func (s sum) compare(other sum) int {
+	return cmp.Or(strings.Compare(s.what, other.what), strings.Compare(s.by, other.by))
+}
+
 // Session makes one for a run that is about to begin. Close it.
 func (b *Broker) Session(o Options) *Session {
-	s := &Session{b: b, o: o, g: newGrants(b.clock.Now, Granted(o.Plan)), opened: make(chan struct{}), stop: func() {}, summed: map[string]uint64{}}
+	s := &Session{b: b, o: o, g: newGrants(b.clock.Now, Granted(o.Plan)), opened: make(chan struct{}), stop: func() {}, summed: map[sum]uint64{}}
 	if o.Log == nil {
 		s.o.Log = func(string) {}
 	}
@@ -231,8 +241,8 @@ func (s *Session) Close() {
 	for _, end := range s.atEnd {
 		end()
 	}
-	for _, name := range sortedKeys(summed) {
-		s.record(name, "", "", "served", map[string]any{"calls": summed[name]})
+	for _, of := range slices.SortedFunc(maps.Keys(summed), sum.compare) {
+		s.record(of.what, "", of.by, "served", map[string]any{"calls": summed[of]})
 	}
 	for _, c := range s.b.capabilities {
 		if c.Closed == nil {
@@ -463,7 +473,7 @@ func (m *method) worked() {
 func (s *Session) noted(m *method, a *admitted, err error, took time.Duration) {
 	if m.Summed && err == nil {
 		s.mu.Lock()
-		s.summed[m.Name]++
+		s.summed[sum{m.Name, a.entry.Origin}]++
 		s.mu.Unlock()
 		return
 	}
@@ -576,13 +586,4 @@ func discard(result any) {
 	if c, ok := result.(interface{ Close() error }); ok {
 		_ = c.Close()
 	}
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	out := make([]string, 0, len(m))
-	for k := range m {
-		out = append(out, k)
-	}
-	slices.Sort(out)
-	return out
 }

@@ -323,3 +323,12 @@ func TestCatalogueIsTheGrammar(t *testing.T) {
 		t.Fatalf("the catalogue serves %q and the grammar knows %q", names, grant.Names())
 	}
 }
+
+func sortedKeys[V any](m map[string]V) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
