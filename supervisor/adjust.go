@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -37,6 +38,9 @@ func (s *Supervisor) Adjust(ctx context.Context, by string) []control.Adjusted {
 
 // adjust resolves outside the actor, as that reads files, and changes within it.
 func (p *plugin) adjust(ctx context.Context, snap *snapshot, by string) (a control.Adjusted, err error) {
+	if snap.swapping {
+		return a, errors.New("a swap is under way: reload again when it is over (cordon events NAME)")
+	}
 	bundle, err := p.source.Open(snap.record.Digest)
 	if err != nil {
 		return a, err

@@ -19,7 +19,7 @@ import (
 
 // capabilities makes the session of a run that is about to begin. What a plugin
 // asks before the actor has taken it over waits.
-func (p *plugin) capabilities(number uint64, bundle *Bundle, req *launch.Request) *broker.Session {
+func (p *plugin) capabilities(number uint64, bundle *Bundle, profile string, req *launch.Request) *broker.Session {
 	if p.broker == nil {
 		return nil
 	}
@@ -27,7 +27,7 @@ func (p *plugin) capabilities(number uint64, bundle *Bundle, req *launch.Request
 	size := req.Plan.Data.Size
 	pl := req.Plan
 	s := p.broker.Session(broker.Options{
-		Plugin: p.name, Plan: pl, Policy: func() (broker.Policy, error) { return p.policyNow(bundle) },
+		Plugin: p.name, Plan: pl, Policy: func() (broker.Policy, error) { return p.policyNow(bundle, profile) },
 		Env: capability.Env{
 			Data: req.Data, DataSize: size, Addresses: pl.Network.Addresses, Redact: p.log.hide,
 			Log: func(text string) { p.log.add("log", []byte(text), false) },
@@ -86,16 +86,18 @@ func (p *plugin) deniedGrant(number uint64, pl *plan.Plan, judge *violation.Judg
 		v.Args = []string{violation.Escape(d.Target, 512)}
 		v.What += " " + v.Args[0]
 	}
-	if snap := p.shown.Load(); snap.run != nil && snap.run.number == number {
-		v.Where.PID, v.PlanDigest = snap.run.proc.PID(), snap.run.proc.PlanDigest()
+	for _, run := range p.shown.Load().runs() {
+		if run.number == number {
+			v.Where.PID, v.PlanDigest = run.proc.PID(), run.proc.PlanDigest()
+		}
 	}
 	p.violated(number, v)
 }
 
 // policyNow resolves anew what the plugin may use: profile and ceiling may have
 // changed since it was started.
-func (p *plugin) policyNow(bundle *Bundle) (broker.Policy, error) {
-	pl, err := p.source.Resolve(bundle, p.shown.Load().record.Profile)
+func (p *plugin) policyNow(bundle *Bundle, profile string) (broker.Policy, error) {
+	pl, err := p.source.Resolve(bundle, profile)
 	if err != nil {
 		return broker.Policy{}, err
 	}
@@ -118,8 +120,10 @@ func (s *shared) under() func(plan.Capability) *plan.Capability {
 // RenewGrants asks policy about every running plugin at once, after it changed.
 func (s *Supervisor) RenewGrants() {
 	for _, p := range s.all() {
-		if snap := p.shown.Load(); snap.run != nil && snap.run.caps != nil {
-			snap.run.caps.Renew()
+		for _, run := range p.shown.Load().runs() {
+			if run.caps != nil {
+				run.caps.Renew()
+			}
 		}
 	}
 }
@@ -155,7 +159,7 @@ func (p *plugin) grantsNow() []control.Use {
 	}
 	out := []control.Use{}
 	if bundle, err := p.source.Open(snap.record.Digest); err == nil { // otherwise the next start says why
-		if policy, err := p.policyNow(bundle); err == nil {
+		if policy, err := p.policyNow(bundle, snap.record.Profile); err == nil {
 			for _, c := range policy.Grants {
 				out = append(out, control.Use{Capability: c.Name, Target: c.Target, By: c.Origin, Why: c.Why})
 			}
@@ -276,10 +280,12 @@ func describeTargets(params control.GrantParams) string {
 
 // enforce puts decisions into force on what runs.
 func (p *plugin) enforce(list []control.Decision) (cut int) {
-	if p.run == nil || p.run.caps == nil {
-		return 0
+	for _, run := range p.runs() {
+		if run.caps != nil {
+			cut += run.caps.Decide(p.decisions(list))
+		}
 	}
-	return p.run.caps.Decide(p.decisions(list))
+	return cut
 }
 
 // hasPlaces says whether the plan has listeners for all of these places.

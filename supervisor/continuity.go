@@ -125,7 +125,7 @@ func (s *Supervisor) inherit(records []store.Record) (wanted map[string]*launch.
 	if !ok {
 		return wanted, lost
 	}
-	var unwanted []*launch.Left
+	var unwanted, besides []*launch.Left
 	for _, left := range k.Left() {
 		at := slices.IndexFunc(records, func(r store.Record) bool { return left.Name != "" && r.Name == left.Name })
 		switch {
@@ -134,11 +134,15 @@ func (s *Supervisor) inherit(records []store.Record) (wanted map[string]*launch.
 		case left.Err != nil:
 			unwanted = append(unwanted, left)
 			lost[left.Name] = left.Err
+		case left.UID() != s.uidNow(records[at]):
+			unwanted = append(unwanted, left)
+			besides = append(besides, left)
 		default:
 			wanted[left.Name] = left
 		}
 	}
 	s.discardLeft(unwanted)
+	s.endSwaps(besides, wanted, lost)
 	if k.TookOver() {
 		s.missed(records, wanted, lost)
 	}
@@ -212,7 +216,7 @@ func (p *plugin) adopt(left *launch.Left) error {
 		return errors.Join(err, left.Discard())
 	}
 	const number = 1
-	caps := p.capabilities(number, bundle, &req)
+	caps := p.capabilities(number, bundle, p.record.Profile, &req)
 	room, files, err := p.adoptListening(req.Plan, caps, left.Files)
 	if left.Files = files; err != nil {
 		closeSession(caps)
@@ -243,7 +247,7 @@ func (p *plugin) adopt(left *launch.Left) error {
 		return errors.Join(err, conn.Close())
 	}
 	run := newRunning(number, caps, bundle, proc, conn, req.Plan, p.circuitChanged)
-	run.adopted, run.listening = true, room
+	run.adopted, run.listening, run.data = true, room, req.Data != ""
 	run.judge.Recall(req.Past)
 	hello := said.Hello
 	run.hello.Store(&hello)
@@ -252,6 +256,7 @@ func (p *plugin) adopt(left *launch.Left) error {
 			_ = l.file.Close()
 		}
 		p.discard(run)
+		p.closeData()
 		return fmt.Errorf("it runs under the plan %s, and the state says %s", digest, p.record.PlanDigest)
 	}
 	p.run, p.plan, p.policy = run, req.Plan, req.Plan.Lifecycle
@@ -284,7 +289,7 @@ func (p *plugin) recognise(left *launch.Left) (req launch.Request, bundle *Bundl
 	if pl.PolicyDigest() != said.Policy {
 		return req, nil, said, errChanged
 	}
-	if left.UID() != p.uidOf(p.record.Slot) {
+	if left.UID() != p.uidNow(p.record) {
 		return req, nil, said, fmt.Errorf("it runs as uid %d, which is not its own", left.UID())
 	}
 	req = launch.Request{Name: p.name, Plan: pl, Bundle: bundle.Path, Data: left.Data(), UID: left.UID()}

@@ -23,6 +23,8 @@ type message struct {
 	hold bool
 	// probation is of an evRelease.
 	probation time.Duration
+	// swap is of an evSwap.
+	swap *swap
 	// do, if set, is run instead of an event.
 	do func()
 }

@@ -50,7 +50,7 @@ func TestModel(t *testing.T) {
 		w.close()
 	}
 	t.Logf("what happened, and in which phases: %v", seen)
-	for _, what := range append([]string{"phase running", "phase quarantined", "phase backoff"}, worldDeeds...) {
+	for _, what := range append([]string{"phase running", "phase quarantined", "phase backoff", "swapped", "swap given up"}, worldDeeds...) {
 		if steps >= modelSteps && seen[what] == 0 {
 			t.Errorf("nothing of %q ever happened", what)
 		}
@@ -81,11 +81,71 @@ type reference struct {
 	starts   []time.Time
 	since    time.Time
 	launched bool // the last event began a launch
+
+	// What a swap has beside: as proc, for what, and of which launch.
+	swap     int
+	part     string // coming, draining, leaving
+	swapRun  uint64
+	beside   bool // the last event began a launch beside
+	switched bool // the last event had the two change places
+}
+
+// isOf says whether an event is one of the process beside.
+func (m *reference) isOf(ev event) bool {
+	switch ev.Kind {
+	case evSpawned:
+		return m.swap == 1
+	case evReady, evDisconnected, evExited, evUnhealthy, evDrained:
+		return m.swap == 2
+	default:
+		return ev.Kind == evStartFailed || ev.Kind == evViolation
+	}
+}
+
+func (m *reference) nextBeside(ev event) {
+	switch ev.Kind {
+	case evSpawned:
+		m.swap = 2
+	case evReady:
+		if m.part == "coming" && m.phase == control.Running {
+			m.run, m.swapRun = m.swapRun, m.run
+			m.part, m.since, m.switched = "draining", ev.Time, true
+		}
+	case evStartFailed:
+		m.part = "leaving"
+		if m.swap == 1 {
+			m.swap = 0
+		}
+	case evExited:
+		m.swap = 0
+	case evDisconnected, evDrained, evUnhealthy:
+		m.part = "leaving"
+	case evViolation:
+		switch ev.Action {
+		case violation.Log, violation.Deny:
+		case violation.Kill:
+			m.part = "leaving"
+		default:
+			if m.phase != control.Quarantined {
+				m.enter(control.Quarantined, ev)
+			}
+		}
+	default:
+	}
 }
 
 // next is what an event makes of it, and whether an operator is refused.
 func (m *reference) next(ev event, current bool) (refused bool) {
-	m.launched = false
+	m.launched, m.beside, m.switched = false, false, false
+	defer func() {
+		if m.swap != 0 && m.phase != control.Running {
+			m.part = "leaving"
+		}
+	}()
+	if m.swap != 0 && ev.Run == m.swapRun && m.isOf(ev) {
+		m.nextBeside(ev)
+		return false
+	}
 	quarantines := ev.Kind == evViolation && !slices.Contains([]violation.Action{violation.Log, violation.Deny, violation.Kill}, ev.Action)
 	idle := m.phase == control.Stopped || m.phase == control.Failed
 	busy := m.phase == control.Starting || m.phase == control.Running || m.phase == control.Stopping
@@ -104,8 +164,12 @@ func (m *reference) next(ev event, current bool) (refused bool) {
 		m.stop(ev, "stop")
 	case ev.Kind == evStop:
 		m.stop(ev, "stop")
-	case ev.Kind == evRelease && (!held || m.proc != 0), ev.Kind == evRemove && !idle:
+	case ev.Kind == evRelease && (!held || m.proc != 0 || m.swap != 0), ev.Kind == evRemove && (!idle || m.swap != 0):
 		return true
+	case ev.Kind == evSwap && (m.phase != control.Running || m.closing || m.swap != 0):
+		return true
+	case ev.Kind == evSwap:
+		m.swap, m.part, m.swapRun, m.beside = 1, "coming", max(m.run, m.swapRun)+1, true
 	case ev.Kind == evRelease:
 		m.enter(control.Stopped, ev)
 		m.starts = nil
@@ -163,12 +227,15 @@ func (m *reference) stop(ev event, intent string) {
 func (m *reference) launch(ev event) {
 	m.enter(control.Starting, ev)
 	m.proc, m.launched = 1, true
-	m.run++
+	m.run = max(m.run, m.swapRun) + 1
 	m.starts = append(m.starts, ev.Time)
 }
 
 // late is the end of waiting: for the next try, or for the hello.
 func (m *reference) late(ev event) {
+	if m.swap != 0 { // what is beside has had its time, whatever for
+		m.part = "leaving"
+	}
 	if m.phase == control.Backoff {
 		m.again(ev)
 	}

@@ -71,9 +71,11 @@ type plugin struct {
 	cancel    context.CancelFunc // of the start walk
 	walking   sync.WaitGroup
 	hit       *violation.Violation // the violation that is being answered
+	hitBy     *running             // and whose it is
 	waiting   []waiter
 	draining  string // why it gets no more calls; "" if it does
 	again     bool   // it ran when its daemon went, and could not be gone on with
+	swap      swap   // what a swap has beside run
 	stopTimer func()
 	saving    bool  // a later save is due
 	unsaved   bool  // the disk has less than record
@@ -96,6 +98,15 @@ type snapshot struct {
 	// ready says that calls may be made; draining, if not "", why no more may.
 	ready    bool
 	draining string
+	// beside is the other process of a swap, and swapping says that one is under
+	// way; see swap.
+	beside   *running
+	swapping bool
+}
+
+// runs are the processes that there are.
+func (s *snapshot) runs() []*running {
+	return slices.DeleteFunc([]*running{s.run, s.beside}, func(r *running) bool { return r == nil })
 }
 
 // running is one process with its connection.
@@ -125,6 +136,11 @@ type running struct {
 	adopted  bool
 	booking  sync.Mutex // serialises writeBook
 	loosened sync.Once
+	// gate counts the calls that it has not answered, and closes when another
+	// process has taken its place.
+	gate gate
+	// data says that it has the data that is kept.
+	data bool
 }
 
 func newRunning(number uint64, caps *broker.Session, b *Bundle, proc Process, conn Conn, pl *plan.Plan, changed func(control.Circuit)) *running {
@@ -225,11 +241,14 @@ func (p *plugin) drop(m message) {
 func (p *plugin) end() {
 	p.stopTimer()
 	p.cancel()
+	p.swap.cancelStart()
+	p.freeBeside()
 	if p.run != nil {
 		p.free()
 	}
 	p.walking.Wait()
 	p.house.Close()
+	p.closeData()
 	p.settleWaiters(p.notFound())
 	if p.unsaved && p.state.Phase != removed {
 		p.save()
@@ -250,6 +269,7 @@ func (p *plugin) handle(m message) {
 		return
 	}
 	m = p.strictly(m)
+	m = p.commitSwap(m)
 	p.accept(m)
 	ev := m.event
 	ev.Time, ev.Jitter = p.clock.Now(), p.random()
@@ -261,8 +281,8 @@ func (p *plugin) handle(m message) {
 	}
 	p.beginProbation(m, before)
 	err := p.perform(acts, m)
-	p.hit = nil
-	if m.begun != nil && p.state.Process != alive { // only a fault in transition could lead here
+	p.hit, p.hitBy = nil, nil
+	if m.begun != nil && m.begun == p.run && p.state.Process != alive { // only a fault in transition could lead here
 		p.free()
 	}
 	p.keepListening()
@@ -273,19 +293,26 @@ func (p *plugin) handle(m message) {
 func (p *plugin) accept(m message) {
 	p.intend(m)
 	if m.begun != nil {
-		p.draining = ""
-		p.run = m.begun
-		p.record.PlanDigest = m.begun.proc.PlanDigest()
+		digest := m.begun.proc.PlanDigest()
+		if p.state.Swap.isOf(m.event) {
+			p.swap.run = m.begun
+		} else {
+			p.run, p.draining = m.begun, ""
+			p.record.PlanDigest, p.record.UID = digest, 0
+		}
 		if m.begun.caps != nil {
-			m.begun.caps.Open(p.record.PlanDigest, p.decisions(p.record.Decisions))
+			m.begun.caps.Open(digest, p.decisions(p.record.Decisions))
 		}
 		p.publish()
 	}
 	if m.hit != nil {
 		v := *m.hit
-		p.hit = &v
-		if p.run != nil && p.run.plan() != nil {
-			violation.Explain(p.hit, p.run.plan())
+		p.hit, p.hitBy = &v, p.run
+		if p.swap.run != nil && p.swap.run.number == m.event.Run {
+			p.hitBy = p.swap.run
+		}
+		if p.hitBy != nil && p.hitBy.plan() != nil {
+			violation.Explain(p.hit, p.hitBy.plan())
 		}
 		p.record.Violations = lastViolations(append(p.record.Violations, *p.hit))
 	}
@@ -305,26 +332,38 @@ func (p *plugin) answer(m message, err error) {
 			p.waiting = append(p.waiting, waiter{m.event.Kind, m.op})
 		}
 	}
-	if p.state.Phase == control.Starting || p.state.Phase == control.Stopping {
-		return
-	}
 	p.settleWaiters(nil)
 }
 
-// settleWaiters answers everyone who waits; err, if not nil, to all of them.
+// settleWaiters answers everyone whose wish has come to something; err, if not
+// nil, to all who wait.
 func (p *plugin) settleWaiters(err error) {
-	for _, w := range p.waiting {
-		if err == nil {
-			w.op.done <- p.outcome(w.kind)
-		} else {
+	p.waiting = slices.DeleteFunc(p.waiting, func(w waiter) bool {
+		switch {
+		case err != nil:
 			w.op.done <- err
+		case p.settles(w.kind):
+			w.op.done <- p.outcome(w.kind)
+		default:
+			return false
 		}
+		return true
+	})
+}
+
+// settles says whether nothing is under way any more of what kind asks for.
+func (p *plugin) settles(kind eventKind) bool {
+	if kind == evSwap {
+		return p.state.Swap.Process == noProcess
 	}
-	p.waiting = nil
+	return p.state.Phase != control.Starting && p.state.Phase != control.Stopping
 }
 
 // outcome says what the settled state means to one who asked for kind.
 func (p *plugin) outcome(kind eventKind) error {
+	if kind == evSwap {
+		return p.swapOutcome()
+	}
 	if kind != evStart && kind != evRestart || p.state.Phase == control.Running {
 		return nil
 	}
@@ -356,6 +395,7 @@ func (p *plugin) perform(acts []action, m message) (refused error) {
 			p.launch()
 		case actCancel:
 			p.cancel()
+			p.swap.cancelStart()
 		case actContain:
 			p.contain()
 		case actEvidence:
@@ -376,13 +416,15 @@ func (p *plugin) perform(acts []action, m message) (refused error) {
 			refused = p.refusal(m.event.Kind, a)
 		case actForget:
 			refused = p.forget(m)
+		case actLaunchBeside, actSwitch, actTellSwap, actByeBeside, actTermBeside, actEndBeside, actFreeBeside:
+			p.performSwap(a, m)
 		}
 	}
 	return refused
 }
 
 func (p *plugin) refusal(kind eventKind, a action) error {
-	verb := map[eventKind]string{evStart: "start", evStop: "stop", evRestart: "restart", evRelease: "release", evRemove: "remove"}[kind]
+	verb := map[eventKind]string{evStart: "start", evStop: "stop", evRestart: "restart", evRelease: "release", evRemove: "remove", evSwap: "swap"}[kind]
 	code := ipc.CodeConflict
 	if p.state.Phase == control.Quarantined {
 		code = ipc.CodeQuarantined
@@ -441,7 +483,7 @@ func (p *plugin) saveLater() {
 // persist saves the state. While a quarantined plugin is only frozen, a disk
 // that is slow or full must not keep it: then it is killed first.
 func (p *plugin) persist() {
-	if p.state.Phase != control.Quarantined || p.state.Process == noProcess {
+	if p.state.Phase != control.Quarantined || p.run == nil && p.swap.run == nil {
 		p.save()
 		return
 	}
@@ -467,9 +509,9 @@ func (p *plugin) killLate(done <-chan struct{}) {
 		return
 	default:
 	}
-	if snap := p.shown.Load(); snap.run != nil {
+	for _, run := range p.shown.Load().runs() {
 		p.logger.Error("the quarantine takes long to be saved: killing first", "plugin", p.name)
-		p.logFailure("kill", snap.run.proc.Kill())
+		p.logFailure("kill", run.proc.Kill())
 	}
 }
 
@@ -484,15 +526,21 @@ func (p *plugin) publish() {
 	p.updateRecord()
 	r := p.record
 	r.Violations = slices.Clone(r.Violations)
-	before := p.shown.Swap(&snapshot{
+	now := &snapshot{
 		record: r, plan: p.plan, run: p.run, draining: p.draining,
-		ready: p.state.Phase == control.Running && p.run != nil && p.draining == "",
-	})
+		ready:  p.state.Phase == control.Running && p.run != nil && p.draining == "",
+		beside: p.swap.run, swapping: p.state.Swap.Process != noProcess,
+	}
+	before := p.shown.Swap(now)
 	if before != nil && before.record.State != r.State {
 		p.changed(change{p.name, before.record.State, r.State})
 	}
-	if before != nil && before.run != nil && before.run != p.run {
-		close(before.run.settled)
+	if before != nil {
+		for _, run := range before.runs() {
+			if !slices.Contains(now.runs(), run) {
+				close(run.settled)
+			}
+		}
 	}
 	if before != nil && before.record.Quarantine == nil && r.Quarantine != nil {
 		p.walking.Go(p.tidyEvidence) // not while it was only frozen
@@ -580,15 +628,23 @@ func (p *plugin) auditMuted() {
 
 // contain freezes; where that fails, it kills.
 func (p *plugin) contain() {
-	if p.run == nil {
-		return
+	for _, run := range p.runs() {
+		ctx, cancel := context.WithTimeout(context.Background(), freezeTime)
+		if err := run.proc.Freeze(ctx); err != nil {
+			p.logger.Warn("cannot freeze: killing at once", "plugin", p.name, "err", err)
+			p.logFailure("kill; it will be tried again", run.proc.Kill())
+		}
+		cancel()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), freezeTime)
-	defer cancel()
-	if err := p.run.proc.Freeze(ctx); err != nil {
-		p.logger.Warn("cannot freeze: killing at once", "plugin", p.name, "err", err)
-		p.kill()
+}
+
+// runs are the processes that there are: the one that hit a wall first.
+func (p *plugin) runs() []*running {
+	all := (&snapshot{run: p.run, beside: p.swap.run}).runs()
+	if len(all) == 2 && all[1] == p.hitBy {
+		slices.Reverse(all)
 	}
+	return all
 }
 
 // keepEvidence keeps what it can within its bounds; see evidence.
@@ -608,12 +664,16 @@ func (p *plugin) keepEvidence() {
 		return
 	}
 	q.Evidence = dir
-	e := evidence{
-		plan: p.plan, violation: q.Violation, log: p.log.tail(evidenceLines),
-		redact: newRedactor(p.plan, p.cabinet.redactions(), p.log.secrets()...), room: p.takeRoom(),
+	by, pl := p.run, p.plan
+	if p.hitBy != nil {
+		by, pl = p.hitBy, p.hitBy.plan()
 	}
-	if p.run != nil {
-		e.proc, e.calls = p.run.proc, p.run.calls.list()
+	e := evidence{
+		plan: pl, violation: q.Violation, log: p.log.tail(evidenceLines),
+		redact: newRedactor(pl, p.cabinet.redactions(), p.log.secrets()...), room: p.takeRoom(),
+	}
+	if by != nil {
+		e.proc, e.calls = by.proc, by.calls.list()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), evidenceTime)
 	defer cancel()
@@ -637,8 +697,9 @@ func (s *shared) tidyEvidence() {
 	s.room.Store(room)
 }
 
-func (p *plugin) goodbye() {
-	run := p.run
+func (p *plugin) goodbye() { p.sayGoodbye(p.run) }
+
+func (p *plugin) sayGoodbye(run *running) {
 	if run == nil || run.conn == nil {
 		return
 	}
@@ -659,16 +720,17 @@ func (p *plugin) signal(s syscall.Signal) {
 }
 
 func (p *plugin) kill() {
-	if p.run != nil {
-		p.logFailure("kill; it will be tried again", p.run.proc.Kill())
+	p.swap.cancelStart()
+	for _, run := range p.runs() {
+		p.logFailure("kill; it will be tried again", run.proc.Kill())
 	}
 }
 
 // reap waits for the end of what was killed. Its exit is handled when it is
 // reported.
 func (p *plugin) reap() {
-	if p.run != nil {
-		p.waitGone(p.run)
+	for _, run := range p.runs() {
+		p.waitGone(run)
 	}
 }
 
@@ -694,6 +756,9 @@ func (p *plugin) free() {
 	}
 	p.discard(p.run)
 	p.run = nil
+	if p.state.Swap.Process == noProcess {
+		p.closeData()
+	}
 }
 
 // discard ends a run whatever its state.
@@ -713,7 +778,6 @@ func (p *plugin) discard(r *running) {
 		}
 	}
 	p.logFailure("release process", r.proc.Release())
-	p.closeData()
 }
 
 // arm sets the one timer to d.

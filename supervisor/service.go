@@ -253,10 +253,11 @@ func (s *Supervisor) CallFiles(ctx context.Context, params control.CallParams, f
 
 // callWith makes a call; files, if not nil, gives up what goes along.
 func (s *Supervisor) callWith(ctx context.Context, params control.CallParams, files func() []*os.File) (ipc.Answer, error) {
-	run, err := s.ready(params.Name)
+	run, err := s.enterRun(params.Name)
 	if err != nil {
 		return ipc.Answer{}, err
 	}
+	defer run.gate.leave()
 	if params.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, min(params.Timeout, 24*time.Hour))

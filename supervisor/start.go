@@ -85,17 +85,18 @@ func (p *plugin) startWalk(ctx context.Context, number uint64, r store.Record) e
 	if err := p.enter(ctx); err != nil {
 		return &stepError{"wait for a free place", err}
 	}
-	run, err := p.bringUp(ctx, number, r)
+	run, err := p.bringUp(ctx, number, r, nil)
 	p.leave()
 	if err != nil {
 		return err
 	}
-	return p.greet(run)
+	return p.greet(run, false)
 }
 
 // bringUp verifies, resolves, connects and launches, and hands the process to
-// the actor.
-func (p *plugin) bringUp(ctx context.Context, number uint64, r store.Record) (*running, error) {
+// the actor. beside is the swap that it is for; nil for the only process of the
+// plugin, which has the uid of its slot.
+func (p *plugin) bringUp(ctx context.Context, number uint64, r store.Record, beside *swap) (*running, error) {
 	bundle, err := p.source.Open(r.Digest)
 	if err != nil {
 		return nil, &stepError{"verify", &PermanentError{err}}
@@ -105,13 +106,18 @@ func (p *plugin) bringUp(ctx context.Context, number uint64, r store.Record) (*r
 		return nil, &stepError{"resolve", &PermanentError{err}}
 	}
 	p.box.post(message{do: func() { p.resolved(number, pl) }})
-	data, err := p.dataFor(ctx, r, pl)
-	if err != nil {
+	req := launch.Request{Name: r.Name, Plan: pl, Bundle: bundle.Path, UID: p.uidOf(r.Slot)}
+	if beside != nil {
+		req.UID = 0 // one that nobody has
+		if req.Data, err = p.dataBeside(beside.share, pl); err != nil {
+			return nil, &stepError{"data", &PermanentError{err}}
+		}
+		return p.spawn(ctx, number, bundle, r.Profile, req)
+	}
+	if req.Data, err = p.dataFor(ctx, r, pl); err != nil {
 		return nil, &stepError{"data", err}
 	}
-	run, err := p.spawn(ctx, number, bundle, launch.Request{
-		Name: r.Name, Plan: pl, Bundle: bundle.Path, Data: data, UID: p.uidOf(r.Slot),
-	})
+	run, err := p.spawn(ctx, number, bundle, r.Profile, req)
 	if err != nil {
 		p.closeData()
 	}
@@ -128,13 +134,13 @@ func (p *plugin) resolved(number uint64, pl *plan.Plan) {
 
 // spawn makes the connection, launches and starts everything that watches the
 // process.
-func (p *plugin) spawn(ctx context.Context, number uint64, bundle *Bundle, req launch.Request) (*running, error) {
+func (p *plugin) spawn(ctx context.Context, number uint64, bundle *Bundle, profile string, req launch.Request) (*running, error) {
 	w, err := newWires(req.Plan.Protocol)
 	if err != nil {
 		return nil, &stepError{"connect", err}
 	}
 	defer w.closePlugins()
-	caps := p.capabilities(number, bundle, &req)
+	caps := p.capabilities(number, bundle, profile, &req)
 	room, err := p.enterListening(ctx, req.Plan, caps)
 	if err != nil {
 		closeSession(caps)
@@ -184,7 +190,7 @@ func (p *plugin) spawn(ctx context.Context, number uint64, bundle *Bundle, req l
 		return nil, &stepError{"launch", errors.Join(err, conn.Close())}
 	}
 	run := newRunning(number, caps, bundle, proc, conn, req.Plan, p.circuitChanged)
-	run.listening = room
+	run.listening, run.data = room, req.Data != ""
 	for _, l := range w.logs {
 		go p.log.copyFrom(l.stream, l.file)
 	}
@@ -197,8 +203,9 @@ func (p *plugin) spawn(ctx context.Context, number uint64, bundle *Bundle, req l
 }
 
 // greet serves the connection and waits for the hello. The actor's timer
-// bounds it: killing the process ends the connection.
-func (p *plugin) greet(run *running) error {
+// bounds it: killing the process ends the connection. What is to take another's
+// place is asked for its health, too.
+func (p *plugin) greet(run *running, beside bool) error {
 	go p.serve(run)
 	said, err := run.conn.Hello(run.ctx)
 	if err != nil {
@@ -210,7 +217,13 @@ func (p *plugin) greet(run *running) error {
 		return &stepError{"warm-up", err}
 	}
 	p.writeBook(run)
-	run.listening.Serve(connections{run.caps})
+	if beside {
+		if err := p.isWell(run); err != nil {
+			return err
+		}
+	} else {
+		run.listening.Serve(connections{run.caps})
+	}
 	p.box.post(message{event: event{Kind: evReady, Run: run.number}})
 	go p.watchHealth(run)
 	return nil

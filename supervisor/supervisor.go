@@ -94,6 +94,8 @@ type shared struct {
 	// being started, awaited which one it waits for. See relations.
 	changed        func(change)
 	unmet, awaited func(name string) string
+	redraw         func() // what plugins need has changed
+	wanted         *wanted
 	// discardBundle removes the sealed copy that no plugin uses any more.
 	discardBundle func(digest string) error
 }
@@ -128,7 +130,7 @@ type Supervisor struct {
 // what was quarantined is so still.
 func New(c Config) (*Supervisor, error) {
 	s := &Supervisor{shared: sharedOf(c), reload: c.Reload, upgrade: c.Upgrade, plugins: map[string]*plugin{}, relations: newRelations()}
-	s.changed, s.unmet, s.awaited = s.relations.changed, s.unmetNow, s.awaitedNow
+	s.changed, s.unmet, s.awaited, s.redraw = s.relations.changed, s.unmetNow, s.awaitedNow, s.relations.redraw
 	s.forgotten = s.forgetPlugin
 	s.cabinet = &cabinet{root: filepath.Join(c.StateDir, "evidence"), clock: s.clock, held: s.holdsEvidence, rules: c.Evidence.completed()}
 	s.discardBundle = s.discardUnused
@@ -159,9 +161,9 @@ func sharedOf(c Config) *shared {
 	s := &shared{
 		stateDir: c.StateDir, store: c.Store, audit: c.Audit, launcher: c.Launcher, source: c.Source,
 		connector: c.Connector, broker: c.Broker, metrics: c.Metrics, functions: c.Functions, uidBase: c.UIDBase, logger: c.Logger, clock: c.Clock, random: c.Random, newID: c.NewID,
-		places: make(chan struct{}, maxStarting), room: new(atomic.Int64),
+		places: make(chan struct{}, maxStarting), room: new(atomic.Int64), wanted: new(wanted),
 		flags:   &flags{list: slices.Clone(c.Flags)},
-		changed: func(change) {}, unmet: func(string) string { return "" }, awaited: func(string) string { return "" },
+		changed: func(change) {}, redraw: func() {}, unmet: func(string) string { return "" }, awaited: func(string) string { return "" },
 	}
 	if s.clock == nil {
 		s.clock = SystemClock{}
@@ -236,7 +238,7 @@ func (s *Supervisor) discardUnused(digest string) error {
 // discardIfUnused is discardUnused with s.installing held.
 func (s *Supervisor) discardIfUnused(digest string) error {
 	for _, p := range s.all() {
-		if p.shown.Load().record.Digest == digest {
+		if p.shown.Load().record.Digest == digest || p.swapsTo(digest) {
 			return nil
 		}
 	}

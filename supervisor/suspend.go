@@ -77,6 +77,9 @@ func (p *plugin) suspend(ctx context.Context) error {
 // atRest says that nothing is under way that a successor would have to end.
 func (p *plugin) atRest() bool {
 	snap := p.shown.Load()
+	if snap.swapping {
+		return false
+	}
 	switch snap.record.State {
 	case control.Starting, control.Stopping:
 		return false

@@ -71,6 +71,8 @@ type lifecycle struct {
 	Reason string
 	// Closing says that the daemon ends: nothing starts any more.
 	Closing bool
+	// Swap is what a swap has beside the plugin's process; see swapping.
+	Swap swapping
 }
 
 // eventKind is what can happen to a plugin.
@@ -91,6 +93,8 @@ const (
 	evViolation                     // a wall was hit; Action says what was decided
 	evTimer                         // the armed timer ran out
 	evUnhealthy                     // it does not answer its watchdog, or says that it is not well
+	evSwap                          // an operator
+	evDrained                       // the process that a swap replaced has answered all it was asked
 	eventKinds
 )
 
@@ -111,6 +115,8 @@ type event struct {
 	Action violation.Action
 	// Jitter, at least 0 and below 1, spreads restarts.
 	Jitter float64
+	// Drain is for evSwap: how long the process before may go on with its calls.
+	Drain  time.Duration
 	Reason string
 }
 
@@ -118,22 +124,29 @@ type event struct {
 type actionKind int
 
 const (
-	actPersist  actionKind = iota // write the record, synced
-	actAudit                      // Name is the kind of the record
-	actPublish                    // show the new state to everyone else
-	actRecord                     // keep the violation
-	actLaunch                     // start the start walk
-	actCancel                     // give the start walk up
-	actContain                    // freeze; where that fails, kill
-	actEvidence                   // keep the evidence
-	actGoodbye                    // ask it to leave
-	actTerm                       // SIGTERM
-	actKill                       // kill all of it
-	actReap                       // wait, bounded, until it has gone
-	actFree                       // release what the process held
-	actArm                        // set the timer to Delay
-	actRefuse                     // answer the operator with Reason and Hint
-	actForget                     // delete the record and what belongs to it
+	actPersist      actionKind = iota // write the record, synced
+	actAudit                          // Name is the kind of the record
+	actPublish                        // show the new state to everyone else
+	actRecord                         // keep the violation
+	actLaunch                         // start the start walk
+	actCancel                         // give the start walk up
+	actContain                        // freeze, and what a swap has beside it; where that fails, kill
+	actEvidence                       // keep the evidence
+	actGoodbye                        // ask it to leave
+	actTerm                           // SIGTERM
+	actKill                           // kill all of it, and what a swap has beside it
+	actReap                           // wait, bounded, until that has gone
+	actFree                           // release what the process held
+	actArm                            // set the timer to Delay
+	actRefuse                         // answer the operator with Reason and Hint
+	actForget                         // delete the record and what belongs to it
+	actLaunchBeside                   // start the start walk of what a swap brings
+	actSwitch                         // what came is the plugin's process now, and takes the calls
+	actTellSwap                       // audit; Name is the kind of the record
+	actByeBeside                      // ask what is beside to leave
+	actTermBeside                     // SIGTERM to it
+	actEndBeside                      // give its start walk up and kill it
+	actFreeBeside                     // release what it held
 )
 
 // action is one thing to do. The actor does them in order.
@@ -151,9 +164,18 @@ type action struct {
 // phase but removed has a way to stopped; a launch happens only when there is
 // no process; every launch is followed to its end.
 func transition(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) {
+	if s.Swap.isOf(ev) {
+		return whenBeside(s, ev, p)
+	}
 	if stale(s, ev) {
 		return s, nil
 	}
+	next, acts := byPhase(s, ev, p)
+	return endSwapWith(s, next, ev, acts)
+}
+
+// byPhase is transition for the plugin's own process.
+func byPhase(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) {
 	switch s.Phase {
 	case control.Stopped, control.Failed:
 		return whenIdle(s, ev, p)
@@ -183,11 +205,13 @@ func stale(s lifecycle, ev event) bool {
 		return ev.Run != s.Run || s.Process != launching
 	case evReady, evDisconnected, evExited, evUnhealthy:
 		return ev.Run != s.Run || s.Process != alive
+	case evDrained: // of what is beside; whenBeside has those
+		return true
 	case evStartFailed:
 		return ev.Run != s.Run || s.Process == noProcess
 	case evTimer:
 		return ev.Timer != s.Timer
-	case evStart, evStop, evRestart, evRelease, evRemove, evShutdown, evViolation, eventKinds:
+	case evStart, evStop, evRestart, evRelease, evRemove, evShutdown, evViolation, evSwap, eventKinds:
 		return false
 	default:
 		return true
@@ -201,7 +225,12 @@ func whenIdle(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) {
 		return startAfresh(s, ev, p)
 	case evRelease:
 		return s, refuse(ev, "it is not quarantined", "")
+	case evSwap:
+		return s, refuse(ev, "it does not run", "cordon start NAME")
 	case evRemove:
+		if s.Swap.Process != noProcess {
+			return s, refuse(ev, "its processes have not ended yet", "cordon remove NAME, in a moment")
+		}
 		s.Phase, s.Since = removed, ev.Time
 		return s, []action{{Kind: actForget}}
 	case evShutdown:
@@ -209,7 +238,7 @@ func whenIdle(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) {
 		return s, nil
 	case evViolation:
 		return lateViolation(s, ev)
-	case evStop, evSpawned, evReady, evStartFailed, evDisconnected, evExited, evTimer, evUnhealthy, eventKinds:
+	case evStop, evSpawned, evReady, evStartFailed, evDisconnected, evExited, evTimer, evUnhealthy, evDrained, eventKinds:
 		return s, nil
 	}
 	return s, nil
@@ -247,7 +276,9 @@ func whenStarting(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action)
 		return s, refuse(ev, "it is not quarantined", "")
 	case evRemove:
 		return s, refuse(ev, "it is starting", "cordon stop NAME")
-	case evStart, evUnhealthy, eventKinds:
+	case evSwap:
+		return s, refuse(ev, "it is starting", "cordon restart NAME")
+	case evStart, evUnhealthy, evDrained, eventKinds:
 		return s, nil
 	}
 	return s, nil
@@ -279,7 +310,11 @@ func whenRunning(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) 
 		return s, refuse(ev, "it is not quarantined", "")
 	case evRemove:
 		return s, refuse(ev, "it is running", "cordon stop NAME")
-	case evStart, evSpawned, evReady, evStartFailed, evTimer, eventKinds:
+	case evSwap:
+		return beginSwap(s, ev, p)
+	case evTimer:
+		return pressSwap(s, ev, p)
+	case evStart, evSpawned, evReady, evStartFailed, evDrained, eventKinds:
 		return s, nil
 	}
 	return s, nil
@@ -317,7 +352,9 @@ func whenStopping(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action)
 		return s, refuse(ev, "it is not quarantined", "")
 	case evRemove:
 		return s, refuse(ev, "it is stopping", "cordon stop NAME")
-	case evReady, evDisconnected, evUnhealthy, eventKinds:
+	case evSwap:
+		return s, refuse(ev, "it is stopping", "cordon restart NAME")
+	case evReady, evDisconnected, evUnhealthy, evDrained, eventKinds:
 		return s, nil
 	}
 	return s, nil
@@ -340,7 +377,9 @@ func whenBackoff(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) 
 		return s, refuse(ev, "it is not quarantined", "")
 	case evRemove:
 		return s, refuse(ev, "it waits to be restarted", "cordon stop NAME")
-	case evSpawned, evReady, evStartFailed, evDisconnected, evExited, evUnhealthy, eventKinds:
+	case evSwap:
+		return s, refuse(ev, "it waits to be restarted", "cordon restart NAME")
+	case evSpawned, evReady, evStartFailed, evDisconnected, evExited, evUnhealthy, evDrained, eventKinds:
 		return s, nil
 	}
 	return s, nil
@@ -349,12 +388,12 @@ func whenBackoff(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) 
 func whenQuarantined(s lifecycle, ev event) (lifecycle, []action) {
 	switch ev.Kind {
 	case evRelease:
-		if s.Process != noProcess {
+		if s.Process != noProcess || s.Swap.Process != noProcess {
 			return s, refuse(ev, "its processes have not ended yet", "cordon release NAME, in a moment")
 		}
 		s.Restarts, s.Step, s.Starts = 0, 0, nil
 		return enter(disarm(s), ev, control.Stopped, "released: "+ev.Reason, "released")
-	case evStart, evRestart:
+	case evStart, evRestart, evSwap:
 		return s, refuse(ev, "it is quarantined: "+s.Reason, "cordon why NAME, then cordon release NAME")
 	case evRemove:
 		return s, refuse(ev, "it is quarantined, and removing it would forget that", "cordon why NAME, then cordon release NAME")
@@ -375,13 +414,13 @@ func whenQuarantined(s lifecycle, ev event) (lifecycle, []action) {
 	case evExited:
 		return gone(s), []action{{Kind: actFree}, {Kind: actPublish}}
 	case evTimer:
-		if s.Process == noProcess {
+		if s.Process == noProcess { // and what is beside is endSwapWith's
 			return s, nil
 		}
 		return arm(s, killRetry, []action{{Kind: actKill}})
 	case evViolation:
 		return s, []action{{Kind: actRecord}}
-	case evStop, evReady, evDisconnected, evUnhealthy, eventKinds:
+	case evStop, evReady, evDisconnected, evUnhealthy, evDrained, eventKinds:
 		return s, nil
 	}
 	return s, nil
@@ -426,7 +465,7 @@ func quarantineNow(s lifecycle, ev event, reason string) (lifecycle, []action) {
 	s.Phase, s.Since, s.Reason = control.Quarantined, ev.Time, reason
 	s = disarm(s)
 	acts := []action{{Kind: actContain}, {Kind: actPersist}, {Kind: actEvidence}, {Kind: actCancel}, {Kind: actKill}, {Kind: actReap}, {Kind: actAudit, Name: "quarantined"}, {Kind: actPublish}}
-	if s.Process == noProcess {
+	if s.Process == noProcess && s.Swap.Process == noProcess {
 		acts = []action{{Kind: actPersist}, {Kind: actEvidence}, {Kind: actAudit, Name: "quarantined"}, {Kind: actPublish}}
 		return s, acts
 	}
@@ -457,7 +496,7 @@ func launchNow(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) {
 		return s, refuse(ev, "cordond is ending", "")
 	}
 	s.Starts = append(recent(s.Starts, ev.Time, p.StartLimitInterval), ev.Time)
-	s.Run++
+	s.Run = max(s.Run, s.Swap.Run) + 1
 	s.Process = launching
 	s, acts := enter(s, ev, control.Starting, "", "starting")
 	return arm(s, startTime(p), append(acts, action{Kind: actLaunch}))
@@ -612,9 +651,9 @@ func disarm(s lifecycle) lifecycle {
 // refuse answers an operator; what the daemon or the plugin did needs no answer.
 func refuse(ev event, reason, hint string) []action {
 	switch ev.Kind {
-	case evStart, evStop, evRestart, evRelease, evRemove:
+	case evStart, evStop, evRestart, evRelease, evRemove, evSwap:
 		return []action{{Kind: actRefuse, Reason: reason, Hint: hint}}
-	case evShutdown, evSpawned, evReady, evStartFailed, evDisconnected, evExited, evViolation, evTimer, evUnhealthy, eventKinds:
+	case evShutdown, evSpawned, evReady, evStartFailed, evDisconnected, evExited, evViolation, evTimer, evUnhealthy, evDrained, eventKinds:
 		return nil
 	}
 	return nil

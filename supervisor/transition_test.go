@@ -28,8 +28,8 @@ var testPolicy = plan.Lifecycle{
 }
 
 var (
-	eventNames  = []string{"start", "stop", "restart", "release", "remove", "shutdown", "spawned", "ready", "start-failed", "disconnected", "exited", "violation", "timer", "unhealthy"}
-	actionNames = []string{"persist", "audit", "publish", "record", "launch", "cancel", "contain", "evidence", "goodbye", "term", "kill", "reap", "free", "arm", "refuse", "forget"}
+	eventNames  = []string{"start", "stop", "restart", "release", "remove", "shutdown", "spawned", "ready", "start-failed", "disconnected", "exited", "violation", "timer", "unhealthy", "swap", "drained"}
+	actionNames = []string{"persist", "audit", "publish", "record", "launch", "cancel", "contain", "evidence", "goodbye", "term", "kill", "reap", "free", "arm", "refuse", "forget", "launch-beside", "switch", "tell", "bye-beside", "term-beside", "end-beside", "free-beside"}
 )
 
 // namedState is one row of the table.
@@ -48,6 +48,12 @@ func everyState() []namedState {
 		s.After, s.Stop = a, step
 		return s
 	}
+	// The process beside is launch 2.
+	beside := func(s lifecycle, proc process, part part, step stopStep) lifecycle {
+		s.Swap = swapping{Process: proc, Part: part, Stop: step, Run: 2, Drain: 20 * time.Second}
+		return s
+	}
+	running := at(control.Running, alive)
 	return []namedState{
 		{"stopped", at(control.Stopped, noProcess)},
 		{"failed", at(control.Failed, noProcess)},
@@ -65,6 +71,20 @@ func everyState() []namedState {
 		{"quarantined, launching", at(control.Quarantined, launching)},
 		{"quarantined, alive", at(control.Quarantined, alive)},
 		{"removed", at(removed, noProcess)},
+		{"running, launching beside", beside(running, launching, coming, 0)},
+		{"running, coming beside", beside(running, alive, coming, 0)},
+		{"running, given up beside", beside(running, launching, leaving, killSent)},
+		{"running, draining beside", beside(running, alive, draining, 0)},
+		{"running, leaving beside", beside(running, alive, leaving, goodbyeSent)},
+		{"running, told beside", beside(running, alive, leaving, termSent)},
+		{"stopping, killed beside", beside(stopping(thenStop, goodbyeSent), alive, leaving, killSent)},
+		{"backoff, killed beside", beside(at(control.Backoff, noProcess), alive, leaving, killSent)},
+		{"stopped, killed beside", beside(at(control.Stopped, noProcess), alive, leaving, killSent)},
+		{"starting, killed beside", beside(at(control.Starting, launching), alive, leaving, killSent)},
+		{"ready, killed beside", beside(at(control.Starting, alive), alive, leaving, killSent)},
+		{"quarantined, killed beside", beside(at(control.Quarantined, noProcess), alive, leaving, killSent)},
+		{"quarantined, both", beside(at(control.Quarantined, alive), alive, leaving, killSent)},
+		{"quarantined, launching beside", beside(at(control.Quarantined, alive), launching, leaving, killSent)},
 	}
 }
 
@@ -87,6 +107,9 @@ func everyEvent() []event {
 			out = append(out, ev)
 			ev.Permanent = true
 			out = append(out, ev)
+		case evSwap:
+			ev.Drain = 20 * time.Second
+			out = append(out, ev)
 		default:
 			out = append(out, ev)
 		}
@@ -94,8 +117,22 @@ func everyEvent() []event {
 	return out
 }
 
+// eventsBeside are those of the process that a swap has beside the plugin's.
+func eventsBeside() []event {
+	all := slices.DeleteFunc(everyEvent(), func(ev event) bool {
+		return !slices.Contains([]eventKind{evSpawned, evReady, evStartFailed, evDisconnected, evExited, evUnhealthy, evDrained, evViolation}, ev.Kind)
+	})
+	for i := range all {
+		all[i].Run = 2
+	}
+	return all
+}
+
 func eventName(ev event) string {
 	name := eventNames[ev.Kind]
+	if ev.Run == 2 {
+		name = "beside: " + name
+	}
 	switch {
 	case ev.Kind == evViolation:
 		name += " " + string(ev.Action)
@@ -114,7 +151,7 @@ func actionsText(acts []action) string {
 		switch a.Kind {
 		case actArm:
 			text += "(" + a.Delay.String() + ")"
-		case actAudit:
+		case actAudit, actTellSwap:
 			text += "(" + a.Name + ")"
 		default:
 		}
@@ -128,7 +165,11 @@ func actionsText(acts []action) string {
 func TestTransitionTable(t *testing.T) {
 	var b strings.Builder
 	for _, from := range everyState() {
-		for _, ev := range everyEvent() {
+		events := everyEvent()
+		if from.state.Swap.Process != noProcess {
+			events = append(events, eventsBeside()...)
+		}
+		for _, ev := range events {
 			to, acts := transition(from.state, ev, testPolicy)
 			if reflect.DeepEqual(to, from.state) && len(acts) == 0 {
 				continue // nothing happens
@@ -157,7 +198,7 @@ func TestEveryStep(t *testing.T) {
 		for _, closing := range []bool{false, true} {
 			s := from.state
 			s.Closing = closing
-			for _, ev := range everyEvent() {
+			for _, ev := range append(everyEvent(), eventsBeside()...) {
 				name := fmt.Sprintf("%s, closing %v, %s", from.name, closing, eventName(ev))
 				to := checkedStep(t, name, s, ev)
 				checkWayOut(t, name, to)
@@ -175,7 +216,7 @@ func checkedStep(t *testing.T, name string, s lifecycle, ev event) lifecycle {
 	if !reflect.DeepEqual(to, again) || !reflect.DeepEqual(acts, acts2) || !slices.Equal(before, s.Starts) {
 		t.Errorf("%s: not a pure function", name)
 	}
-	if s.Phase == control.Quarantined && to.Phase != control.Quarantined && (ev.Kind != evRelease || s.Process != noProcess) {
+	if s.Phase == control.Quarantined && to.Phase != control.Quarantined && (ev.Kind != evRelease || s.Process != noProcess || s.Swap.Process != noProcess) {
 		t.Errorf("%s: left quarantine for %s", name, to.Phase)
 	}
 	if s.Phase == removed && to.Phase != removed {
@@ -183,6 +224,7 @@ func checkedStep(t *testing.T, name string, s lifecycle, ev event) lifecycle {
 	}
 	checkProcess(t, name, to)
 	checkActions(t, name, s, to, acts)
+	checkSwap(t, name, s, to, acts)
 	return to
 }
 
@@ -206,6 +248,42 @@ func checkProcess(t *testing.T, name string, s lifecycle) {
 	case control.Quarantined:
 	default:
 		t.Errorf("%s: unknown phase %q", name, s.Phase)
+	}
+}
+
+// checkSwap holds what a swap may do: something comes or takes calls only beside
+// what runs, what is beside is watched to its end, and is not left running beside
+// what does not.
+func checkSwap(t *testing.T, name string, s, to lifecycle, acts []action) {
+	t.Helper()
+	was, is := s.Swap, to.Swap
+	if is.Process != noProcess && is.Run == to.Run {
+		t.Errorf("%s: both processes are launch %d", name, to.Run)
+	}
+	if is.Process != noProcess && to.Phase != control.Running && is.Part != leaving {
+		t.Errorf("%s: %s, and what is beside is not ended", name, to.Phase)
+	}
+	if has(acts, actLaunchBeside) && (was.Process != noProcess || s.Phase != control.Running || s.Closing) {
+		t.Errorf("%s: a launch beside that must not be", name)
+	}
+	if has(acts, actSwitch) && (s.Phase != control.Running || was.Part != coming || was.Process != alive || !has(acts, actPersist) || !has(acts, actPublish)) {
+		t.Errorf("%s: a switch that must not be", name)
+	}
+	if was.Process == alive && is.Process != alive && !has(acts, actFreeBeside) {
+		t.Errorf("%s: what was beside is forgotten and not freed", name)
+	}
+	if was.Process != noProcess && is.Process == noProcess && !has(acts, actTellSwap) {
+		t.Errorf("%s: nobody is told that the swap is over", name)
+	}
+	if is.Process == alive && is.Part == leaving && s.Phase == control.Running && to.Phase != control.Running && !has(acts, actEndBeside) && !has(acts, actKill) {
+		t.Errorf("%s: what is beside is not killed", name)
+	}
+	began := was.Process == noProcess && is.Process != noProcess || was.Part != is.Part || s.Phase != to.Phase
+	if is.Process != noProcess && began && !has(acts, actArm) && !hasTimer(to) {
+		t.Errorf("%s: nothing looks after what is beside", name)
+	}
+	if to.Phase == removed && is.Process != noProcess {
+		t.Errorf("%s: removed beside a process", name)
 	}
 }
 
@@ -258,11 +336,16 @@ func checkContainmentOrder(t *testing.T, name string, acts []action) {
 func checkWayOut(t *testing.T, name string, s lifecycle) {
 	t.Helper()
 	for range 12 {
-		if s.Phase == control.Stopped || s.Phase == removed || s.Phase == control.Failed {
+		idle := s.Phase == control.Stopped || s.Phase == removed || s.Phase == control.Failed
+		if idle && s.Swap.Process == noProcess {
 			return
 		}
 		ev := event{Kind: evStop, Time: epoch.Add(time.Hour), Run: s.Run, Timer: s.Timer}
 		switch {
+		case s.Swap.Process == launching && s.Swap.Part == leaving:
+			ev.Kind, ev.Run = evStartFailed, s.Swap.Run
+		case s.Swap.Process == alive && s.Swap.Part == leaving:
+			ev.Kind, ev.Run = evExited, s.Swap.Run
 		case s.Process == launching:
 			ev.Kind = evStartFailed
 		case s.Process == alive && s.Phase != control.Running:
@@ -281,6 +364,7 @@ func FuzzTransition(f *testing.F) {
 	f.Add([]byte{0, 1, 6, 1, 7, 1, 33, 1, 0, 1, 3, 1, 0, 1})
 	f.Add([]byte{0, 0, 8, 0, 12, 1, 8, 0, 12, 1, 8, 0, 12, 1, 8, 0, 12, 1})
 	f.Add([]byte{0, 0, 6, 0, 7, 0, 2, 0, 12, 9, 12, 9, 10, 0, 5, 0})
+	f.Add([]byte{0, 0, 6, 0, 7, 0, 14, 0, 198, 0, 199, 0, 12, 1, 202, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s := lifecycle{Phase: control.Stopped, Since: epoch}
 		now := epoch
@@ -300,7 +384,11 @@ func fuzzEvent(s lifecycle, b byte, now time.Time) event {
 	shape := b / byte(eventKinds)
 	ev.Clean, ev.Permanent = shape&1 != 0, shape&1 != 0
 	ev.Action = []violation.Action{violation.Log, violation.Deny, violation.Kill, violation.Quarantine, "unknown"}[shape%5]
-	if shape&8 != 0 { // a stale one
+	ev.Drain = time.Duration(shape) * time.Second
+	switch {
+	case shape&12 == 12: // of what is beside
+		ev.Run = s.Swap.Run
+	case shape&8 != 0: // a stale one
 		ev.Run, ev.Timer = ev.Run-1, ev.Timer-1
 	}
 	return ev

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -179,11 +178,11 @@ type world struct {
 	s     *shared
 	p     *plugin
 	m     reference
-	proc  *modelProcess // of the newest launch that succeeded
-	conn  *modelConn
+	// main is the plugin's process, and beside the other one of a swap.
+	main, beside *side
+	made         *modelConn // the newest
 	// launches are the start walks that wait for the world's word.
 	launches chan *modelLaunch
-	waits    *modelLaunch
 	pending  []message // posted, and not handled yet
 	told     string    // the last of "quarantined" and "released" that was audited
 	ids      int
@@ -191,6 +190,40 @@ type world struct {
 	seen     map[string]int
 	weights  []int // of this episode: some are calm, some are not
 	bad      int   // of 12 launches fail
+}
+
+// side is one of the plugin's two processes.
+type side struct {
+	proc  *modelProcess // of the newest launch that succeeded
+	conn  *modelConn
+	waits *modelLaunch
+}
+
+func (s *side) live() bool { return s.proc != nil && !s.proc.ended() }
+
+// sides are both.
+func (w *world) sides() []*side { return []*side{w.main, w.beside} }
+
+// of is the side of a launch; nil if it is neither's.
+func (w *world) of(run uint64) *side {
+	for _, s := range w.sides() {
+		if s.proc != nil && s.proc.run == run {
+			return s
+		}
+	}
+	return nil
+}
+
+// some is one of them that is as asked, by chance; nil if none is.
+func (w *world) some(is func(*side) bool) *side {
+	both := w.sides()
+	if w.r.IntN(2) == 0 {
+		slices.Reverse(both)
+	}
+	if i := slices.IndexFunc(both, is); i >= 0 {
+		return both[i]
+	}
+	return nil
 }
 
 // modelLaunch is a start walk that stands in the launcher.
@@ -246,9 +279,12 @@ func (c *modelConn) Close() (err error) {
 
 func newWorld(t *testing.T, r *rand.Rand, seen map[string]int) *world {
 	t.Helper()
-	w := &world{t: t, r: r, seen: seen, clock: &modelClock{now: epoch, timers: map[int]*fakeTimer{}}, launches: make(chan *modelLaunch, 1)}
+	w := &world{t: t, r: r, seen: seen, clock: &modelClock{now: epoch, timers: map[int]*fakeTimer{}}, launches: make(chan *modelLaunch, 1), main: &side{}, beside: &side{}}
 	for _, weight := range worldWeights {
 		w.weights = append(w.weights, weight*[]int{1, 10, 10, 30}[r.IntN(4)])
+	}
+	if r.IntN(3) == 0 { // a calm one, in which plugins run and are swapped
+		w.weights = []int{60, 600, 600, 2, 8, 1, 2, 6, 2000, 2, 1, 6, 0}
 	}
 	w.bad = []int{1, 1, 8}[r.IntN(3)]
 	base := "" // in memory where that can be: a million fsyncs show nothing new here
@@ -303,8 +339,8 @@ func (w *world) Close() error { return nil }
 
 // Connect implements Connector.
 func (w *world) Connect(t ipc.Transport, _ string, _ *plan.Plan, _ ipc.Handler) (Conn, error) {
-	w.conn = &modelConn{transport: t, hello: make(chan error, 1), end: make(chan error, 1)}
-	return w.conn, nil
+	w.made = &modelConn{transport: t, hello: make(chan error, 1), end: make(chan error, 1)}
+	return w.made, nil
 }
 
 // install makes the plugin anew, as an operator does.
@@ -361,25 +397,32 @@ func (w *world) note(format string, args ...any) {
 
 // do says whether there was anything to do.
 func (w *world) do(deed string) bool {
-	live := w.proc != nil && !w.proc.ended()
 	switch deed {
 	case "operator":
-		w.operate([]eventKind{evStart, evStart, evStart, evStop, evRestart, evRelease, evRelease, evRelease, evStart, evStart, evRelease, evRemove}[w.r.IntN(12)])
+		if w.m.phase == control.Running && w.r.IntN(2) == 0 {
+			w.operate(evSwap)
+			return true
+		}
+		w.operate([]eventKind{evStart, evStart, evStart, evStop, evRestart, evRelease, evRelease, evRelease, evStart, evStart, evRelease, evRemove, evSwap, evSwap}[w.r.IntN(14)])
 	case "shutdown": // the daemon ends in order, and another begins
 		w.operate(evShutdown)
 		w.crash(-1)
 	case "launch":
-		return w.waits != nil && w.launchOn()
+		s := w.some(func(s *side) bool { return s.waits != nil })
+		return s != nil && w.launchOn(s)
 	case "hello":
-		return live && w.conn.greeting && w.greet()
+		s := w.some(func(s *side) bool { return s.live() && s.conn.greeting })
+		return s != nil && w.greet(s)
 	case "exit":
-		return live && w.exit([]syscall.WaitStatus{0, exitStatus(1), syscall.WaitStatus(syscall.SIGSEGV)}[w.r.IntN(3)])
+		s := w.some((*side).live)
+		return s != nil && w.exit(s, []syscall.WaitStatus{0, exitStatus(1), syscall.WaitStatus(syscall.SIGSEGV)}[w.r.IntN(3)])
 	case "disconnect":
-		return live && w.conn.serving && w.disconnect()
+		s := w.some(func(s *side) bool { return s.live() && s.conn.serving })
+		return s != nil && w.disconnect(s)
 	case "violation":
 		w.violate()
 	case "unhealthy":
-		w.pending = append(w.pending, message{event: event{Kind: evUnhealthy, Run: w.m.run, Reason: "unwell"}})
+		w.pending = append(w.pending, message{event: event{Kind: evUnhealthy, Run: w.anyRun(), Reason: "unwell"}})
 	case "timer":
 		fired := w.clock.fire()
 		w.collect()
@@ -389,21 +432,34 @@ func (w *world) do(deed string) bool {
 	case "deliver":
 		return len(w.pending) > 0 && w.deliver()
 	case "revive": // what did not die when it was killed dies at last
-		return live && w.proc.killed && w.exit(syscall.WaitStatus(syscall.SIGKILL))
+		s := w.some(func(s *side) bool { return s.live() && s.proc.killed })
+		return s != nil && w.exit(s, syscall.WaitStatus(syscall.SIGKILL))
 	case "crash":
 		w.crash(w.r.IntN(9))
 	}
 	return true
 }
 
+// anyRun is a launch's number: the plugin's own more often than not.
+func (w *world) anyRun() uint64 {
+	if w.r.IntN(3) == 0 {
+		return w.m.swapRun
+	}
+	return w.m.run
+}
+
 // operate posts an operator's wish and handles it at once, as an empty mailbox
 // does; its answer must come when the model says that it was refused.
 func (w *world) operate(kind eventKind) {
 	op := &operation{by: "uid 0", done: make(chan error, 1)}
-	refused := w.handle(message{event: event{Kind: kind, Reason: "model"}, op: op})
+	m := message{event: event{Kind: kind, Reason: "model", Drain: 20 * time.Second}, op: op}
+	if kind == evSwap {
+		m.swap = &swap{to: w.p.record}
+	}
+	refused := w.handle(m)
 	select {
 	case err := <-op.done:
-		if (err != nil) != refused && kind != evStart && kind != evRestart {
+		if (err != nil) != refused && kind != evStart && kind != evRestart && kind != evSwap {
 			w.t.Errorf("%s was answered %v; refused by the model: %v", eventNames[kind], err, refused)
 		}
 		if refused && err == nil {
@@ -428,7 +484,7 @@ func (w *world) handle(m message) (refused bool) {
 		ev.Time = w.clock.Now()
 		before := w.m.phase
 		refused = w.m.next(ev, current)
-		w.note("%s -> %s (run %d of %d, proc %d)", eventName(ev), w.m.phase, ev.Run, w.m.run, w.m.proc)
+		w.note("%s -> %s (run %d of %d and %d, proc %d and %d)", eventName(ev), w.m.phase, ev.Run, w.m.run, w.m.swapRun, w.m.proc, w.m.swap)
 		w.seen[fmt.Sprintf("phase %s", before)]++
 	}
 	w.p.handle(m)
@@ -438,32 +494,46 @@ func (w *world) handle(m message) (refused bool) {
 
 // after takes up what the actor has begun.
 func (w *world) after() {
+	w.changePlaces()
+	if w.m.beside {
+		w.m.beside = false
+		w.awaitLaunch(w.beside, w.m.swapRun)
+	}
 	if w.m.launched {
 		w.m.launched = false
 		if w.p.state.Run != w.m.run {
 			w.t.Errorf("the actor made %d launches, the model %d", w.p.state.Run, w.m.run)
 			return
 		}
-		w.awaitLaunch()
+		w.awaitLaunch(w.main, w.m.run)
 	}
 	w.collect()
 }
 
+// changePlaces follows a switch.
+func (w *world) changePlaces() {
+	if w.m.switched {
+		w.m.switched = false
+		w.main, w.beside = w.beside, w.main
+		w.seen["swapped"]++
+	}
+}
+
 // awaitLaunch waits until the walk of a new launch stands in the launcher, or
 // has given up before.
-func (w *world) awaitLaunch() {
+func (w *world) awaitLaunch(s *side, run uint64) {
 	if err := w.p.mayStart(); err != nil {
 		w.t.Errorf("cannot start: %v", err)
 		return
 	}
-	w.waits = <-w.launches
-	w.waits.run = w.m.run
+	s.waits = <-w.launches
+	s.waits.run, s.conn = run, w.made
 }
 
 // launchOn ends the launch one way or the other.
-func (w *world) launchOn() bool {
-	l := w.waits
-	w.waits = nil
+func (w *world) launchOn(s *side) bool {
+	l := s.waits
+	s.waits = nil
 	n := w.r.IntN(12)
 	switch {
 	case n < w.bad:
@@ -472,64 +542,64 @@ func (w *world) launchOn() bool {
 		l.say <- &PermanentError{errors.New("never")}
 	default:
 		l.got = &modelProcess{run: l.run, done: make(chan struct{}), undead: w.r.IntN(8) == 0, noFroze: w.r.IntN(8) == 0}
-		w.proc = l.got
+		s.proc = l.got
 		l.say <- nil
 	}
 	w.await(func(m message) bool {
 		return m.event.Run == l.run && (m.event.Kind == evSpawned || m.event.Kind == evStartFailed)
 	})
 	if l.got != nil {
-		w.conn.greeting, w.conn.serving = true, true
+		s.conn.greeting, s.conn.serving = true, true
 	}
 	w.note("launch %d: %v", l.run, l.got != nil)
 	return true
 }
 
-func (w *world) greet() bool {
-	w.conn.greeting = false
+func (w *world) greet(s *side) bool {
+	s.conn.greeting = false
 	kind, err := evReady, error(nil)
 	if w.r.IntN(5) == 0 {
 		kind, err = evStartFailed, errors.New("no hello")
 	}
-	w.conn.hello <- err
-	run := w.proc.run
+	s.conn.hello <- err
+	run := s.proc.run
 	w.await(func(m message) bool { return m.event.Kind == kind && m.event.Run == run })
 	return true
 }
 
 // exit ends the process; its connection and a hello that waits end with it.
-func (w *world) exit(st syscall.WaitStatus) bool {
-	w.proc.end(st)
-	w.ended()
+func (w *world) exit(s *side, st syscall.WaitStatus) bool {
+	s.proc.end(st)
+	w.ended(s)
 	return true
 }
 
 // ended waits for all that the end of the process lets the actor's goroutines
 // say.
-func (w *world) ended() {
-	run := w.proc.run
+func (w *world) ended(s *side) {
+	run := s.proc.run
 	w.await(func(m message) bool { return m.event.Kind == evExited && m.event.Run == run })
-	if w.conn.serving {
-		w.conn.serving = false
+	if s.conn.serving {
+		s.conn.serving = false
 		w.await(func(m message) bool { return m.event.Kind == evDisconnected && m.event.Run == run })
 	}
-	if w.conn.greeting {
-		w.conn.greeting = false
+	if s.conn.greeting {
+		s.conn.greeting = false
 		w.await(func(m message) bool { return m.event.Kind == evStartFailed && m.event.Run == run })
 	}
 }
 
-func (w *world) disconnect() bool {
-	w.conn.serving = false
-	w.conn.end <- nil
-	run := w.proc.run
+func (w *world) disconnect(s *side) bool {
+	s.conn.serving = false
+	s.conn.end <- nil
+	run := s.proc.run
 	w.await(func(m message) bool { return m.event.Kind == evDisconnected && m.event.Run == run })
 	return true
 }
 
 func (w *world) violate() {
 	a := []violation.Action{violation.Log, violation.Deny, violation.Deny, violation.Kill, violation.Quarantine, "unknown"}[w.r.IntN(6)]
-	w.p.violated(w.m.run, violation.Violation{Kind: "violation", Wall: violation.IPC, What: "x", Action: a, Time: w.clock.Now()})
+	w.p.violated(w.anyRun(), violation.Violation{Kind: "violation", Wall: violation.IPC, What: "x", Action: a, Time: w.clock.Now()})
 	w.collect()
 }
 
@@ -565,8 +635,8 @@ func (w *world) deliver() bool {
 	m := w.pending[i]
 	w.pending = slices.Delete(w.pending, i, i+1)
 	w.handle(m)
-	if m.begun != nil && w.proc.ended() {
-		w.ended() // it was killed at once
+	if s := w.of(m.event.Run); m.begun != nil && s != nil && s.proc.ended() {
+		w.ended(s) // it was killed at once
 	}
 	return true
 }
@@ -591,12 +661,19 @@ func (w *world) crash(after int) {
 			w.p.state, acts = transition(w.p.state, ev, w.p.policy)
 			acts = acts[:min(after, len(acts))]
 			_ = w.p.perform(acts, m)
+			w.changePlaces()
 			if w.m.launched && has(acts, actLaunch) {
-				w.awaitLaunch()
+				w.awaitLaunch(w.main, w.m.run)
+			}
+			if w.m.beside && has(acts, actLaunchBeside) {
+				w.awaitLaunch(w.beside, w.m.swapRun)
 			}
 		}
 	}
-	contained := w.p.run == nil || w.proc.contained() // before the hand-over the launcher contains
+	contained := true // before the hand-over the launcher contains
+	for _, run := range w.p.runs() {
+		contained = contained && w.of(run.number).proc.contained()
+	}
 	w.listen()
 	w.bury()
 	records, err := w.store.List()
@@ -634,20 +711,24 @@ func (w *world) crash(after int) {
 func (w *world) bury() {
 	w.p.stopTimer()
 	w.p.cancel()
-	if w.waits != nil {
-		w.waits.say <- context.Canceled
-		w.waits = nil
-	}
-	if w.proc != nil {
-		w.proc.undead = false
-		_ = w.proc.Kill()
+	w.p.swap.cancelStart()
+	for _, s := range w.sides() {
+		if s.waits != nil {
+			s.waits.say <- context.Canceled
+			s.waits = nil
+		}
+		if s.proc != nil {
+			s.proc.undead = false
+			_ = s.proc.Kill()
+		}
 	}
 	w.collect()
 	for _, m := range w.pending { // what was spawned and never handed over
-		if m.begun != nil && w.p.run == nil {
-			w.p.run = m.begun
+		if m.begun != nil {
+			w.p.discard(m.begun)
 		}
 	}
+	w.p.freeBeside()
 	if w.p.run != nil {
 		w.p.free()
 	}
@@ -658,7 +739,7 @@ func (w *world) bury() {
 	w.clock.mu.Lock()
 	clear(w.clock.timers)
 	w.clock.mu.Unlock()
-	w.proc, w.conn, w.pending = nil, nil, nil
+	w.main, w.beside, w.pending = &side{}, &side{}, nil
 }
 
 // listen takes what the audit log says.
@@ -679,6 +760,12 @@ func (w *world) listen() {
 func (w *world) look() {
 	w.listen()
 	p, m := w.p, w.m
+	if int(p.state.Swap.Process) != m.swap || m.swap != 0 && []string{"coming", "draining", "leaving"}[p.state.Swap.Part] != m.part {
+		w.t.Errorf("the actor has %d beside (%d), the model %d (%s)", p.state.Swap.Process, p.state.Swap.Part, m.swap, m.part)
+	}
+	if m.swap != 0 && p.state.Swap.Failed != "" {
+		w.seen["swap given up"]++
+	}
 	if p.state.Phase != m.phase || int(p.state.Process) != m.proc {
 		w.t.Errorf("the actor is %s with process state %d, the model %s with %d", p.state.Phase, p.state.Process, m.phase, m.proc)
 	}
@@ -704,7 +791,7 @@ func (w *world) look() {
 			armed++
 		}
 	}
-	waits := m.phase == control.Starting || m.phase == control.Stopping || m.phase == control.Backoff
+	waits := m.phase == control.Starting || m.phase == control.Stopping || m.phase == control.Backoff || m.swap != 0
 	queued := slices.ContainsFunc(w.pending, func(msg message) bool { return msg.event.Kind == evTimer && msg.event.Timer == p.state.Timer })
 	if armed > 1 || waits && armed == 0 && !queued {
 		w.t.Errorf("%s with %d timers", m.phase, armed)
@@ -714,18 +801,30 @@ func (w *world) look() {
 // lookAtProcess: nothing runs that is not watched, nothing runs in quarantine,
 // and nothing is kept of what has ended.
 func (w *world) lookAtProcess() {
-	spawned := slices.ContainsFunc(w.pending, func(m message) bool { return m.event.Kind == evSpawned })
-	switch m := w.m; {
-	case w.proc == nil || spawned:
-	case m.proc == 0 && (!w.proc.ended() || !w.proc.freed):
-		w.t.Errorf("%s, and its process runs or was not released", m.phase)
-	case m.proc == 2 && m.run != w.proc.run:
-		w.t.Errorf("the actor watches launch %d, and %d runs", m.run, w.proc.run)
-	case m.phase == control.Quarantined && !w.proc.contained():
-		w.t.Error("it runs in quarantine")
+	w.lookAtSide(w.main, w.m.proc, w.m.run)
+	w.lookAtSide(w.beside, w.m.swap, w.m.swapRun)
+	if w.p.state.Closing != w.m.closing || (w.p.run != nil) != (w.m.proc == 2) || (w.p.swap.run != nil) != (w.m.swap == 2) {
+		w.t.Errorf("closing %v and %v; the actor has a process: %v, beside: %v, the model's states are %d and %d",
+			w.p.state.Closing, w.m.closing, w.p.run != nil, w.p.swap.run != nil, w.m.proc, w.m.swap)
 	}
-	if w.p.state.Closing != w.m.closing || !reflect.DeepEqual(w.p.run != nil, w.m.proc == 2) {
-		w.t.Errorf("closing %v and %v; the actor has a process: %v, the model's state is %d", w.p.state.Closing, w.m.closing, w.p.run != nil, w.m.proc)
+	if snap := w.p.shown.Load(); snap.ready && (snap.run != w.p.run || w.m.phase != control.Running || w.p.run.number != w.m.run) {
+		w.t.Errorf("calls are taken by another process than launch %d", w.m.run)
+	}
+}
+
+func (w *world) lookAtSide(s *side, state int, run uint64) {
+	if s.proc == nil || slices.ContainsFunc(w.pending, func(m message) bool { return m.event.Kind == evSpawned && m.event.Run == s.proc.run }) {
+		return
+	}
+	switch {
+	case state == 0 && (!s.proc.ended() || !s.proc.freed):
+		w.t.Errorf("%s, and its process runs or was not released", w.m.phase)
+	case state == 2 && run != s.proc.run:
+		w.t.Errorf("the actor watches launch %d, and %d runs", run, s.proc.run)
+	case w.m.phase == control.Quarantined && !s.proc.contained():
+		w.t.Error("it runs in quarantine")
+	case w.m.phase != control.Running && s == w.beside && state == 2 && !s.proc.contained():
+		w.t.Errorf("%s, and what a swap had beside it runs on", w.m.phase)
 	}
 }
 

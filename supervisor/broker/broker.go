@@ -44,6 +44,9 @@ type Broker struct {
 	audit        Auditor
 	capabilities []capability.Capability
 	methods      map[string]*method
+
+	liveMu sync.Mutex
+	live   map[string]int // sessions, by plugin: two while one is swapped
 }
 
 // Auditor takes records. Queue keeps their order, may lose the newest with the
@@ -147,7 +150,23 @@ func (b *Broker) Session(o Options) *Session {
 	if o.Log == nil {
 		s.o.Log = func(string) {}
 	}
+	b.begun(o.Plugin, 1)
 	return s
+}
+
+// begun counts a plugin's sessions, and says how many there are.
+func (b *Broker) begun(plugin string, by int) int {
+	b.liveMu.Lock()
+	defer b.liveMu.Unlock()
+	if b.live == nil {
+		b.live = map[string]int{}
+	}
+	b.live[plugin] += by
+	n := b.live[plugin]
+	if n == 0 {
+		delete(b.live, plugin)
+	}
+	return n
 }
 
 // Granted are a plan's grants, egress and listen among them.
@@ -243,6 +262,9 @@ func (s *Session) Close() {
 	}
 	for _, of := range slices.SortedFunc(maps.Keys(summed), sum.compare) {
 		s.record(of.what, "", of.by, "served", map[string]any{"calls": summed[of]})
+	}
+	if s.b.begun(s.o.Plugin, -1) > 0 { // another process of it goes on with what is open
+		return
 	}
 	for _, c := range s.b.capabilities {
 		if c.Closed == nil {

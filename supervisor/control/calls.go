@@ -35,6 +35,12 @@ func (c *Client) Restart(ctx context.Context, name string) (Status, error) {
 	return c.status(ctx, MethodRestart, NameParams{Name: name})
 }
 
+// Swap replaces a running plugin's process by another and waits until the one
+// before has ended.
+func (c *Client) Swap(ctx context.Context, p SwapParams) (Status, error) {
+	return c.status(ctx, MethodSwap, p)
+}
+
 // Enable lets a plugin start with the daemon.
 func (c *Client) Enable(ctx context.Context, name string) (Status, error) {
 	return c.status(ctx, MethodEnable, NameParams{Name: name})

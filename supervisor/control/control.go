@@ -35,6 +35,7 @@ const (
 	MethodStart   = "plugin.start"   // NameParams -> Status, when ready or failed
 	MethodStop    = "plugin.stop"    // NameParams -> Status
 	MethodRestart = "plugin.restart" // NameParams -> Status
+	MethodSwap    = "plugin.swap"    // SwapParams -> Status, when the process before has ended
 	MethodEnable  = "plugin.enable"  // NameParams -> Status: start with the daemon
 	MethodDisable = "plugin.disable" // NameParams -> Status
 	MethodRelease = "plugin.release" // ReleaseParams -> Status
@@ -65,6 +66,19 @@ type InstallParams struct {
 	Dir     string `json:"dir"`
 	As      string `json:"as,omitempty"` // default: the manifest's name
 	Profile string `json:"profile"`
+}
+
+// SwapParams replaces the process of a running plugin by another. What is left
+// out is as it was; Dir and Profile are root's to give.
+type SwapParams struct {
+	Name    string `json:"name"`
+	Dir     string `json:"dir,omitempty"` // of a bundle of the same plugin, on the daemon's host
+	Profile string `json:"profile,omitempty"`
+	// Drain is how long the process before may go on with the calls that it has;
+	// 30 s if 0, 10 min at most.
+	Drain time.Duration `json:"drain_ns,omitempty"`
+	// ShareData lets both have the data that is kept, for as long as both run.
+	ShareData bool `json:"share_data,omitempty"`
 }
 
 // InstallResult says what was asked beside what is granted.

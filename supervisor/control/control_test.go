@@ -92,6 +92,10 @@ func (f *fakeService) Restart(_ context.Context, by Caller, _ NameParams) (Statu
 	return f.did("restart", by)
 }
 
+func (f *fakeService) Swap(_ context.Context, by Caller, _ SwapParams) (Status, error) {
+	return f.did("swap", by)
+}
+
 func (f *fakeService) Enable(_ context.Context, by Caller, _ NameParams) (Status, error) {
 	return f.did("enable", by)
 }

@@ -121,6 +121,7 @@ type about interface{ about() string }
 
 func (p NameParams) about() string    { return p.Name }
 func (p CallParams) about() string    { return p.Name }
+func (p SwapParams) about() string    { return p.Name }
 func (p ReleaseParams) about() string { return p.Name }
 func (p LogsParams) about() string    { return p.Name }
 func (p EventsParams) about() string  { return p.Name }

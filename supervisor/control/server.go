@@ -44,6 +44,7 @@ func verbs() map[string]verb {
 		MethodStart:   {admin, named[NameParams], by(Service.Start)},
 		MethodStop:    {admin, named[NameParams], by(Service.Stop)},
 		MethodRestart: {admin, named[NameParams], by(Service.Restart)},
+		MethodSwap:    {admin, named[SwapParams], swapped},
 		MethodEnable:  {admin, named[NameParams], by(Service.Enable)},
 		MethodDisable: {admin, named[NameParams], by(Service.Disable)},
 		MethodRelease: {admin, named[ReleaseParams], by(Service.Release)},
@@ -94,6 +95,18 @@ func of[P, R any](fn func(Service, context.Context, P) (R, error)) func(context.
 
 func removed(s Service, ctx context.Context, c Caller, p NameParams) (struct{}, error) {
 	return struct{}{}, s.Remove(ctx, c, p)
+}
+
+// swapped lets only those replace a plugin by something else who may install it.
+func swapped(ctx context.Context, s *session, raw json.RawMessage) (any, error) {
+	p, err := decode[SwapParams](raw)
+	if err != nil {
+		return nil, err
+	}
+	if (p.Dir != "" || p.Profile != "") && s.server.roleOf(s.caller, p.Name) < owner {
+		return nil, Errorf(ipc.CodeDenied, "", "cannot swap %s for another bundle or profile: only root may, as with install", violation.Escape(p.Name, 64))
+	}
+	return s.server.service.Swap(ctx, s.caller, p)
 }
 
 func checkpointed(ctx context.Context, s *session, _ json.RawMessage) (any, error) {

@@ -20,6 +20,8 @@ type Service interface {
 	Start(ctx context.Context, by Caller, p NameParams) (Status, error)
 	Stop(ctx context.Context, by Caller, p NameParams) (Status, error)
 	Restart(ctx context.Context, by Caller, p NameParams) (Status, error)
+	// Swap returns when the process before has ended, or the other was given up.
+	Swap(ctx context.Context, by Caller, p SwapParams) (Status, error)
 	Enable(ctx context.Context, by Caller, p NameParams) (Status, error)
 	Disable(ctx context.Context, by Caller, p NameParams) (Status, error)
 	Release(ctx context.Context, by Caller, p ReleaseParams) (Status, error)

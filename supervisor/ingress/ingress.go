@@ -321,6 +321,17 @@ func (r *Room) Serve(g Grants) {
 	r.Look()
 }
 
+// Retire leaves the doors to the room that serves them next, which takes whoever
+// connects from then on; what is connected goes on until Close.
+func (r *Room) Retire() {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.grants = nil
+}
+
 // Look listens again where that was not allowed before and is now.
 func (r *Room) Look() {
 	if r == nil {

@@ -168,6 +168,9 @@ func (p *Process) outOfTime(end namespaces.ChildEnd, limit time.Duration) bool {
 // PID is the plugin's first process, as the host sees it.
 func (p *Process) PID() int { return p.child.PID }
 
+// UID is the host uid that it runs as.
+func (p *Process) UID() uint32 { return p.lease.uid }
+
 // PlanDigest is the policy digest with what is particular to this host.
 func (p *Process) PlanDigest() string {
 	_, digest := p.inForce.Load().digests()

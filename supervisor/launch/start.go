@@ -129,11 +129,17 @@ func (s *start) claim(ctx context.Context) (err error) {
 			s.group, err = s.l.tree.New(s.r.Name, s.limits())
 		}
 	}
+	if errors.Is(err, fs.ErrExist) { // another process of the plugin has it, which this one is to replace
+		s.group, err = s.l.tree.New(s.r.Name+besideSuffix, s.limits())
+	}
 	if err != nil {
 		return fmt.Errorf("cannot make the group of %s: %w", s.r.Name, err)
 	}
 	return nil
 }
+
+// besideSuffix is no part of a plugin's name.
+const besideSuffix = "+"
 
 // network is one that is being made; nil where the keeper is to make it.
 func (l *Launcher) network() <-chan network {
@@ -435,10 +441,10 @@ func (s *start) idmap(ctx context.Context, o opened) (*namespaces.IDMap, error) 
 	if !m.Writable && !switchedOff("sockets") {
 		return s.nobody(ctx)
 	}
-	if !m.Writable || m.Owned {
+	if !m.Writable || m.Owned && (m.From == "" || o.UID == s.lease.uid) {
 		return nil, nil
 	}
-	switch {
+	switch { // and data that is kept belongs to the plugin's first uid, where this is another
 	case o.UID == 0 && o.Mode&0o002 == 0:
 		return nil, &namespaces.SourceError{Path: m.From, Why: "it belongs to root and the plugin, which never acts as root, could not write there; give it to another user (chown), whom the plugin will then write as"}
 	case o.UID == 0:

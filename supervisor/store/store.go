@@ -68,7 +68,9 @@ type Record struct {
 	Enabled bool   `json:"enabled"`
 	// Slot gives the host uids: base + 2*Slot for the plugin, one more for its
 	// reaper. It belongs to the plugin until it is removed.
-	Slot      uint32        `json:"slot"`
+	Slot uint32 `json:"slot"`
+	// UID is the host uid of what runs where it is not the slot's: after a swap.
+	UID       uint32        `json:"uid,omitempty"`
 	Installed time.Time     `json:"installed"`
 	State     control.State `json:"state"`
 	Since     time.Time     `json:"since"`
