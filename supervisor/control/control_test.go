@@ -273,7 +273,7 @@ func codeOf(err error) int {
 // written by hand and not taken from the table.
 func TestWhoMayDoWhat(t *testing.T) {
 	look := []string{MethodList, MethodInspect, MethodCall, MethodLogs, MethodWhy, MethodEvents, MethodAttach, MethodEvidenceList, MethodCapabilities, MethodFlags}
-	change := []string{MethodInstall, MethodRemove, MethodStart, MethodStop, MethodRestart, MethodEnable, MethodDisable, MethodRelease, MethodReload, MethodUpgrade, MethodAuditCheckpoint, MethodEvidenceShow, MethodGrant, MethodRevoke, MethodServe, MethodFlag}
+	change := []string{MethodInstall, MethodRemove, MethodStart, MethodStop, MethodRestart, MethodSwap, MethodEnable, MethodDisable, MethodRelease, MethodReload, MethodUpgrade, MethodAuditCheckpoint, MethodEvidenceShow, MethodGrant, MethodRevoke, MethodServe, MethodFlag}
 	if got := len(verbs()); got != len(look)+len(change) {
 		t.Errorf("the table has %d methods, this test %d", got, len(look)+len(change))
 	}
@@ -330,6 +330,10 @@ func TestRules(t *testing.T) {
 		{keeper, MethodStop, `{"name":"kept"}`, true},
 		{keeper, MethodRelease, `{"name":"kept","reason":"r"}`, true},
 		{keeper, MethodStop, `{"name":"called"}`, false},
+		{keeper, MethodSwap, `{"name":"kept","drain_ns":5}`, true},
+		{keeper, MethodSwap, `{"name":"called"}`, false},
+		{keeper, MethodSwap, `{"name":"kept","dir":"/d"}`, false},
+		{keeper, MethodSwap, `{"name":"kept","profile":"open"}`, false},
 		{keeper, MethodRemove, `{"name":"kept"}`, false},
 		{keeper, MethodGrant, `{"name":"kept","capability":"c"}`, false},
 		{keeper, MethodReload, `{}`, false},
