@@ -31,6 +31,10 @@ func (p *plugin) capabilities(number uint64, bundle *Bundle, profile string, req
 		Env: capability.Env{
 			Data: req.Data, DataSize: size, Addresses: pl.Network.Addresses, Redact: p.log.hide,
 			Log: func(text string) { p.log.add("log", []byte(text), false) },
+			Standby: func() bool {
+				run := p.shown.Load().run
+				return run == nil || run.number != number
+			},
 		},
 		Log:    func(text string) { p.logger.Warn(text, "plugin", p.name) },
 		Denied: func(d broker.Denial) { p.deniedGrant(number, pl, judge, d) },

@@ -120,6 +120,9 @@ type Env struct {
 	DataSize int64
 	// Log adds a line to the plugin's log; control characters are escaped there.
 	Log func(text string)
+	// Standby says that another process of the plugin takes the calls: this one is
+	// to take its place, or was replaced. nil is never.
+	Standby func() bool
 	// Redact keeps a secret out of everything that is written down from now on.
 	Redact func(secret string)
 }

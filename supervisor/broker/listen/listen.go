@@ -39,6 +39,7 @@ const (
 // enter, while they are being made.
 func New(dir string) capability.Capability {
 	streams := stream.NewTable("net.listen")
+	all := &doors{dir: dir, open: map[string]*door{}}
 	return capability.Capability{
 		Name: "net.listen",
 		Text: "Listens at a granted address of the host and hands a listening socket over, on which the plugin accepts what connects. It is a unix socket: the host relays, so a revocation ends it with all its connections.",
@@ -47,11 +48,11 @@ func New(dir string) capability.Capability {
 		Methods: append([]capability.Method{{
 			Name: "net.listen", Text: "gives a listening stream socket", Params: atSchema,
 			Result: `{"type": "object", "properties": {"address": {"type": "string"}}, "required": ["address"]}`,
-			Target: target, Serve: func(_ context.Context, c *capability.Call) (any, error) { return serve(dir, c) },
+			Target: target, Serve: func(_ context.Context, c *capability.Call) (any, error) { return all.serve(c) },
 		}, {
 			Name: "net.listen.open", Text: "listens, and gives a stream to accept streams from by calls", Params: atSchema,
 			Result: `{"type": "object", "properties": {"address": {"type": "string"}, "stream": {"type": "string"}}, "required": ["address", "stream"]}`,
-			Target: target, Serve: func(_ context.Context, c *capability.Call) (any, error) { return serveBytes(dir, c, streams) },
+			Target: target, Serve: func(_ context.Context, c *capability.Call) (any, error) { return all.serveBytes(c, streams) },
 		}, streams.Accept()}, streams.Methods()...),
 	}
 }
@@ -74,11 +75,11 @@ func target(params json.RawMessage) (string, error) {
 }
 
 // serve is the descriptor form.
-func serve(dir string, c *capability.Call) (any, error) {
+func (a *doors) serve(c *capability.Call) (any, error) {
 	if err := c.Needs(ipc.KindSocket, "net.listen.open"); err != nil {
 		return nil, err
 	}
-	address, theirs, err := listen(dir, c)
+	address, theirs, err := a.listen(c)
 	if err != nil {
 		return nil, err
 	}
@@ -88,8 +89,8 @@ func serve(dir string, c *capability.Call) (any, error) {
 }
 
 // serveBytes is the byte form.
-func serveBytes(dir string, c *capability.Call, streams *stream.Table) (any, error) {
-	address, theirs, err := listen(dir, c)
+func (a *doors) serveBytes(c *capability.Call, streams *stream.Table) (any, error) {
+	address, theirs, err := a.listen(c)
 	if err != nil {
 		return nil, err
 	}
@@ -109,37 +110,37 @@ func serveBytes(dir string, c *capability.Call, streams *stream.Table) (any, err
 
 // listen gives the plugin's listening socket, into which what connects to the
 // host is relayed from then on.
-func listen(dir string, c *capability.Call) (address string, theirs *os.File, err error) {
+func (a *doors) listen(c *capability.Call) (address string, theirs *os.File, err error) {
 	at, err := grant.ParseAddress(c.Target)
 	if err != nil {
 		return "", nil, err
 	}
-	family := "tcp4" // 0.0.0.0 is not [::], nor the reverse
-	if at.Addr.Is6() {
-		family = "tcp6"
-	}
-	out, err := net.ListenTCP(family, &net.TCPAddr{IP: at.Addr.AsSlice(), Port: int(at.Port)})
+	in, err := open(a.dir)
 	if err != nil {
-		return "", nil, ipc.Errorf(ipc.CodeConflict, "cannot listen at %s: %w", at, err)
-	}
-	in, err := open(dir)
-	if err != nil {
-		return "", nil, errors.Join(err, out.Close())
+		return "", nil, err
 	}
 	life, end := context.WithCancel(context.Background())
 	done, err := c.Hold(end)
 	if err != nil {
 		end()
-		return "", nil, errors.Join(err, out.Close(), in.close(), in.file.Close())
+		return "", nil, errors.Join(err, in.close(), in.file.Close())
 	}
-	s := &server{out: out, in: in, c: c, ctx: life}
+	s := &server{in: in, c: c, ctx: life, end: end}
+	if err := a.enter(at, s); err != nil {
+		end()
+		done()
+		return "", nil, errors.Join(err, in.close(), in.file.Close())
+	}
+	address = s.door.out.Addr().String()
 	go func() {
 		defer done()
-		defer end()
-		s.run()
+		<-life.Done()
+		s.leave()
+		s.work.Wait()
+		_ = in.close()
 	}()
-	c.Note("listening", map[string]any{"address": out.Addr().String()})
-	return out.Addr().String(), in.file, nil
+	c.Note("listening", map[string]any{"address": address})
+	return address, in.file, nil
 }
 
 // inner is the plugin's listener, and how to reach it.
@@ -178,46 +179,14 @@ func open(dir string) (*inner, error) {
 	return i, nil
 }
 
-// server relays what connects to one listener.
+// server relays what connects to one process's listener.
 type server struct {
-	out  *net.TCPListener
+	door *door
 	in   *inner
 	c    *capability.Call
 	ctx  context.Context //nolint:containedctx // of the listener's own life
+	end  context.CancelFunc
 	work sync.WaitGroup
-}
-
-// run accepts until the grant goes or the plugin has closed its socket, and
-// returns when every connection has ended.
-func (s *server) run() {
-	stop := context.AfterFunc(s.ctx, func() { _ = s.out.Close() })
-	defer stop()
-	places := make(chan struct{}, maxOpen)
-	for s.ctx.Err() == nil {
-		select {
-		case places <- struct{}{}:
-		case <-s.ctx.Done():
-			continue
-		}
-		conn, err := s.out.AcceptTCP()
-		if err == nil {
-			s.work.Go(func() {
-				defer func() { <-places }()
-				s.pass(conn)
-			})
-			continue
-		}
-		if errors.Is(err, net.ErrClosed) {
-			break
-		}
-		<-places // no descriptors are left
-		select {
-		case <-time.After(pause):
-		case <-s.ctx.Done():
-		}
-	}
-	s.work.Wait()
-	_ = s.in.close()
 }
 
 // pass relays one connection. Where nobody listens any more, so does the host.
@@ -229,7 +198,7 @@ func (s *server) pass(conn *net.TCPConn) {
 	if err != nil || !ok {
 		_ = conn.Close()
 		if errors.Is(err, unix.ECONNREFUSED) { // every copy of the plugin's socket is closed
-			_ = s.out.Close()
+			s.end()
 		}
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,6 +34,7 @@ type desk struct {
 	done chan struct{}
 	dir  string
 	at   string
+	all  *doors
 }
 
 func newDesk(t *testing.T) *desk {
@@ -53,7 +55,10 @@ func newDesk(t *testing.T) *desk {
 // listening is the socket that the plugin gets.
 func (d *desk) listening(t *testing.T) net.Listener {
 	t.Helper()
-	got, err := serve(d.dir, d.Call)
+	if d.all == nil {
+		d.all = &doors{dir: d.dir, open: map[string]*door{}}
+	}
+	got, err := d.all.serve(d.Call)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,6 +164,60 @@ func TestClosedByThePlugin(t *testing.T) {
 	d.ended(t)
 }
 
+// TestTwoProcessesAtOneDoor: while a plugin is swapped both of its processes
+// listen, who connects comes to the one that takes the calls, and the address is
+// free when both have left.
+func TestTwoProcessesAtOneDoor(t *testing.T) {
+	first, second := newDesk(t), newDesk(t)
+	second.at, second.Target, second.dir = first.at, first.at, first.dir
+	var switched atomic.Bool
+	first.Env.Standby = switched.Load
+	second.Env.Standby = func() bool { return !switched.Load() }
+	listeners := []net.Listener{first.listening(t)}
+	second.all = first.all
+	listeners = append(listeners, second.listening(t))
+	for i, l := range listeners {
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = c.Write([]byte{'1' + byte(i)})
+				_ = c.Close()
+			}
+		}()
+	}
+	again := *first.Call
+	again.Hold = func(func()) (func(), error) { return func() {}, nil }
+	if _, err := first.all.serve(&again); err == nil {
+		t.Error("one process listens twice")
+	}
+	says := func(want string) {
+		t.Helper()
+		c, err := net.Dial("tcp", first.at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		if got, err := io.ReadAll(c); err != nil || string(got) != want {
+			t.Errorf("%q answers, want %q (%v)", got, want, err)
+		}
+	}
+	says("1")
+	switched.Store(true)
+	says("2")
+	first.cut()
+	<-first.done
+	says("2")
+	second.cut()
+	second.ended(t)
+	if c, err := net.Dial("tcp", first.at); err == nil {
+		_ = c.Close()
+		t.Error("the host still listens")
+	}
+}
+
 func TestTakenPort(t *testing.T) {
 	d := newDesk(t)
 	l, err := net.Listen("tcp", d.at)
@@ -166,7 +225,7 @@ func TestTakenPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	_, err = serve(d.dir, d.Call)
+	_, err = (&doors{dir: d.dir, open: map[string]*door{}}).serve(d.Call)
 	var answer *ipc.RPCError
 	if !errors.As(err, &answer) || answer.Code != ipc.CodeConflict {
 		t.Fatal(err)
