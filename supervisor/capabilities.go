@@ -66,13 +66,6 @@ func (c connections) Denied(target, rule string, standing bool) {
 	c.Deny(broker.Denial{Capability: grant.Egress, Target: target, Rule: rule, Standing: standing})
 }
 
-func handlerOf(s *broker.Session) ipc.Handler {
-	if s == nil {
-		return nil
-	}
-	return s.Handle
-}
-
 func closeSession(s *broker.Session) {
 	if s != nil {
 		s.Close()

@@ -228,7 +228,7 @@ func (p *plugin) adopt(left *launch.Left) error {
 		closeSession(caps)
 		return errors.Join(err, left.Discard())
 	}
-	conn, err := p.connect(w.transport, p.name, req.Plan, handlerOf(caps), KeptConn{Journal: journal, Resume: true, Hello: said.Hello})
+	conn, err := p.connect(w.transport, p.name, req.Plan, p.answering(bundle, caps), KeptConn{Journal: journal, Resume: true, Hello: said.Hello})
 	if err != nil {
 		closeSession(caps)
 		w.closeHosts()
@@ -332,6 +332,7 @@ func (p *plugin) goOn() {
 		run.listening.Serve(connections{run.caps})
 	}
 	p.awaitExit(run)
+	forgotTasks(run.conn)
 	go p.serve(run)
 	go p.watchHealth(run)
 }

@@ -155,7 +155,7 @@ func (p *plugin) spawn(ctx context.Context, number uint64, bundle *Bundle, profi
 		w.closeHosts()
 		return nil, &stepError{"connect", err}
 	}
-	conn, err := p.connect(w.transport, req.Name, req.Plan, handlerOf(caps), KeptConn{Journal: journal})
+	conn, err := p.connect(w.transport, req.Name, req.Plan, p.answering(bundle, caps), KeptConn{Journal: journal})
 	if err != nil {
 		closeSession(caps)
 		w.closeHosts()

@@ -28,6 +28,7 @@ import (
 	"github.com/cordonhq/cordon/supervisor/depend"
 	"github.com/cordonhq/cordon/supervisor/launch"
 	"github.com/cordonhq/cordon/supervisor/store"
+	"github.com/cordonhq/cordon/supervisor/tasks"
 )
 
 // maxStarting is how many plugins may be verified and launched at once.
@@ -85,6 +86,7 @@ type shared struct {
 	random    func() float64
 	newID     func() string
 	names     *requestNames // of calls
+	tasks     *tasks.Scheduler
 	cabinet   *cabinet
 	room      *atomic.Int64 // for evidence, in bytes
 	places    chan struct{} // one for each plugin that is being started
@@ -171,7 +173,7 @@ func sharedOf(c Config) *shared {
 	if s.random == nil {
 		s.random = mathrand.Float64
 	}
-	s.names = newRequestNames(s.random)
+	s.names, s.tasks = newRequestNames(s.random), tasks.New(s.clock)
 	if s.newID == nil {
 		s.newID = randomID
 	}

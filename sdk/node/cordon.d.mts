@@ -44,6 +44,14 @@ export interface Context {
   call<R = unknown>(method: string, params?: Params, options?: { timeout?: number }): Promise<R>;
   /** Tells the host something that it does not answer. */
   notify(method: string, params?: Params): void;
+  /**
+   * Leaves work for later: the host calls the plugin's own method when its turn comes, those of the highest priority
+   * (0 to 9) first. It is done within so many milliseconds (30000), or dropped: the notification task.dropped says so.
+   * Resolves with the task's number.
+   */
+  submit(method: string, params?: Params, options?: { priority?: number; deadline?: number }): Promise<number>;
+  /** Ends a task, or keeps it from beginning; whether there was one. */
+  cancelTask(task: number): Promise<boolean>;
 
   // What the host serves. Each needs a grant, and rejects with CordonError
   // (denied) without one. Connections, listeners and files outlive the request.

@@ -371,6 +371,9 @@ export class Connection {
       signal: controller.signal, log: requestId && this.plugin.log === log ? naming(requestId) : this.plugin.log, traceparent, requestId,
       call: (method, params, options) => this.call(method, params, { signal: controller.signal, trace, ...options }),
       notify: (method, params) => this.notify(method, params),
+      submit: async (method, params, { priority = 0, deadline = 30_000 } = {}) =>
+        (await ctx.call("task.submit", { method, ...(params === undefined ? {} : { params }), priority, deadline_ms: Math.round(deadline) })).task,
+      cancelTask: async (task) => (await ctx.call("task.cancel", { task })).cancelled,
     });
     if (Number.isInteger(meta.deadline_ms) && meta.deadline_ms > 0 && meta.deadline_ms <= MAX_TIMER) {
       ctx.deadline = performance.now() + meta.deadline_ms;

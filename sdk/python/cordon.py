@@ -707,6 +707,26 @@ class Context:
         """As call, for async handlers."""
         return await self._connection.acall(method, self._traced(params), timeout)
 
+    def submit(self, method, params=None, priority=0, within=30.0):
+        """Leaves work for later: the host calls the plugin's own method when its turn
+        comes, those of the highest priority (0 to 9) first. It is done within so many
+        seconds, or dropped: the notification task.dropped says so. Returns the task's
+        number."""
+        return self.call("task.submit", self._task_of(method, params, priority, within))["task"]
+
+    async def asubmit(self, method, params=None, priority=0, within=30.0):
+        """As submit, for async handlers."""
+        return (await self.acall("task.submit", self._task_of(method, params, priority, within)))["task"]
+
+    def cancel_task(self, task):
+        """Ends a task, or keeps it from beginning; whether there was one."""
+        return self.call("task.cancel", {"task": task})["cancelled"]
+
+    @staticmethod
+    def _task_of(method, params, priority, within):
+        task = {"method": method, "priority": priority, "deadline_ms": round(within * 1000)}
+        return task if params is None else task | {"params": params}
+
     def notify(self, method, params=None):
         """Tells the host something that it does not answer."""
         self._connection.notify(method, params)
