@@ -105,3 +105,37 @@ func TestPluginsThatNeedEachOther(t *testing.T) {
 	d.must("start", "store")
 	d.becomes("top", control.Running)
 }
+
+// TestDegradedPlugin: one that answers with errors of its own serves what is
+// essential, and all again when an operator promises less.
+func TestDegradedPlugin(t *testing.T) {
+	d := startDaemon(t)
+	d.profile("asker", "extends = [\"builtin:python\"]\n[slo]\nobjective = \"50%\"\nwindow = \"1h\"\nburn_rate = 2\nmin_calls = 3\nessential = [\"do\"]\n")
+	d.must("install", asker(t, ""), "--profile", "asker")
+	d.must("start", "asker")
+	for range 3 { // without "text", which raises
+		if _, err := d.cordon("call", "asker", "say", "{}"); err == nil || !strings.Contains(err.Error(), "internal") {
+			t.Fatalf("it was answered %v", err)
+		}
+	}
+	if _, err := d.cordon("call", "asker", "say", `{"text": "x"}`); err == nil || !strings.Contains(err.Error(), "cannot call say of asker: it is degraded, and serves only do: 3 of 3 calls within 5m were bad") {
+		t.Errorf("it was answered %v", err)
+	}
+	if a := d.ask("data.usage", nil); a.Code != -32011 { // answered, if with a refusal
+		t.Errorf("what is essential: %+v", a)
+	}
+	if st := d.plugin("asker"); st.State != control.Running || st.Degraded == nil {
+		t.Errorf("the status is %+v", st)
+	}
+	if out := d.must("why", "asker"); !strings.Contains(out, "degraded, serves only do: 3 of 3 calls") {
+		t.Errorf("why says:\n%s", out)
+	}
+	d.profile("asker", "extends = [\"builtin:python\"]\n[slo]\nobjective = \"50%\"\nmin_calls = 100\nessential = [\"do\"]\n")
+	if out := d.must("reload"); !strings.Contains(out, "asker: changed: slo.") {
+		t.Errorf("reloaded: %s", out)
+	}
+	d.must("call", "asker", "say", `{"text": "x"}`)
+	for _, kind := range []string{`"kind":"degraded"`, `"kind":"recovered"`} {
+		d.eventually(kind, func() bool { return strings.Contains(d.audited(), kind) })
+	}
+}

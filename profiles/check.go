@@ -36,6 +36,7 @@ func (c *checker) document(doc *document) {
 	c.id("identity.gid", doc.Identity.GID)
 	c.environment(doc)
 	c.lifecycle(&doc.Lifecycle)
+	c.slo(&doc.SLO)
 	c.violation(&doc.Violation)
 	c.ipc(&doc.IPC)
 	c.require(&doc.Require)

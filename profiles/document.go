@@ -49,6 +49,7 @@ type document struct {
 		Remove []string          `toml:"remove"`
 	} `toml:"environment" aka:"env variables"`
 	Lifecycle lifecycleTable `toml:"lifecycle"`
+	SLO       sloTable       `toml:"slo" aka:"objective objectives health"`
 	Violation violationTable `toml:"violation"`
 	Runtime   struct {
 		Eval *bool `toml:"eval"`

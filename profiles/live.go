@@ -26,7 +26,7 @@ func Changes(now, next *plan.Plan) (merged *plan.Plan, live, restart []string) {
 	for _, key := range sortedKeys(both(a, b)) {
 		switch {
 		case reflect.DeepEqual(a[key], b[key]):
-		case b[key] != nil && move(&out, next, key):
+		case (b[key] != nil || strings.HasPrefix(key, "slo.")) && move(&out, next, key):
 			live = append(live, key)
 			if by := next.Origins[key]; by != "" {
 				out.Origins[key] = by
@@ -54,7 +54,7 @@ func both(a, b map[string]any) map[string]bool {
 // by its own name. What only follows from others has none.
 var planKeys = map[string]string{
 	"limits": "resources.", "time": "resources.time.", "rlimits": "resources.rlimit", "violation": "violation.",
-	"watch": "violation.watch", "lifecycle": "lifecycle.", "ipc": "ipc.", "require": "require.",
+	"watch": "violation.watch", "lifecycle": "lifecycle.", "slo": "slo.", "ipc": "ipc.", "require": "require.",
 	"capabilities": "capability", "process": "environment", "tmp": "tmp.", "shm": "shm.", "data": "data.", "network": "network.",
 	"runtime": "runtime.eval", "weakened": "", "refusals": "",
 }
@@ -96,6 +96,10 @@ func move(p, next *plan.Plan, key string) bool {
 	}
 	if wall, ok := strings.CutPrefix(key, "violation."); ok && wall != "watch" {
 		p.Violation[wall] = next.Violation[wall]
+		return true
+	}
+	if strings.HasPrefix(key, "slo.") {
+		p.SLO = next.SLO
 		return true
 	}
 	if name, ok := strings.CutPrefix(key, "lifecycle."); ok && name != "watchdog_sec" {

@@ -129,6 +129,7 @@ func (b *builder) layer(l *layer) {
 		b.origin(l, "runtime.eval")
 	}
 	b.lifecycle(l)
+	b.slo(l)
 	b.requirements(l)
 	b.violations(l)
 	b.ipc(l)

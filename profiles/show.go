@@ -38,6 +38,7 @@ func (p *Profile) Effective() []Line {
 	s.resources()
 	s.identity()
 	s.lifecycle()
+	s.slo()
 	s.violation()
 	s.ipc()
 	return s.lines

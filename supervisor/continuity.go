@@ -327,6 +327,7 @@ func (r *running) outOfStep() bool {
 // goOn starts what watches an adopted run, when the actor works.
 func (p *plugin) goOn() {
 	run := p.run
+	run.objective = p.objective
 	if run.caps != nil {
 		run.caps.Open(p.record.PlanDigest, p.decisions(p.record.Decisions))
 		run.listening.Serve(connections{run.caps})

@@ -254,6 +254,7 @@ type fakeConn struct {
 	run   chan error // what Run returns
 	call  func(ctx context.Context, method string) (json.RawMessage, error)
 	bye   func()
+	told  chan Neighbour // of others
 	well  func(ctx context.Context) error
 	once  sync.Once
 }
@@ -294,6 +295,14 @@ func (c *fakeConn) Goodbye(context.Context) error {
 	return nil
 }
 
+func (c *fakeConn) Tell(_ context.Context, n Neighbour) error {
+	select {
+	case c.told <- n:
+	default:
+	}
+	return nil
+}
+
 func (c *fakeConn) Attach(func(json.RawMessage) error) (control.Bridge, error) {
 	return nil, errors.New("no bridge")
 }
@@ -317,7 +326,7 @@ type fakeConnector struct {
 }
 
 func (f *fakeConnector) Connect(t ipc.Transport, name string, _ *plan.Plan, _ ipc.Handler) (Conn, error) {
-	c := &fakeConn{t: t, hello: make(chan error, 1), run: make(chan error, 1)}
+	c := &fakeConn{t: t, hello: make(chan error, 1), run: make(chan error, 1), told: make(chan Neighbour, 16)}
 	c.call = func(context.Context, string) (json.RawMessage, error) { return json.RawMessage(`"pong"`), nil }
 	if f.bye != nil {
 		c.bye = func() { f.bye(name) }

@@ -81,6 +81,7 @@ type plugin struct {
 	unsaved   bool  // the disk has less than record
 	auditErr  error // why the newest audit record could not be written
 	budget    tokens
+	objective *objective
 	muted     int // violations that the audit log was spared
 }
 
@@ -121,6 +122,8 @@ type running struct {
 	told    atomic.Bool // that it broke the protocol
 	calls   callBook
 	flight  flight
+	// objective is the plugin's, over all its runs.
+	objective *objective
 	// caps are what it may use of the host; nil without a broker.
 	caps *broker.Session
 	// listening are the sockets that it has from its start; nil without any.
@@ -170,6 +173,7 @@ func newHeir(s *shared, r store.Record, left *launch.Left, lost error) (*plugin,
 		record: r, policy: defaultPolicy(), stopTimer: func() {}, cancel: func() {},
 		budget: newTokens(auditRate, auditBurst, s.clock.Now()),
 	}
+	p.objective = p.newObjective()
 	if left != nil {
 		lost = p.adopt(left)
 	}
@@ -293,6 +297,7 @@ func (p *plugin) handle(m message) {
 func (p *plugin) accept(m message) {
 	p.intend(m)
 	if m.begun != nil {
+		m.begun.objective = p.objective
 		digest := m.begun.proc.PlanDigest()
 		if p.state.Swap.isOf(m.event) {
 			p.swap.run = m.begun
@@ -524,6 +529,9 @@ func (p *plugin) logFailure(what string, err error) {
 // publish shows the state to everyone else.
 func (p *plugin) publish() {
 	p.updateRecord()
+	if p.plan != nil {
+		p.objective.follow(p.plan.SLO)
+	}
 	r := p.record
 	r.Violations = slices.Clone(r.Violations)
 	now := &snapshot{

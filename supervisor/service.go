@@ -147,6 +147,7 @@ func (p *plugin) status() control.Status {
 	if snap.draining != "" {
 		st.Draining = snap.draining
 	}
+	st.Degraded, st.Objective = p.objective.now(p.clock.Now()), p.objective.status(p.clock.Now())
 	if until := r.Probation; p.clock.Now().Before(until) {
 		st.Probation = &until
 	}
@@ -283,6 +284,9 @@ func (s *Supervisor) callOnce(ctx context.Context, run *running, params control.
 		return ipc.Answer{}, control.Errorf(ipc.CodeContract, "cordon inspect "+params.Name, "cannot call %s of %s: its parameters break the contract: %w", params.Method, params.Name, err)
 	}
 	began := s.clock.Now()
+	if err := run.objective.admit(began, params.Name, params.Method); err != nil {
+		return ipc.Answer{}, err
+	}
 	done, err := run.breaker.begin(began, params.Method)
 	if err != nil {
 		return ipc.Answer{}, err
@@ -295,6 +299,7 @@ func (s *Supervisor) callOnce(ctx context.Context, run *running, params control.
 	}
 	ended := s.clock.Now()
 	note(ended, err)
+	run.objective.count(ended, err, ended.Sub(began))
 	went, reason := judgeCall(err, ended.Sub(began))
 	done(ended, went, reason)
 	if err != nil {

@@ -95,6 +95,7 @@ type shared struct {
 	// changed is told of every change of state; unmet says what keeps a plugin from
 	// being started, awaited which one it waits for. See relations.
 	changed        func(change)
+	degraded       func(name string, yes bool)
 	unmet, awaited func(name string) string
 	redraw         func() // what plugins need has changed
 	wanted         *wanted
@@ -132,6 +133,7 @@ type Supervisor struct {
 // what was quarantined is so still.
 func New(c Config) (*Supervisor, error) {
 	s := &Supervisor{shared: sharedOf(c), reload: c.Reload, upgrade: c.Upgrade, plugins: map[string]*plugin{}, relations: newRelations()}
+	s.degraded = s.spreadDegraded
 	s.changed, s.unmet, s.awaited, s.redraw = s.relations.changed, s.unmetNow, s.awaitedNow, s.relations.redraw
 	s.forgotten = s.forgetPlugin
 	s.cabinet = &cabinet{root: filepath.Join(c.StateDir, "evidence"), clock: s.clock, held: s.holdsEvidence, rules: c.Evidence.completed()}
@@ -164,8 +166,9 @@ func sharedOf(c Config) *shared {
 		stateDir: c.StateDir, store: c.Store, audit: c.Audit, launcher: c.Launcher, source: c.Source,
 		connector: c.Connector, broker: c.Broker, metrics: c.Metrics, functions: c.Functions, uidBase: c.UIDBase, logger: c.Logger, clock: c.Clock, random: c.Random, newID: c.NewID,
 		places: make(chan struct{}, maxStarting), room: new(atomic.Int64), wanted: new(wanted),
-		flags:   &flags{list: slices.Clone(c.Flags)},
-		changed: func(change) {}, redraw: func() {}, unmet: func(string) string { return "" }, awaited: func(string) string { return "" },
+		flags:    &flags{list: slices.Clone(c.Flags)},
+		degraded: func(string, bool) {},
+		changed:  func(change) {}, redraw: func() {}, unmet: func(string) string { return "" }, awaited: func(string) string { return "" },
 	}
 	if s.clock == nil {
 		s.clock = SystemClock{}

@@ -64,6 +64,10 @@ func reasonText(p control.Status) string {
 		return "waits: " + p.Waits
 	case p.Draining != "":
 		return "takes no more calls: " + p.Draining
+	case p.Degraded != nil && len(p.Degraded.Serves) > 0:
+		return "degraded, serves only " + strings.Join(p.Degraded.Serves, ", ") + ": " + p.Degraded.Reason
+	case p.Degraded != nil:
+		return "degraded: " + p.Degraded.Reason
 	}
 	return p.Reason
 }

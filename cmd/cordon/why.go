@@ -131,7 +131,7 @@ func (a *app) printWaits(cmd *cobra.Command, name string) error {
 		return err
 	}
 	for _, p := range plugins {
-		if p.Name == name && (p.Waits != "" || p.Draining != "") {
+		if p.Name == name && (p.Waits != "" || p.Draining != "" || p.Degraded != nil) {
 			fmt.Fprintf(a.out, "\n%s\n", a.statusLine(p))
 		}
 	}

@@ -262,6 +262,16 @@ func (r *Result) others(a, b *plan.Plan) {
 		r.less("environment", "%s of whoever runs it is passed on, by cordon run", name)
 	}
 	r.lifecycle(a.Lifecycle, b.Lifecycle)
+	if x, y := a.SLO, b.SLO; !x.Equal(y) {
+		other("slo", objectiveText(x), objectiveText(y))
+	}
+}
+
+func objectiveText(o plan.Objective) string {
+	if !o.Set() {
+		return "no objective"
+	}
+	return fmt.Sprintf("%s of calls within %v, latency %v, burn_rate %d, min_calls %d, essential %v", o.Percent(), o.Window, o.Latency, o.BurnRate, o.MinCalls, o.Essential)
 }
 
 // lifecycle compares in the words of the profile.

@@ -42,6 +42,7 @@ type Plan struct {
 	// Watch names what is observed beyond what the walls report: "files".
 	Watch     []string     `json:"watch,omitempty"`
 	Lifecycle Lifecycle    `json:"lifecycle"`
+	SLO       Objective    `json:"slo,omitzero"`
 	Protocol  ipc.Protocol `json:"protocol,omitempty"`
 	IPC       ipc.Limits   `json:"ipc"`
 	// Refusals are the asks that were not granted, with whose decision it was.

@@ -146,6 +146,10 @@ type Status struct {
 	Waits string `json:"waits,omitempty"`
 	// Draining is why it gets no more calls, while it answers those that it has.
 	Draining string `json:"draining,omitempty"`
+	// Degraded is set while it does not keep its objective (slo), and Objective is
+	// how it stands; nil without one.
+	Degraded  *Degraded  `json:"degraded,omitempty"`
+	Objective *Objective `json:"objective,omitempty"`
 	// NotEnforced are the walls that only complain, as the operator asked.
 	NotEnforced []string `json:"not_enforced,omitempty"`
 	// Probation is until when it is on probation, nil if it is not.
