@@ -55,10 +55,10 @@ func (p *plugin) launch() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
-	record := p.record
+	record, restart := p.record, p.state.Restarts > 0
 	p.walking.Go(func() {
 		defer cancel()
-		if err := p.startWalk(ctx, number, record); err != nil {
+		if err := p.startWalk(ctx, number, record, restart); err != nil {
 			var permanent *PermanentError
 			p.box.post(message{event: event{
 				Kind: evStartFailed, Run: number, Reason: err.Error(), Permanent: errors.As(err, &permanent),
@@ -81,12 +81,13 @@ func (p *plugin) mayStart() error {
 
 // startWalk is the first walk of the design. An error before the process
 // exists leaves nothing; later the actor owns the process.
-func (p *plugin) startWalk(ctx context.Context, number uint64, r store.Record) error {
-	if err := p.enter(ctx); err != nil {
+func (p *plugin) startWalk(ctx context.Context, number uint64, r store.Record, restart bool) error {
+	leave, err := p.enter(ctx, restart)
+	if err != nil {
 		return &stepError{"wait for a free place", err}
 	}
 	run, err := p.bringUp(ctx, number, r, nil)
-	p.leave()
+	leave()
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -90,6 +91,7 @@ type shared struct {
 	cabinet   *cabinet
 	room      *atomic.Int64 // for evidence, in bytes
 	places    chan struct{} // one for each plugin that is being started
+	lane      chan struct{} // one for each of those that nobody waits for
 	forgotten func(name string)
 	flags     *flags
 	// changed is told of every change of state; unmet says what keeps a plugin from
@@ -103,17 +105,39 @@ type shared struct {
 	discardBundle func(digest string) error
 }
 
-// enter takes a place among those that are being started.
-func (s *shared) enter(ctx context.Context) error {
+// enter takes a place among those that are being started, which leave gives back.
+// A restart of its own accord, of which a plugin may make one after the other, takes
+// one of the lane as well: plugins that crash in loops leave the other half of the
+// machine to calls, and to starts that somebody asked for.
+func (s *shared) enter(ctx context.Context, restart bool) (leave func(), err error) {
+	if restart {
+		if err := take(ctx, s.lane); err != nil {
+			return nil, err
+		}
+	}
+	outOfLane := func() {
+		if restart {
+			<-s.lane
+		}
+	}
+	if err := take(ctx, s.places); err != nil {
+		outOfLane()
+		return nil, err
+	}
+	return func() { <-s.places; outOfLane() }, nil
+}
+
+func take(ctx context.Context, places chan<- struct{}) error {
 	select {
-	case s.places <- struct{}{}:
+	case places <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-func (s *shared) leave() { <-s.places }
+// restartsAtOnce is the lane's width on a machine of so many processors.
+func restartsAtOnce(processors int) int { return min(max(processors/2, 1), maxStarting) }
 
 // Supervisor keeps all plugins of one state directory. It implements
 // control.Service.
@@ -165,7 +189,7 @@ func sharedOf(c Config) *shared {
 	s := &shared{
 		stateDir: c.StateDir, store: c.Store, audit: c.Audit, launcher: c.Launcher, source: c.Source,
 		connector: c.Connector, broker: c.Broker, metrics: c.Metrics, functions: c.Functions, uidBase: c.UIDBase, logger: c.Logger, clock: c.Clock, random: c.Random, newID: c.NewID,
-		places: make(chan struct{}, maxStarting), room: new(atomic.Int64), wanted: new(wanted),
+		places: make(chan struct{}, maxStarting), lane: make(chan struct{}, restartsAtOnce(runtime.NumCPU())), room: new(atomic.Int64), wanted: new(wanted),
 		flags:    &flags{list: slices.Clone(c.Flags)},
 		degraded: func(string, bool) {},
 		changed:  func(change) {}, redraw: func() {}, unmet: func(string) string { return "" }, awaited: func(string) string { return "" },

@@ -234,11 +234,12 @@ func (p *plugin) launchBeside(m message) {
 }
 
 func (p *plugin) swapWalk(ctx context.Context, number uint64, w swap) error {
-	if err := p.enter(ctx); err != nil {
+	leave, err := p.enter(ctx, false)
+	if err != nil {
 		return &stepError{"wait for a free place", err}
 	}
 	run, err := p.bringUp(ctx, number, w.to, &w)
-	p.leave()
+	leave()
 	if err != nil {
 		return err
 	}

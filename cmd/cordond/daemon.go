@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -60,9 +61,22 @@ type daemon struct {
 	undo       []func() error
 }
 
+// leastRunning is how many goroutines may run at a time at least. Many calls of a
+// start (cgroups, namespaces, the disk) take the kernel a while, in which Go's
+// scheduler takes the caller's place to be busy: on two processors, two of them
+// would keep a reply waiting until sysmon looks, up to 10 ms.
+const leastRunning = 4
+
+func useProcessors() {
+	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < leastRunning {
+		runtime.GOMAXPROCS(leastRunning)
+	}
+}
+
 // runDaemon starts the daemon, serves until it is told to end, and leaves
 // nothing of it but its state.
 func runDaemon(o options) error {
+	useProcessors()
 	if os.Geteuid() != 0 {
 		return errors.New("cordond must run as root: it makes namespaces, cgroups and uids for plugins")
 	}

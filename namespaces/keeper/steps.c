@@ -350,6 +350,7 @@ static int reset(u32 mask)
 	i64 ret = SYS(rt_sigprocmask, 2 /* SIG_SETMASK */, &none, (void *)0, 8);
 
 	SYS(umask, mask);
+	take_turns_of(0);
 	if (ret == 0)
 		ret = SYS(prctl, PR_SET_TIMERSLACK, 0, 0, 0, 0);
 	if (ret == 0)
