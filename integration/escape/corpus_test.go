@@ -31,7 +31,7 @@ type verdict struct {
 
 func corpus() []escape {
 	return slices.Concat(fileCases(), namespaceCases(), privilegeCases(), seccompCases(), procCases(), deviceCases(),
-		networkCases(), resourceCases(), supervisionCases(), descriptorCases(), ipcCases(), controlCases())
+		networkCases(), resourceCases(), supervisionCases(), descriptorCases(), doorCases(), ipcCases(), controlCases())
 }
 
 // leastCases is what a corpus has to have, in all and of each category.

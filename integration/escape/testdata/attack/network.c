@@ -101,12 +101,26 @@ static void family(char **args)
 				tried("socket");
 }
 
+/* A socket that was handed over, away from what it was for: connect(2) with
+ * AF_UNSPEC ends what it is, and then it is one like any other. */
+static void away(char **args)
+{
+	struct sockaddr_in a = loopback(args[1]);
+	struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
+	int fd = (int)number(args[0]);
+
+	if (connect(fd, &nowhere, sizeof nowhere) < 0)
+		shutdown(fd, SHUT_RDWR); /* a socket that listens, on older kernels */
+	say_to(fd, (struct sockaddr *)&a, sizeof a, args[2]);
+}
+
 const struct attack network[] = {
 	{"tcp", tcp, 2},
 	{"udp", udp, 2},
 	{"serve", serve, 2},
 	{"unix", unix_, 2},
 	{"unix-datagram", unix_datagram, 2},
+	{"away", away, 3},
 	{"sniff", sniff, 0},
 	{"family", family, 1},
 	{0},
