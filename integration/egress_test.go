@@ -238,6 +238,10 @@ def udp(p):
 def name(p):
     return repr(socket.getaddrinfo(p["host"], 443))
 
+def mptcp(p):
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262):
+        return "opened"
+
 def raw(p):
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP):
         return "opened"
@@ -305,6 +309,7 @@ func TestEgress(t *testing.T) {
 		{"udp", map[string]any{"host": granted, "port": port}, fmt.Sprintf("egress udp:%s:%d", granted, port)},
 		{"udp", map[string]any{"host": "2001:db8::53", "port": 53}, "egress udp:[2001:db8::53]:53"},
 		{"name", map[string]any{"host": "c2VjcmV0.tunnel.example.com"}, "egress dns:c2vjcmv0.tunnel.example.com"},
+		{"mptcp", map[string]any{}, ""}, // Multipath TCP, of which Landlock knows nothing
 	} {
 		if s := d.tell("prober", c.method, c.params); s.Error == "" {
 			t.Errorf("%s %v: %+v", c.method, c.params, s)

@@ -499,9 +499,12 @@ func (b *builder) socketCalls() {
 		}
 	}
 	for _, family := range []uint64{unix.AF_INET, unix.AF_INET6} {
-		for _, kind := range []uint64{unix.SOCK_STREAM, unix.SOCK_DGRAM} {
-			opened.rules = append(opened.rules, allowIf(eq(0, family), masked(1, 0xf, kind)))
+		for _, one := range [][2]uint64{{unix.SOCK_STREAM, 0}, {unix.SOCK_STREAM, unix.IPPROTO_TCP}, {unix.SOCK_DGRAM, 0}, {unix.SOCK_DGRAM, unix.IPPROTO_UDP}} {
+			opened.rules = append(opened.rules, allowIf(eq(0, family), masked(1, 0xf, one[0]), eq(2, one[1])))
 		}
+		// Landlock knows TCP and nothing of Multipath TCP; programs that try that
+		// first, as Go does, go on without.
+		opened.rules = append(opened.rules, seccomp.Rule{Args: []seccomp.Condition{eq(0, family), eq(2, unix.IPPROTO_MPTCP)}, Action: seccomp.ActErrno, Errno: "EPROTONOSUPPORT"})
 	}
 	if !slices.ContainsFunc(opened.rules, func(r seccomp.Rule) bool { return hasArg(r, 0, unix.AF_NETLINK) }) {
 		opened.rules = append(opened.rules, allowIf(eq(0, unix.AF_NETLINK), eq(2, unix.NETLINK_ROUTE)))

@@ -313,6 +313,10 @@ func TestAnswersSeeEveryWall(t *testing.T) {
 		{base + "[seccomp]\ndeny = [\"open\", \"openat\", \"openat2\"]\n[violation]\nseccomp = \"log\"\n", "read /bin/x", true, "files"},
 		{base + egress, "connect a.example.com:443", true, "net namespace"},
 		{base + egress, "connect a.example.com:80", false, "net namespace"},
+		{base + egress, "call socket 2 1 6", true, "seccomp"},
+		{base + egress, "call socket 10 2 17", true, "seccomp"},
+		{base + egress, "call socket 2 1 262", false, "seccomp"}, // Multipath TCP
+		{base + egress, "call socket 2 2 1", false, "seccomp"},   // ICMP
 		{base + "[network]\nlisten = [\"web=127.0.0.1:8080\"]\n", "listen 127.0.0.1:8080", true, "net namespace"},
 		{base + "[network]\nlisten = [\"web=127.0.0.1:8080\"]\n", "listen 0.0.0.0:8080", false, "net namespace"},
 		{base + egress + "[seccomp]\ndeny = [\"socket\"]\n", "connect a.example.com:443", false, "seccomp"},

@@ -58,6 +58,9 @@ type door struct {
 
 	mu sync.Mutex // one room serves it at a time
 	in *visit
+	// waiting were taken for a plugin that had just ended.
+	waiting []*net.TCPConn
+	closed  bool
 }
 
 // Room is what one run of a plugin has.

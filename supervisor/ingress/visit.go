@@ -23,6 +23,7 @@ type visit struct {
 	ctx   context.Context //nolint:containedctx // of the visit's own life
 	end   context.CancelFunc
 	lease egress.Lease
+	gone  bool          // the grant has; d.mu is held
 	over  chan struct{} // closed when no more are to be taken
 	once  sync.Once
 	mu    sync.Mutex // until done is known
@@ -48,7 +49,7 @@ func (d *door) serve(r *Room) error {
 	d.mu.Unlock()
 	lease, err := r.grants.Admit(d.at)
 	if err != nil { // who has no grant does not listen
-		d.shut()
+		d.refuse()
 		return nil //nolint:nilerr // it was revoked, which is recorded
 	}
 	v := &visit{d: d, r: r, lease: lease, over: make(chan struct{})}
@@ -59,7 +60,7 @@ func (d *door) serve(r *Room) error {
 	if err != nil {
 		v.end()
 		lease.End()
-		d.shut()
+		d.refuse()
 		return nil //nolint:nilerr // it was revoked meanwhile
 	}
 	if err := v.begin(); err != nil {
@@ -86,7 +87,37 @@ func (v *visit) begin() error {
 	d.in = v
 	v.lease.Note("listening", nil)
 	v.taken.Go(v.accept)
+	for _, conn := range d.waiting {
+		v.work.Go(func() { v.pass(conn) })
+	}
+	d.waiting = nil
 	return nil
+}
+
+// keep keeps a connection for which the plugin's socket is gone: it waits for
+// the next run, as who comes from now on does, or goes to the one that has taken
+// over.
+func (d *door) keep(v *visit, conn *net.TCPConn) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch next := d.in; {
+	case d.closed || v.gone || len(d.waiting) >= backlog:
+		return false
+	case next != nil && next != v:
+		next.work.Go(func() { next.pass(conn) })
+	default:
+		d.waiting = append(d.waiting, conn)
+		v.once.Do(func() { close(v.over) })
+		_ = d.l.SetDeadline(past) // fails on a closed one only
+	}
+	return true
+}
+
+// refuse is for a door that nobody may use.
+func (d *door) refuse() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.shut()
 }
 
 // listen makes the host's socket take connections; it may do so already.
@@ -96,8 +127,12 @@ func (d *door) listen() error {
 
 // shut has the host's socket refuse whoever connects, also by what copies of it
 // there are. It keeps its address. One that does not listen is left alone: it
-// would be shut for good, with everything that it takes later.
+// would be shut for good, with everything that it takes later; d.mu is held.
 func (d *door) shut() {
+	for _, conn := range d.waiting {
+		reset(conn)
+	}
+	d.waiting = nil
 	_ = d.control(func(fd int) error { // it can only be closed
 		if on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || on == 0 {
 			return err
@@ -135,7 +170,7 @@ func (d *door) leave(r *Room) {
 func (d *door) close() {
 	d.mu.Lock()
 	v := d.in
-	d.in = nil
+	d.in, d.closed = nil, true
 	d.shut()
 	_ = d.l.Close()
 	d.mu.Unlock()
@@ -151,6 +186,7 @@ func (v *visit) cut() {
 	v.end()
 	v.mu.Unlock()
 	v.d.mu.Lock()
+	v.gone = true
 	if v.d.in == v {
 		v.d.in = nil
 		v.d.shut()
@@ -215,22 +251,25 @@ func (v *visit) rest() {
 func (v *visit) pass(conn *net.TCPConn) {
 	lease, err := v.r.grants.Admit(v.d.at)
 	if err != nil { // over the budget, or revoked
-		refuse(conn)
+		reset(conn)
 		v.rest()
 		return
 	}
 	defer lease.End()
 	inside, err := v.r.connect(v.ctx, conn)
-	if err != nil { // nobody listens there any more, or nobody takes it
-		refuse(conn)
+	if (errors.Is(err, unix.ECONNREFUSED) || err != nil && v.ctx.Err() != nil) && v.d.keep(v, conn) { // the run has ended, or is about to
+		return
+	}
+	if err != nil { // nobody takes it
+		reset(conn)
 		lease.Note("not taken", map[string]any{"from": conn.RemoteAddr().String(), "why": err.Error()})
 		return
 	}
 	egress.Bridge(v.ctx, inside, conn, lease, time.Now)
 }
 
-// refuse resets a connection.
-func refuse(c *net.TCPConn) {
+// reset ends a connection so that its peer learns that it was not the end.
+func reset(c *net.TCPConn) {
 	_ = c.SetLinger(0) // fails on a closed one only
 	_ = c.Close()
 }
