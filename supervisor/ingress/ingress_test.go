@@ -231,6 +231,10 @@ func TestRunsFollowEachOther(t *testing.T) {
 	old, _ := caller(t, at)
 	second := enter(t, &h, at)
 	plugin(t, second, "second")
+	first.Retire()
+	if _, heard := caller(t, at); !strings.HasPrefix(heard, "first") {
+		t.Errorf("before the second serves it is %q", heard)
+	}
 	second.Serve(g)
 	if _, heard := caller(t, at); !strings.HasPrefix(heard, "second") {
 		t.Errorf("after the second took over it is %q", heard)

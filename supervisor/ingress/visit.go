@@ -23,13 +23,15 @@ type visit struct {
 	ctx   context.Context //nolint:containedctx // of the visit's own life
 	end   context.CancelFunc
 	lease egress.Lease
-	gone  bool          // the grant has; d.mu is held
-	over  chan struct{} // closed when no more are to be taken
-	once  sync.Once
-	mu    sync.Mutex // until done is known
-	done  func()     // of the hold
-	taken sync.WaitGroup
-	work  sync.WaitGroup
+	// grants are the room's when it began: it may have been retired since.
+	grants Grants
+	gone   bool          // the grant has; d.mu is held
+	over   chan struct{} // closed when no more are to be taken
+	once   sync.Once
+	mu     sync.Mutex // until done is known
+	done   func()     // of the hold
+	taken  sync.WaitGroup
+	work   sync.WaitGroup
 }
 
 // past is a deadline that ends what waits.
@@ -52,7 +54,7 @@ func (d *door) serve(r *Room) error {
 		d.refuse()
 		return nil //nolint:nilerr // it was revoked, which is recorded
 	}
-	v := &visit{d: d, r: r, lease: lease, over: make(chan struct{})}
+	v := &visit{d: d, r: r, lease: lease, grants: r.grants, over: make(chan struct{})}
 	v.ctx, v.end = context.WithCancel(context.Background())
 	v.mu.Lock()
 	v.done, err = lease.Hold(v.cut)
@@ -249,7 +251,7 @@ func (v *visit) rest() {
 
 // pass passes one connection on to the plugin's socket.
 func (v *visit) pass(conn *net.TCPConn) {
-	lease, err := v.r.grants.Admit(v.d.at)
+	lease, err := v.grants.Admit(v.d.at)
 	if err != nil { // over the budget, or revoked
 		reset(conn)
 		v.rest()
