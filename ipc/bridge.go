@@ -31,6 +31,7 @@ type Bridge struct {
 	c      *Conn
 	hello  json.RawMessage
 	places chan struct{} // of all clients together
+	screen Screen
 
 	mu      sync.Mutex
 	closed  bool
@@ -54,6 +55,15 @@ func NewBridge(c *Conn, hello json.RawMessage) (*Bridge, error) {
 	return b, nil
 }
 
+// Screen looks at what a client asks. An error is what the client gets instead
+// of an answer; otherwise answered, if not nil, looks at the result, with the
+// same consequence. Both see valid JSON that they must not keep, and must not
+// wait: answered is called by the connection's reader.
+type Screen func(method string, params json.RawMessage) (answered func(result json.RawMessage) error, err error)
+
+// Screen has s look at what clients ask from now on. Call it before Attach.
+func (b *Bridge) Screen(s Screen) { b.screen = s }
+
 // Client is one client of a bridge.
 type Client struct {
 	b      *Bridge
@@ -76,6 +86,8 @@ type forwarded struct {
 	cl *Client
 	id string       // as the client wrote it
 	pc *pendingCall // nil while it waits for a place
+	// screened looks at its result; may be nil.
+	screened func(result json.RawMessage) error
 }
 
 // Attach adds a client. send gets each message for it, valid until it returns;
@@ -242,8 +254,23 @@ func (cl *Client) request(ctx context.Context, m *incoming) error {
 	case b.c.Phase() >= PhaseDraining:
 		return cl.answer(errorReply(m.idBytes(), &RPCError{Code: CodeShuttingDown, Message: "the plugin is stopping"}))
 	}
+	var screened func(json.RawMessage) error
+	if b.screen != nil {
+		var err error
+		if screened, err = b.screen(method, m.peek(m.params)); err != nil {
+			return cl.answer(errorReply(m.idBytes(), contractError(err)))
+		}
+	}
 	b.c.advance(PhaseServing)
-	return cl.ask(ctx, m)
+	return cl.ask(ctx, m, screened)
+}
+
+func contractError(err error) *RPCError {
+	var e *RPCError
+	if errors.As(err, &e) {
+		return e
+	}
+	return &RPCError{Code: CodeContract, Message: err.Error()}
 }
 
 func (cl *Client) answer(parts [][]byte) error { return cl.send(appendAll(nil, parts)) }
@@ -266,6 +293,12 @@ func (f *forwarded) answered(m *incoming) {
 		return
 	}
 	f.cl.b.release(f.cl)
+	if f.screened != nil && m.kind == kindResult {
+		if err := f.screened(m.result.of(m.msg)); err != nil {
+			f.cl.give(appendAll(nil, errorReply([]byte(f.id), contractError(err))))
+			return
+		}
+	}
 	f.cl.give(appendAll(nil, [][]byte{m.msg[:m.id.start], []byte(f.id), m.msg[m.id.end:]}))
 }
 

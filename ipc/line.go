@@ -2,6 +2,7 @@ package ipc
 
 import (
 	"context"
+	"encoding/json"
 	"strconv"
 )
 
@@ -27,9 +28,10 @@ type waiter struct {
 }
 
 // ask passes a request on: now if nothing is before it and a place is free,
-// otherwise in its turn. Where too much waits already it is refused.
-func (cl *Client) ask(ctx context.Context, m *incoming) error {
-	f := &forwarded{cl: cl, id: string(m.idBytes())}
+// otherwise in its turn. Where too much waits already it is refused. screened, if
+// not nil, looks at its result.
+func (cl *Client) ask(ctx context.Context, m *incoming, screened func(json.RawMessage) error) error {
+	f := &forwarded{cl: cl, id: string(m.idBytes()), screened: screened}
 	cl.mu.Lock()
 	if cl.gone {
 		cl.mu.Unlock()

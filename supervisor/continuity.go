@@ -333,6 +333,7 @@ func (p *plugin) goOn() {
 		run.listening.Serve(connections{run.caps})
 	}
 	p.awaitExit(run)
+	p.pinnedBefore(run)
 	forgotTasks(run.conn)
 	go p.serve(run)
 	go p.watchHealth(run)

@@ -131,9 +131,11 @@ type running struct {
 	breaker   *circuits
 	// contract is what its methods take and answer.
 	contract *contract.Contract
-	settled  chan struct{}   // closed when its end, and why it came, are published
-	ctx      context.Context //nolint:containedctx // of the process's own life
-	cancel   context.CancelFunc
+	// tools are those of an MCP server that an operator pinned; nil without a pin.
+	tools   atomic.Pointer[contract.Tools]
+	settled chan struct{}   // closed when its end, and why it came, are published
+	ctx     context.Context //nolint:containedctx // of the process's own life
+	cancel  context.CancelFunc
 	// digest is of the bundle; adopted says that an earlier daemon began it.
 	digest   string
 	adopted  bool
@@ -801,7 +803,7 @@ func (p *plugin) arm(d time.Duration) {
 // is free for another only when nothing of this one is left under it.
 func (p *plugin) forget(m message) error {
 	logs := filepath.Join(p.stateDir, "logs", p.name+".log")
-	err := errors.Join(volume.Remove(p.volume()), removeFile(logs), removeFile(logs+".1"))
+	err := errors.Join(volume.Remove(p.volume()), removeFile(logs), removeFile(logs+".1"), removeFile(p.pinPath(p.name)))
 	if p.broker != nil {
 		err = errors.Join(err, p.broker.Forget(p.name))
 	}

@@ -283,6 +283,9 @@ func (s *Supervisor) callOnce(ctx context.Context, run *running, params control.
 	if err := run.contract.Params(params.Method, params.Params); err != nil {
 		return ipc.Answer{}, control.Errorf(ipc.CodeContract, "cordon inspect "+params.Name, "cannot call %s of %s: its parameters break the contract: %w", params.Method, params.Name, err)
 	}
+	if err := run.asksTool(params.Method, params.Params); err != nil {
+		return ipc.Answer{}, control.Errorf(ipc.CodeContract, "cordon inspect "+params.Name, "cannot call %s of %s: its parameters break the pinned contract: %w", params.Method, params.Name, err)
+	}
 	began := s.clock.Now()
 	if err := run.objective.admit(began, params.Name, params.Method); err != nil {
 		return ipc.Answer{}, err
@@ -296,6 +299,9 @@ func (s *Supervisor) callOnce(ctx context.Context, run *running, params control.
 	a, err := run.ask(ctx, params, files)
 	if err == nil {
 		err = keptBy(run.contract, params, a.Result)
+	}
+	if err == nil {
+		err = s.keptTools(run, params, a.Result)
 	}
 	ended := s.clock.Now()
 	note(ended, err)

@@ -214,6 +214,9 @@ func (p *plugin) greet(run *running, beside bool) error {
 		return &stepError{"hello", err}
 	}
 	run.hello.Store(&said)
+	if err := p.pinned(run); err != nil {
+		return &stepError{"contract", err}
+	}
 	if err := p.warmUp(run); err != nil {
 		return &stepError{"warm-up", err}
 	}

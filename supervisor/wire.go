@@ -222,6 +222,7 @@ type ipcConn struct {
 	mu     sync.Mutex
 	hello  json.RawMessage
 	bridge *ipc.Bridge
+	screen ipc.Screen
 }
 
 // Hello implements Conn.
@@ -291,6 +292,14 @@ func (c *ipcConn) Attach(deliver func(json.RawMessage) error) (control.Bridge, e
 	return bridgeClient{client}, nil
 }
 
+// Screened has s look at what attached clients ask. Call it before the first
+// Attach.
+func (c *ipcConn) Screened(s ipc.Screen) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.screen = s
+}
+
 func (c *ipcConn) theBridge() (*ipc.Bridge, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -298,7 +307,9 @@ func (c *ipcConn) theBridge() (*ipc.Bridge, error) {
 		return c.bridge, nil
 	}
 	var err error
-	c.bridge, err = ipc.NewBridge(c.Conn, c.hello)
+	if c.bridge, err = ipc.NewBridge(c.Conn, c.hello); err == nil {
+		c.bridge.Screen(c.screen)
+	}
 	return c.bridge, err
 }
 

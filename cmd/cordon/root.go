@@ -85,7 +85,7 @@ func newRoot(a *app) *cobra.Command {
 		&cobra.Group{ID: groupAlone, Title: "Without a daemon:"},
 	)
 	for _, verb := range []func(*app) *cobra.Command{
-		installVerb, removeVerb, startVerb, stopVerb, restartVerb, swapVerb, enableVerb, disableVerb, releaseVerb,
+		installVerb, removeVerb, startVerb, stopVerb, restartVerb, swapVerb, enableVerb, disableVerb, releaseVerb, pinVerb,
 		psVerb, inspectVerb, callVerb, attachVerb, logsVerb, eventsVerb, whyVerb,
 		auditVerb, evidenceVerb, reloadVerb, capabilityVerb, grantVerb, revokeVerb, flagVerb,
 		runVerb, newVerb, profileVerb, doctorVerb, versionVerb,

@@ -39,6 +39,7 @@ const (
 	MethodEnable  = "plugin.enable"  // NameParams -> Status: start with the daemon
 	MethodDisable = "plugin.disable" // NameParams -> Status
 	MethodRelease = "plugin.release" // ReleaseParams -> Status
+	MethodPin     = "plugin.pin"     // PinParams -> Pinned
 	MethodList    = "plugin.list"    // {} -> []Status
 	MethodInspect = "plugin.inspect" // NameParams -> Inspection
 	MethodCall    = "plugin.call"    // CallParams -> the plugin's result
@@ -228,6 +229,19 @@ type ReleaseParams struct {
 	// Probation is how long any violation that is not merely logged quarantines
 	// again; none if 0, a year at most.
 	Probation time.Duration `json:"probation_ns,omitempty"`
+}
+
+// PinParams make the tools that an MCP server lists now its contract, or have it
+// have none.
+type PinParams struct {
+	Name   string `json:"name"`
+	Remove bool   `json:"remove,omitempty"`
+}
+
+// Pinned is what is pinned now.
+type Pinned struct {
+	Digest string   `json:"digest,omitempty"` // of names and schemas
+	Tools  []string `json:"tools"`
 }
 
 // LogsParams asks for the last Lines lines, and to follow.

@@ -165,6 +165,11 @@ func (f *fakeService) Call(context.Context, CallParams) (json.RawMessage, error)
 	return json.RawMessage(`{"ok":true}`), f.failure()
 }
 
+func (f *fakeService) Pin(_ context.Context, by Caller, _ PinParams) (Pinned, error) {
+	_, err := f.did("pin", by)
+	return Pinned{}, err
+}
+
 func (f *fakeService) CallFiles(_ context.Context, _ CallParams, files []*os.File) (ipc.Answer, error) {
 	for _, file := range files {
 		_ = file.Close()
@@ -273,7 +278,7 @@ func codeOf(err error) int {
 // written by hand and not taken from the table.
 func TestWhoMayDoWhat(t *testing.T) {
 	look := []string{MethodList, MethodInspect, MethodCall, MethodLogs, MethodWhy, MethodEvents, MethodAttach, MethodEvidenceList, MethodCapabilities, MethodFlags}
-	change := []string{MethodInstall, MethodRemove, MethodStart, MethodStop, MethodRestart, MethodSwap, MethodEnable, MethodDisable, MethodRelease, MethodReload, MethodUpgrade, MethodAuditCheckpoint, MethodEvidenceShow, MethodGrant, MethodRevoke, MethodServe, MethodFlag}
+	change := []string{MethodInstall, MethodRemove, MethodStart, MethodStop, MethodRestart, MethodSwap, MethodEnable, MethodDisable, MethodRelease, MethodReload, MethodUpgrade, MethodAuditCheckpoint, MethodEvidenceShow, MethodGrant, MethodRevoke, MethodServe, MethodFlag, MethodPin}
 	if got := len(verbs()); got != len(look)+len(change) {
 		t.Errorf("the table has %d methods, this test %d", got, len(look)+len(change))
 	}

@@ -47,6 +47,7 @@ func verbs() map[string]verb {
 		MethodSwap:    {admin, named[SwapParams], swapped},
 		MethodEnable:  {admin, named[NameParams], by(Service.Enable)},
 		MethodDisable: {admin, named[NameParams], by(Service.Disable)},
+		MethodPin:     {owner, nil, by(Service.Pin)},
 		MethodRelease: {admin, named[ReleaseParams], by(Service.Release)},
 		MethodList:    {observer, nil, listed},
 		MethodInspect: {observer, named[NameParams], of(Service.Inspect)},

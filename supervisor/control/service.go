@@ -25,6 +25,8 @@ type Service interface {
 	Enable(ctx context.Context, by Caller, p NameParams) (Status, error)
 	Disable(ctx context.Context, by Caller, p NameParams) (Status, error)
 	Release(ctx context.Context, by Caller, p ReleaseParams) (Status, error)
+	// Pin makes the tools that an MCP server lists now its contract.
+	Pin(ctx context.Context, by Caller, p PinParams) (Pinned, error)
 	List(ctx context.Context) ([]Status, error)
 	Inspect(ctx context.Context, p NameParams) (Inspection, error)
 	Call(ctx context.Context, p CallParams) (json.RawMessage, error)
