@@ -25,7 +25,7 @@ func TestKeeperUnderSanitizers(t *testing.T) {
 		"-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-unused-function", "-Wno-clobbered",
 		"-o", program,
 	}
-	for _, source := range []string{"fuzz.c", "replies.c", "holder.c", "room.c", "confine.c", "table.c", "clone.c", "userns.c", "template.c", "groups.c", "check.c", "steps.c", "reaper.c"} {
+	for _, source := range []string{"fuzz.c", "replies.c", "holder.c", "room.c", "confine.c", "table.c", "clone.c", "turns.c", "userns.c", "template.c", "groups.c", "check.c", "steps.c", "reaper.c"} {
 		args = append(args, "keeper/"+source)
 	}
 	if out, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {

@@ -9,4 +9,4 @@ ${CC:-gcc} -std=gnu11 -Os -static -nostdlib -ffreestanding -fno-builtin -fno-pie
 	-fcf-protection=none -mno-red-zone -march=x86-64 -mgeneral-regs-only \
 	-Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -Werror \
 	-Wl,--build-id=none -Wl,-z,noexecstack -Wl,-z,separate-code -s \
-	-o "$out" start.c launcher.c replies.c holder.c room.c confine.c table.c clone.c userns.c template.c groups.c check.c steps.c reaper.c
+	-o "$out" start.c launcher.c replies.c holder.c room.c confine.c table.c clone.c turns.c userns.c template.c groups.c check.c steps.c reaper.c

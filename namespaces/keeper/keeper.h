@@ -97,6 +97,8 @@ i64 clone_for_reaper(const struct launch *l, int *pidfd, int exe, int ready);
 i64 clone_for_plugin(const struct launch *l, int *pidfd, int gate);
 i64 clone_for_template(const struct launch *l, int *pidfd, int go, int done);
 i64 clone_child(struct clone_args *args, const struct own *o);
+
+/* turns.c */
 #define LONG_TURN 20000000ul /* nanoseconds */
 void take_turns_of(u64 ns);
 

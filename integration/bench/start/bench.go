@@ -90,7 +90,7 @@ func (b *bench) build() error {
 		{"-Os", "-static", "-nostdlib", "-fno-stack-protector", "-o", b.program, here + "first.c"},
 		{
 			"-O2", "-DHOSTED", "-D_GNU_SOURCE", "-I", keeper, "-o", filepath.Join(b.dir, "floor"),
-			here + "floor.c", keeper + "steps.c", keeper + "check.c", keeper + "reaper.c",
+			here + "floor.c", keeper + "steps.c", keeper + "turns.c", keeper + "check.c", keeper + "reaper.c",
 		},
 	} {
 		cmd := exec.Command("gcc", args...)

@@ -211,8 +211,10 @@ static int start_reaper(int *ready)
 	args.flags &= ~(u64)CLONE_NEWNET;
 	must("enter the network namespace", SYS(setns, netns, CLONE_NEWNET));
 	ret = must("make the reaper", SYS(clone3, &args, sizeof args));
-	if (ret == 0)
+	if (ret == 0) {
+		take_turns_of(LONG_TURN);
 		become_reaper(l, exe, ends[1]);
+	}
 	must("come back", SYS(setns, own_net, CLONE_NEWNET));
 	SYS(close, ends[1]);
 	*ready = ends[0];
@@ -252,8 +254,10 @@ static int start_plugin(int *pidfd, int *gate)
 	*l->out = (struct outcome){.listener = -1, .failed = CK_STEP_DIED};
 	must("enter the pid namespace", SYS(setns, l->reaper, CLONE_NEWPID));
 	ret = must("make the plugin", SYS(clone3, &args, sizeof args));
-	if (ret == 0)
+	if (ret == 0) {
+		take_turns_of(LONG_TURN);
 		times->looking ? look_at_steps() : run_steps(l);
+	}
 	must("come back", SYS(setns, own_pids, CLONE_NEWPID));
 	SYS(close, ends[1]);
 	*gate = ends[0];
