@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cordonhq/cordon/supervisor/control"
 )
@@ -217,7 +218,7 @@ func TestServedByCalls(t *testing.T) {
 	if _, err := exec.LookPath("/usr/bin/node"); err != nil {
 		t.Skip("this host has no /usr/bin/node")
 	}
-	released := make(chan struct{})
+	begun, released := make(chan struct{}), make(chan struct{})
 	defer close(released)
 	big := strings.Repeat("0123456789", 200_000)
 	w := newWorld(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -227,6 +228,7 @@ func TestServedByCalls(t *testing.T) {
 		case "/wait":
 			fmt.Fprint(rw, "begun")
 			rw.(http.Flusher).Flush()
+			close(begun)
 			select {
 			case <-r.Context().Done():
 			case <-released:
@@ -286,6 +288,13 @@ func TestServedByCalls(t *testing.T) {
 
 	ended := make(chan said, 1)
 	go func() { ended <- d.tell("opener", "get", map[string]any{"to": to, "path": "/wait"}) }()
+	select {
+	case <-begun: // a connection that is counted could be an earlier one's that has yet to end
+	case s := <-ended:
+		t.Fatalf("what was to wait has ended: %+v", s)
+	case <-time.After(time.Minute):
+		t.Fatal("the server was not asked")
+	}
 	d.eventually("a connection is open", func() bool {
 		var list control.Capabilities
 		d.json(&list, "capability", "list", "opener")

@@ -47,8 +47,8 @@ const (
 const openConnections = 1000
 
 func main() {
-	rounds := flag.Int("rounds", 7, "transfers each way")
-	size := flag.Int64("bytes", 256<<20, "of one transfer")
+	rounds := flag.Int("rounds", 31, "transfers each way")
+	size := flag.Int64("bytes", 128<<20, "of one transfer")
 	calls := flag.Int("calls", 3000, "calls each way")
 	flag.Parse()
 	b := &bench{rounds: *rounds, size: *size, calls: *calls}
