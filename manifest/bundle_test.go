@@ -301,14 +301,14 @@ func TestTampered(t *testing.T) {
 // trust makes the copy known as if its last change were long ago.
 func trust(t *testing.T, s *Sealed) {
 	t.Helper()
-	w, _, err := look(s.Path)
+	w, err := look(s.Path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	print, _ := fingerprintOf(w.entries)
 	proven.Lock()
 	defer proven.Unlock()
-	proven.by[s.Path+"\x00"+s.Digest] = print
+	proven.by[s.Path+"\x00"+s.Digest] = proof{print, s.Manifest}
 }
 
 // TestYoungIsReadAgain: a copy whose last change is as young as the reading
@@ -485,12 +485,12 @@ func BenchmarkOpenSealedAgain(b *testing.B) {
 		put(b, filepath.Join(dir, fmt.Sprintf("node_modules/p%d/f%d.js", i/10, i)), strings.Repeat("x", 7000), 0o644)
 	}
 	s := seal(b, dir, home(b))
-	w, _, err := look(s.Path)
+	w, err := look(s.Path)
 	if err != nil {
 		b.Fatal(err)
 	}
 	print, _ := fingerprintOf(w.entries)
-	proven.by[s.Path+"\x00"+s.Digest] = print
+	proven.by[s.Path+"\x00"+s.Digest] = proof{print, s.Manifest}
 	for b.Loop() {
 		if _, err := OpenSealed(s.Path, s.Digest); err != nil {
 			b.Fatal(err)

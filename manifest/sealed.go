@@ -32,11 +32,17 @@ func OpenSealed(path, digest string) (*Sealed, error) {
 	return s, nil
 }
 
-// proven remembers the fingerprints of copies that were read in full.
+// proven remembers the fingerprints of copies that were read in full, and what
+// their manifests say, which nobody changes.
 var proven = struct {
 	sync.Mutex
-	by map[string]fingerprint
-}{by: map[string]fingerprint{}}
+	by map[string]proof
+}{by: map[string]proof{}}
+
+type proof struct {
+	print    fingerprint
+	manifest *Manifest
+}
 
 // maxProven bounds what is remembered; beyond it everything is read again.
 const maxProven = 4096
@@ -52,12 +58,12 @@ func openSealed(path, want string) (*Sealed, error) {
 	last, known := proven.by[key]
 	proven.Unlock()
 	if known {
-		w, m, err := look(path)
+		w, err := look(path)
 		if err != nil {
 			return nil, err
 		}
-		if print, _ := fingerprintOf(w.entries); print == last {
-			return &Sealed{Path: path, Digest: want, Manifest: m, Files: len(w.entries), Bytes: w.bytes}, nil
+		if print, _ := fingerprintOf(w.entries); print == last.print {
+			return &Sealed{Path: path, Digest: want, Manifest: last.manifest, Files: len(w.entries), Bytes: w.bytes}, nil
 		}
 	}
 	return prove(path, want, key)
@@ -78,7 +84,7 @@ func prove(path, want, key string) (*Sealed, error) {
 	defer proven.Unlock()
 	delete(proven.by, key)
 	if len(proven.by) < maxProven && newest.Before(before.Add(-2*time.Second)) {
-		proven.by[key] = print
+		proven.by[key] = proof{print, s.Manifest}
 	}
 	return s, nil
 }
@@ -118,19 +124,15 @@ func checkSealed(e *entry) error {
 	return nil
 }
 
-// look walks a sealed copy without reading its files, but for the manifest.
-func look(path string) (*walker, *Manifest, error) {
+// look walks a sealed copy without reading its files.
+func look(path string) (*walker, error) {
 	root, err := openDir(path)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer root.Close()
 	w := &walker{ctx: context.Background(), check: checkSealed}
-	if err := w.walk(root); err != nil {
-		return nil, nil, err
-	}
-	m, err := parseBelow(root)
-	return w, m, err
+	return w, w.walk(root)
 }
 
 func parseBelow(root *os.File) (*Manifest, error) {

@@ -656,14 +656,14 @@ func (c *compiler) filter() {
 func (c *compiler) exec() {
 	p := c.v.Process
 	c.add(Step{
-		Op: OpExec, Wall: WallProcess, File: NoFile, Paths: candidates(p), Args: p.Argv, Env: p.Env,
+		Op: OpExec, Wall: WallProcess, File: NoFile, Paths: Candidates(p), Args: p.Argv, Env: p.Env,
 		Text: "execute " + p.Argv[0],
 	})
 }
 
-// candidates are the paths that a command may be at, as execvp(3) looks them up
+// Candidates are the paths that a command may be at, as execvp(3) looks them up
 // in the plugin's own PATH.
-func candidates(p Process) []string {
+func Candidates(p Process) []string {
 	name := p.Argv[0]
 	if strings.Contains(name, "/") {
 		if !path.IsAbs(name) {

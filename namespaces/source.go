@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -65,7 +66,46 @@ type OpenedSource struct {
 	// UID and GID are its owner, Mode its permissions (S_ISVTX among them).
 	UID, GID uint32
 	Mode     uint32
-	fd       int
+	// Stamp is what it was when it was opened.
+	Stamp SourceStamp
+	fd    int
+}
+
+// SourceStamp is what differs when a file was written to since; statx(2). The
+// times are in nanoseconds since 1970.
+type SourceStamp struct {
+	Inode             uint64
+	Major, Minor      uint32
+	Size              uint64
+	Modified, Changed int64
+}
+
+// sourceMask is what is asked about a source.
+const sourceMask = unix.STATX_BASIC_STATS | unix.STATX_MNT_ID | unix.STATX_MNT_ID_UNIQUE
+
+func stampOf(st *unix.Statx_t) SourceStamp {
+	nanos := func(t unix.StatxTimestamp) int64 { return t.Sec*1e9 + int64(t.Nsec) }
+	return SourceStamp{
+		Inode: st.Ino, Major: st.Dev_major, Minor: st.Dev_minor, Size: st.Size, Modified: nanos(st.Mtime), Changed: nanos(st.Ctime),
+	}
+}
+
+// Restat is the stamp by now.
+func (o *OpenedSource) Restat() (SourceStamp, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(o.fd, "", unix.AT_EMPTY_PATH, sourceMask, &st); err != nil {
+		return SourceStamp{}, &SourceError{Path: o.Real, Err: err}
+	}
+	return stampOf(&st), nil
+}
+
+// Reopen opens the very file for reading.
+func (o *OpenedSource) Reopen() (*os.File, error) {
+	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(o.fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, &SourceError{Path: o.Real, Err: err}
+	}
+	return os.NewFile(uintptr(fd), o.Real), nil
 }
 
 // Close lets go of it.
@@ -80,11 +120,11 @@ func OpenSource(m Mount) (*OpenedSource, error) {
 		return nil, err
 	}
 	var st unix.Statx_t
-	if err = unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE|unix.STATX_MODE|unix.STATX_UID|unix.STATX_GID|unix.STATX_INO|unix.STATX_MNT_ID|unix.STATX_MNT_ID_UNIQUE, &st); err != nil {
+	if err = unix.Statx(fd, "", unix.AT_EMPTY_PATH, sourceMask, &st); err != nil {
 		err = &SourceError{Path: m.From, Err: err}
 	}
 	o := &OpenedSource{
-		ID: SourceID{st.Mnt_id, st.Ino, st.Dev_major, st.Dev_minor}, Real: real, UID: st.Uid, GID: st.Gid, Mode: uint32(st.Mode) &^ unix.S_IFMT, fd: fd,
+		ID: SourceID{st.Mnt_id, st.Ino, st.Dev_major, st.Dev_minor}, Real: real, UID: st.Uid, GID: st.Gid, Mode: uint32(st.Mode) &^ unix.S_IFMT, Stamp: stampOf(&st), fd: fd,
 	}
 	if err == nil {
 		o.Dir, err = sourceKind(uint32(st.Mode), m.From)

@@ -96,6 +96,9 @@ func (s *Supervisor) Pin(ctx context.Context, by control.Caller, params control.
 	if err != nil {
 		return control.Pinned{}, err
 	}
+	if params.Interpreter {
+		return s.pinInterpreters(by, p, params)
+	}
 	if params.Remove {
 		return p.pin(by, p.shown.Load().run, nil)
 	}

@@ -306,6 +306,7 @@ func (p *plugin) accept(m message) {
 		} else {
 			p.run, p.draining = m.begun, ""
 			p.record.PlanDigest, p.record.UID = digest, 0
+			p.record.Interpreters = runByNow(p.record, m.begun.proc)
 		}
 		if m.begun.caps != nil {
 			m.begun.caps.Open(digest, p.decisions(p.record.Decisions))
@@ -572,6 +573,9 @@ func (p *plugin) auditPhase(name string, m message) {
 		ev.Data["evidence"] = p.record.Quarantine.Evidence
 	case p.state.Phase == control.Running && p.run != nil:
 		ev.Data = map[string]any{"pid": p.run.proc.PID(), "plan_digest": p.record.PlanDigest, "policy_digest": p.record.PolicyDigest}
+		if by := runBy(p.record); len(by) > 0 {
+			ev.Data["interpreters"] = by
+		}
 	}
 	p.auditEvent(ev)
 }

@@ -174,7 +174,7 @@ func (s *Supervisor) Inspect(_ context.Context, params control.NameParams) (cont
 		Status: p.status(), Digest: r.Digest, Signature: "unsigned", Protocol: r.Protocol,
 		PolicyDigest: r.PolicyDigest, PlanDigest: r.PlanDigest, Plan: snap.plan,
 		Walls: []launch.Wall{}, Observed: map[string]string{"files": "enforced, not observed"},
-		Hello: helloOf(snap.run), Violations: r.Violations,
+		Hello: helloOf(snap.run), Violations: r.Violations, Interpreters: runBy(r),
 	}
 	if snap.plan == nil {
 		s.planAhead(&in, r.Digest, r.Profile)

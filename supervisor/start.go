@@ -107,7 +107,7 @@ func (p *plugin) bringUp(ctx context.Context, number uint64, r store.Record, bes
 		return nil, &stepError{"resolve", &PermanentError{err}}
 	}
 	p.box.post(message{do: func() { p.resolved(number, pl) }})
-	req := launch.Request{Name: r.Name, Plan: pl, Bundle: bundle.Path, UID: p.uidOf(r.Slot)}
+	req := launch.Request{Name: r.Name, Plan: pl, Bundle: bundle.Path, UID: p.uidOf(r.Slot), Pins: pinsOf(r)}
 	if beside != nil {
 		req.UID = 0 // one that nobody has
 		if req.Data, err = p.dataBeside(beside.share, pl); err != nil {

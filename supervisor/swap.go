@@ -307,6 +307,7 @@ func (p *plugin) swapped() store.Record {
 		r.UID = u.UID()
 	}
 	r.PolicyDigest, r.PlanDigest = run.plan().PolicyDigest(), run.proc.PlanDigest()
+	r.Interpreters = runByNow(r, run.proc)
 	return r
 }
 

@@ -43,7 +43,11 @@ func (l realLauncher) Start(ctx context.Context, r launch.Request) (Process, err
 	}
 	var exec *launch.ExecError
 	var wall *launch.MissingWallError
-	if errors.As(err, &exec) || errors.As(err, &wall) {
+	var pin *launch.PinError
+	if errors.As(err, &pin) {
+		err = fmt.Errorf("%w; if it is an upgrade of the host's, cordon pin --interpreter %s has it run by what is there now", err, r.Name)
+	}
+	if errors.As(err, &exec) || errors.As(err, &wall) || pin != nil {
 		err = &PermanentError{err}
 	}
 	return nil, err

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sort"
 
 	"github.com/spf13/cobra"
@@ -49,6 +51,9 @@ func (a *app) printInspection(in *control.Inspection) {
 		{"uptime", spanText(s.Uptime)},
 		{"restarts", fmt.Sprint(s.Restarts)},
 		{"memory", bytesText(s.Memory)},
+	}
+	for _, path := range slices.Sorted(maps.Keys(in.Interpreters)) {
+		rows = append(rows, []string{"run by", cellText(path) + " " + in.Interpreters[path]})
 	}
 	observed := make([]string, 0, len(in.Observed))
 	for wall := range in.Observed {

@@ -173,6 +173,9 @@ type Inspection struct {
 	Violations []violation.Violation `json:"violations"`
 	// Circuits are those that are not simply closed.
 	Circuits []Circuit `json:"circuits,omitempty"`
+	// Interpreters are the host's programs that it is held to be run by: digests by
+	// their path inside.
+	Interpreters map[string]string `json:"interpreters,omitempty"`
 }
 
 // CircuitState is a circuit breaker's.
@@ -232,16 +235,20 @@ type ReleaseParams struct {
 }
 
 // PinParams make the tools that an MCP server lists now its contract, or have it
-// have none.
+// have none. With Interpreter they hold a plugin to the host's programs that its
+// command is run by now, or take those of its next start.
 type PinParams struct {
-	Name   string `json:"name"`
-	Remove bool   `json:"remove,omitempty"`
+	Name        string `json:"name"`
+	Remove      bool   `json:"remove,omitempty"`
+	Interpreter bool   `json:"interpreter,omitempty"`
 }
 
 // Pinned is what is pinned now.
 type Pinned struct {
 	Digest string   `json:"digest,omitempty"` // of names and schemas
 	Tools  []string `json:"tools"`
+	// Interpreters are the digests of the host's programs by their path inside.
+	Interpreters map[string]string `json:"interpreters,omitempty"`
 }
 
 // LogsParams asks for the last Lines lines, and to follow.

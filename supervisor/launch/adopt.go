@@ -150,7 +150,7 @@ func (l *Launcher) Adopt(k *Left, r Request) (_ *Process, err error) {
 	at := k.launch
 	r.Name, r.Bundle, r.Data, r.UID = at.Name, at.Bundle, at.Data, at.UID
 	r.Keep = &Keep{Book: k.Book}
-	s := &start{l: l, r: r, keeper: l.keeper, view: at.View, host: at.Host, doors: at.Doors}
+	s := &start{l: l, r: r, keeper: l.keeper, view: at.View, host: at.Host, doors: at.Doors, runBy: at.RunBy}
 	if err := s.filter(context.Background()); err != nil {
 		return nil, err
 	}

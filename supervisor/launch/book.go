@@ -18,7 +18,7 @@ import (
 )
 
 // BookVersion changes with every change of what a book holds or where.
-const BookVersion = 1
+const BookVersion = 2
 
 // Book is what a successor of this daemon must know of one plugin. It lies in a
 // memfd that the keeper holds: memory for what changes with every call and
@@ -164,6 +164,7 @@ type launched struct {
 	View         namespaces.View
 	Host         namespaces.Host // without the filter, which the plan gives
 	Doors        []string
+	RunBy        []Interpreter
 }
 
 // write notes how p was launched.
@@ -175,6 +176,6 @@ func (p *Process) note() error {
 	host.Filter = nil
 	return p.book.write(bookLaunch, bookSession-bookLaunch, launched{
 		Name: p.r.Name, Group: p.group.Name(), Bundle: p.r.Bundle, Data: p.r.Data, UID: p.lease.uid, Started: p.child.Started,
-		View: p.view, Host: host, Doors: p.doors,
+		View: p.view, Host: host, Doors: p.doors, RunBy: p.runBy,
 	})
 }

@@ -84,6 +84,9 @@ type Request struct {
 	// Keep is what a successor of this process needs to go on with the plugin; nil
 	// is for one that ends with it. The Book is the process's then.
 	Keep *Keep
+	// Pins hold the start to the host's programs that the command is run by; nil has
+	// none looked at.
+	Pins *Pins
 	// KeepWalls has the walls read back before the first instruction and kept,
 	// for a plugin that may have ended when it is asked for them.
 	KeepWalls bool

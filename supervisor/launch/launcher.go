@@ -47,6 +47,7 @@ type Launcher struct {
 	templates templates
 	networks  *networks
 	spares    spares
+	digests   fileDigests
 	first     chan (<-chan network) // of Config.Once: what the first start takes
 	early     sync.WaitGroup        // what Config.Once has in hand
 	ready     *pool                 // nil without one

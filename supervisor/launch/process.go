@@ -29,6 +29,7 @@ type Process struct {
 	view    namespaces.View
 	host    namespaces.Host
 	doors   []string // see start
+	runBy   []Interpreter
 	book    *Book    // for a successor; nil without one
 
 	child  *namespaces.Child
@@ -200,6 +201,10 @@ func (p *Process) Adjust(next *plan.Plan) error {
 	p.inForce.Store(p.remake(next))
 	return nil
 }
+
+// Interpreters are the host's programs that it is run by; nil where nobody asked
+// (Request.Pins).
+func (p *Process) Interpreters() []Interpreter { return p.runBy }
 
 // Group is the plugin's control group. It belongs to the process.
 func (p *Process) Group() *cgroups.Group { return p.group }

@@ -43,6 +43,7 @@ type start struct {
 	opened []opened // sources of the host; of the view's mounts until links were shown
 	doors  []string // trees whose sockets can be connected to
 	reals  []string // of each mount that is a tree of the host, without links
+	runBy  []Interpreter
 	// compiled are the steps, for the digest of the plan; nil has them made again.
 	compiled []namespaces.Step
 }
@@ -280,7 +281,10 @@ func (s *start) assemble(ctx context.Context) error {
 			return err
 		}
 	}
-	showLinks(&s.view, &s.host, s.reals)
+	s.reals = showLinks(&s.view, &s.host, s.reals)
+	if err := s.interpreters(); err != nil {
+		return err
+	}
 	return s.groupFiles()
 }
 
@@ -744,7 +748,7 @@ func (s *start) process() (*Process, error) {
 	}
 	p := &Process{
 		remake: remake,
-		l:      s.l, r: s.r, lease: s.lease, group: s.group, view: s.view, host: s.host, doors: s.doors,
+		l:      s.l, r: s.r, lease: s.lease, group: s.group, view: s.view, host: s.host, doors: s.doors, runBy: s.runBy,
 		judge:   violation.NewJudge(s.r.Plan).Recall(s.r.Past),
 		flood:   seccomp.Flood{Limit: s.l.floodLimit},
 		fallen:  fallen{flood: seccomp.Flood{Limit: s.l.floodLimit}},
@@ -770,12 +774,13 @@ func (s *start) digests() (policy, whole string) {
 	if steps == nil {
 		steps, _ = s.steps(true) // they compiled before
 	}
-	return policy, planDigest(policy, s.view.Mounts, steps, s.lease.uid)
+	return policy, planDigest(policy, s.view.Mounts, s.runBy, steps, s.lease.uid)
 }
 
 // planDigest adds to the policy digest what is particular to this host: the
-// steps as they run, the trees that they show, and the uid.
-func planDigest(policy string, mounts []namespaces.Mount, steps []namespaces.Step, uid uint32) string {
+// steps as they run, the trees that they show, the interpreters, and the uid. Each
+// list has its length before it.
+func planDigest(policy string, mounts []namespaces.Mount, runBy []Interpreter, steps []namespaces.Step, uid uint32) string {
 	b := make([]byte, 0, 16<<10)
 	text := func(list ...string) {
 		for _, t := range list {
@@ -785,9 +790,15 @@ func planDigest(policy string, mounts []namespaces.Mount, steps []namespaces.Ste
 	}
 	text(policy)
 	b = binary.LittleEndian.AppendUint32(b, uid)
+	b = binary.AppendUvarint(b, uint64(len(mounts)))
 	for _, m := range mounts {
 		text(m.From, m.Path)
 	}
+	b = binary.AppendUvarint(b, uint64(len(runBy)))
+	for _, i := range runBy {
+		text(i.Path, i.File, i.Digest)
+	}
+	b = binary.AppendUvarint(b, uint64(len(steps)))
 	for _, step := range steps {
 		for _, n := range []uint64{uint64(step.Op), step.A, step.B, step.C} {
 			b = binary.LittleEndian.AppendUint64(b, n)

@@ -168,18 +168,20 @@ func linked(v *namespaces.View, sources []string) []int {
 }
 
 // showLinks takes linked mounts out of a view and its sources, and puts links in
-// their place. What was granted at the link is granted where it leads.
-func showLinks(v *namespaces.View, host *namespaces.Host, reals []string) {
+// their place. What was granted at the link is granted where it leads. It gives
+// the reals of the mounts that are left.
+func showLinks(v *namespaces.View, host *namespaces.Host, reals []string) []string {
 	drop := linked(v, reals)
 	if len(drop) == 0 {
-		return
+		return reals
 	}
 	v.Landlock.Paths = slices.Clone(v.Landlock.Paths)
 	var mounts []namespaces.Mount
 	var sources []namespaces.Source
+	var left []string
 	for i, m := range v.Mounts {
 		if !slices.Contains(drop, i) {
-			mounts, sources = append(mounts, m), append(sources, host.Sources[i])
+			mounts, sources, left = append(mounts, m), append(sources, host.Sources[i]), append(left, reals[i])
 			continue
 		}
 		v.Symlinks = append(v.Symlinks, namespaces.Symlink{Path: m.Path, Target: reals[i]})
@@ -190,6 +192,7 @@ func showLinks(v *namespaces.View, host *namespaces.Host, reals []string) {
 		}
 	}
 	v.Mounts, host.Sources = mounts, sources
+	return left
 }
 
 // covers tells whether outer already shows what inner would.

@@ -87,9 +87,22 @@ type Record struct {
 	// started as soon as what it requires runs.
 	Needs manifest.Needs `json:"needs,omitzero"`
 	Held  bool           `json:"held,omitempty"`
+	// Interpreters are the host's programs that it may be run by; nil until its
+	// first start, which takes those that there are. What it points at is not
+	// changed.
+	Interpreters *Interpreters `json:"interpreters,omitempty"`
 	// PolicyDigest and PlanDigest are of the last start.
 	PolicyDigest string `json:"policy_digest,omitempty"`
 	PlanDigest   string `json:"plan_digest,omitempty"`
+}
+
+// Interpreters are what one bundle is run by under one profile.
+type Interpreters struct {
+	Digest  string `json:"digest"` // of the bundle
+	Profile string `json:"profile"`
+	// Files are the digests of the host's programs by the path at which the plugin
+	// asks for them.
+	Files map[string]string `json:"files"`
 }
 
 // Quarantine says why a plugin may not start until it is released.
