@@ -42,7 +42,7 @@ func tree(t *testing.T, scripts map[string]string, programs ...string) string {
 		copyProgram(t, compiled(t, name, strings.Replace(anInterpreter, "WHO", name, 1)), filepath.Join(dir, name))
 	}
 	for name, text := range scripts {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil { //nolint:gosec // a program
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -53,7 +53,7 @@ func copyProgram(t *testing.T, from, to string) {
 	t.Helper()
 	data, err := os.ReadFile(from)
 	if err == nil {
-		err = os.WriteFile(to, data, 0o755) //nolint:gosec // a program
+		err = os.WriteFile(to, data, 0o755)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +147,7 @@ func TestAStartIsHeldToItsInterpreters(t *testing.T) {
 	if out, _, err = runPinned(t, l, p, &Pins{}); err != nil || out != "second /opt/main x\n" {
 		t.Errorf("accepted anew: %q, %v", out, err)
 	}
-	if err := os.Chmod(filepath.Join(dir, "first"), 0o777); err != nil { //nolint:gosec // what is to be refused
+	if err := os.Chmod(filepath.Join(dir, "first"), 0o777); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := runPinned(t, l, p, &Pins{}); err == nil || !strings.Contains(err.Error(), "others than root can change it") {
@@ -231,10 +231,17 @@ func TestInterpreters(t *testing.T) {
 		{argv: "/opt/lost", want: "/opt/lost"},
 		{argv: "/opt/relative", want: "/opt/relative"},
 		{argv: "/opt/text", want: "/opt/text"},
-		{argv: "/opt/round"}, {argv: "/opt/nothing"}, {argv: "/nowhere/x"}, {argv: "/opt"}, {argv: "/"}, {argv: "/tmp/x"},
+		{argv: "/opt/round"},
+		{argv: "/opt/nothing"},
+		{argv: "/nowhere/x"},
+		{argv: "/opt"},
+		{argv: "/"},
+		{argv: "/tmp/x"},
 		{argv: "/opt/first", access: "r"},
 		{argv: "/plugin/main", want: "/opt/env /opt/first"},
-		{argv: "/plugin/plain"}, {argv: "/plugin/own"}, {argv: "/plugin/none"},
+		{argv: "/plugin/plain"},
+		{argv: "/plugin/own"},
+		{argv: "/plugin/none"},
 	} {
 		if c.access == "" {
 			c.access = "rx"

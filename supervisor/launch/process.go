@@ -30,7 +30,7 @@ type Process struct {
 	host    namespaces.Host
 	doors   []string // see start
 	runBy   []Interpreter
-	book    *Book    // for a successor; nil without one
+	book    *Book // for a successor; nil without one
 
 	child  *namespaces.Child
 	walls  Enforced // as read at the gate
