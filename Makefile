@@ -162,3 +162,9 @@ LIVES ?= 10000
 .PHONY: soak
 soak: setup ## Break the protocol LIVES (10000) times in every way, and see the daemon no larger (root; hours)
 	CORDON_SOAK=$(LIVES) go test -count=1 -timeout 12h -v -run 'TestSoak$$' ./integration
+
+IPC_FUZZ_MINUTES ?= 30
+
+.PHONY: fuzz-ipc
+fuzz-ipc: ## Fuzz framing, envelope, phases and contracts for IPC_FUZZ_MINUTES (30) in all
+	@.ci/fuzz --in-all $$(($(IPC_FUZZ_MINUTES) * 60)) ipc supervisor/contract

@@ -7,8 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/cordonhq/cordon/ipc"
+	"github.com/cordonhq/cordon/supervisor/control"
 )
 
 // servant is a plugin that applications call.
@@ -158,6 +162,7 @@ func oneClient(t *testing.T, d *daemon, lang string, program []string) {
 	lines, f := bufio.NewScanner(out), facts{}
 	f.told(t, lines, "away")
 	f.check(t, lang)
+	d.usedFor("req-8")
 	d.eventually("the plugin has the call", func() bool { return strings.Contains(d.must("logs", "asker"), "first of "+lang) })
 	d.kill()
 	d.start()
@@ -171,6 +176,26 @@ func oneClient(t *testing.T, d *daemon, lang string, program []string) {
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)
 	}
+}
+
+// usedFor sees that the last use of a capability is recorded with the request
+// that it was for.
+func (d *daemon) usedFor(id string) {
+	d.t.Helper()
+	d.eventually("the use is recorded with its request and trace", func() bool {
+		lines := strings.Split(strings.TrimSpace(d.must("events", "asker", "--json")), "\n")
+		for _, line := range slices.Backward(lines) {
+			var e control.Event
+			if err := json.Unmarshal([]byte(line), &e); err != nil {
+				d.t.Fatalf("%v: %s", err, line)
+			}
+			if e.Kind == "capability" {
+				text, _ := e.Data["traceparent"].(string)
+				return e.Data["what"] == "host.call" && e.Data["request_id"] == id && ipc.ValidTraceparent(text)
+			}
+		}
+		return false
+	})
 }
 
 // check holds what a program said before the daemon went against what is right.

@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -188,10 +190,28 @@ func TestASpinningPluginIsOverdue(t *testing.T) {
 	}
 	d.must("install", bundle(t, "spin", "cordon", map[string]string{"main": protocolBreaker(t)}, "./main", "spin"), "--profile", "brief")
 	d.must("start", "spin")
-	if _, err := d.cordon("call", "spin", "work", "--timeout", "1s"); err == nil || !strings.Contains(err.Error(), "no answer") {
+	client, err := control.Dial(t.Context(), d.dir+"/run/cordon.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	const trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+	_, err = client.CallPlugin(t.Context(), control.CallParams{
+		Name: "spin", Method: "work", Timeout: time.Second,
+		Meta: control.CallMeta{Traceparent: "00-" + trace + "-00f067aa0ba902b7-01", RequestID: "req-9"},
+	})
+	if err == nil || !strings.Contains(err.Error(), "no answer") {
 		t.Errorf("the call: %v", err)
 	}
 	d.quarantined("spin")
+	d.eventually("the evidence has the call, its name and its trace", func() bool {
+		files, _ := filepath.Glob(d.dir + "/state/evidence/spin/*/calls.json")
+		if len(files) != 1 {
+			return false
+		}
+		calls, _ := os.ReadFile(files[0])
+		return regexp.MustCompile(`"request_id": ?"req-9"`).Match(calls) && regexp.MustCompile(`"traceparent": ?"00-`+trace+`-`).Match(calls)
+	})
 	if why := d.must("why", "spin"); !strings.Contains(why, "overdue") || !strings.Contains(why, "cancel_grace") {
 		t.Errorf("why says:\n%s", why)
 	}

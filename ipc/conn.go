@@ -140,7 +140,8 @@ type Conn struct {
 	scan   *scanner
 	rate   rate
 	box    inbox
-	now    incoming // the message that is being handled
+	sock   *socketReader // nil where it is none
+	now    incoming      // the message that is being handled
 	// answered says that it was an answer.
 	answered bool
 	cause    error
@@ -159,7 +160,9 @@ func NewConn(t Transport, o Options) *Conn {
 	if o.Protocol == ProtocolCordon {
 		c.box.max = max(0, o.Limits.MaxDescriptors)
 	}
-	c.frames = frameReader{read: t.reader(&c.st, &c.box, func() int64 { return c.frames.received }), framing: o.Framing, max: o.Limits.MaxFrame, partial: c.halfOpen}
+	read, sock := t.reader(&c.st, &c.box, func() int64 { return c.frames.received })
+	c.sock = sock
+	c.frames = frameReader{read: read, framing: o.Framing, max: o.Limits.MaxFrame, partial: c.halfOpen}
 	if !o.Hello {
 		c.phase.Store(int32(PhaseReady))
 	}

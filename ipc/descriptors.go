@@ -7,10 +7,13 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync/atomic"
 	"syscall"
+	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -240,44 +243,114 @@ type inbox struct {
 
 // socketReader reads a unix socket with room for descriptors.
 type socketReader struct {
-	c    *net.UnixConn
+	raw  syscall.RawConn
 	st   *counters
 	box  *inbox
 	oob  []byte
 	seen func() int64 // how many bytes of the stream were read before
+	// patient has a read wait in the kernel for a while: see await.
+	patient bool
+	// receive is what raw.Read runs, made once so that a read allocates nothing;
+	// head and the rest are its parameters and results.
+	receive func(fd uintptr) bool
+	head    unix.Msghdr
+	iov     unix.Iovec
+	n       int
+	errno   syscall.Errno
 }
 
-// reader gives the function that reads the transport.
-func (t Transport) reader(st *counters, box *inbox, seen func() int64) func([]byte) (int, error) {
+// reader gives the function that reads the transport, and its socketReader,
+// where it is a socket.
+func (t Transport) reader(st *counters, box *inbox, seen func() int64) (func([]byte) (int, error), *socketReader) {
 	c, ok := t.R.(*net.UnixConn)
 	if !ok {
-		return t.R.Read
+		return t.R.Read, nil
 	}
-	s := &socketReader{c: c, st: st, box: box, seen: seen}
+	raw, err := c.SyscallConn()
+	if err != nil { // it is closed, which a read will tell
+		return t.R.Read, nil
+	}
+	s := &socketReader{raw: raw, st: st, box: box, seen: seen}
 	// Without room for more than may come, the kernel closes the rest itself.
 	s.oob = make([]byte, unix.CmsgSpace(4*max(1, box.max)))
-	return s.read
+	s.receive = s.receiveNow
+	return s.read, s
+}
+
+// receiveNow is recvmsg(2). It says whether that came to an end, or has to wait
+// for the poller.
+func (s *socketReader) receiveNow(fd uintptr) bool {
+	for waited := false; ; waited = true {
+		n, _, errno := syscall.Syscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&s.head)), unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+		switch {
+		case errno == 0:
+			s.n, s.errno = int(n), 0
+			return true
+		case errno == unix.EINTR:
+		case errno != unix.EAGAIN:
+			s.n, s.errno = 0, errno
+			return true
+		case waited || !s.patient || !await(fd):
+			return false
+		}
+	}
+}
+
+// patience of a read that waits in the kernel.
+const readPatience = time.Millisecond
+
+// waiters bounds how many threads wait in await.
+var waiters atomic.Int32
+
+// await waits until there is something to read, for readPatience at most, and
+// says whether there is. The runtime's poller needs two more system calls to
+// find that out, and another thread.
+func await(fd uintptr) bool {
+	defer waiters.Add(-1)
+	if int(waiters.Add(1)) >= runtime.GOMAXPROCS(0) { // one is left for all else
+		return false
+	}
+	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	t := unix.NsecToTimespec(int64(readPatience))
+	n, _, errno := syscall.Syscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&t)), 0, 0, 0)
+	return errno == 0 && n > 0
 }
 
 // read is recvmsg(2). A control message that the kernel had to cut
 // (MSG_CTRUNC), or that is of another kind, is a breach: this side never asked
 // for one.
 func (s *socketReader) read(p []byte) (int, error) {
-	n, oobn, flags, _, err := s.c.ReadMsgUnix(p, s.oob)
+	if len(p) == 0 {
+		return 0, nil
+	}
+	s.iov.Base = &p[0]
+	s.iov.SetLen(len(p))
+	s.head = unix.Msghdr{Iov: &s.iov, Control: &s.oob[0]}
+	s.head.SetIovlen(1)
+	s.head.SetControllen(len(s.oob))
+	err := s.raw.Read(s.receive)
+	if err == nil && s.errno != 0 {
+		err = os.NewSyscallError("recvmsg", s.errno)
+	}
+	s.iov.Base = nil
+	if err != nil {
+		return 0, err
+	}
+	n, oobn, flags := s.n, int(s.head.Controllen), int(s.head.Flags)
 	if (oobn > 0 || flags&unix.MSG_CTRUNC != 0) && !switchedOff("descriptors of peers") {
 		fds, other := received(s.oob[:oobn])
 		s.st.descriptors.Add(uint64(len(fds)))
 		s.box.arrived = append(s.box.arrived, fds...)
-		s.box.until = s.seen() + int64(max(n, 0))
+		s.box.until = s.seen() + int64(n)
 		if err := s.box.crowded(flags&unix.MSG_CTRUNC != 0, other); err != nil {
 			s.box.clear()
 			return 0, err
 		}
 	}
-	if n == 0 && err == nil && len(p) > 0 {
+	if n == 0 {
 		return 0, io.EOF
 	}
-	return max(n, 0), err // it is -1 with an error
+	return n, nil
 }
 
 // crowded says why what came may not be kept, even until it is known what it

@@ -60,6 +60,9 @@ func (t *turn) take(until time.Time) (round uint64, ok bool) {
 // give ends the turn of a caller. With h, or where more waits, Run goes on.
 func (c *Conn) give(h *handover) (cause error) {
 	t := &c.turn
+	if c.sock != nil {
+		c.sock.patient = false
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	cause = t.cause
@@ -106,6 +109,9 @@ func (c *Conn) readOwn(p *patience, pc *pendingCall, round uint64) (reply, error
 	if p.ctx.Done() != nil {
 		stop := context.AfterFunc(p.ctx, func() { c.stopReading(round, p.ctx.Err()) })
 		defer stop()
+	}
+	if c.sock != nil {
+		c.sock.patient = true
 	}
 	for {
 		select {

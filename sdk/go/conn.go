@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -511,7 +510,7 @@ func (c *Conn) write(fds []int, parts ...[]byte) error {
 
 // writeFDs writes some of a frame, with descriptors.
 func (c *Conn) writeFDs(frame []byte, fds []int) (sent int, err error) {
-	sock, ok := c.stream.(*net.UnixConn)
+	sock, ok := c.stream.(descriptors)
 	if !ok {
 		return 0, Errorf(CodeUnsupported, "descriptors travel over a unix socket alone")
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"runtime"
 	"sync"
@@ -127,7 +126,7 @@ func (c *Conn) CallFiles(ctx context.Context, method string, params any, files [
 // reader's own.
 type inlet struct {
 	stream   io.Reader
-	sock     *net.UnixConn // nil where descriptors cannot come
+	sock     descriptors // nil where they cannot come
 	oob      []byte
 	arrived  []int
 	received int64 // bytes read
@@ -136,7 +135,7 @@ type inlet struct {
 
 func newInlet(stream io.Reader) *inlet {
 	in := &inlet{stream: stream}
-	if in.sock, _ = stream.(*net.UnixConn); in.sock != nil {
+	if in.sock, _ = stream.(descriptors); in.sock != nil {
 		in.oob = make([]byte, syscall.CmsgSpace(4*maxDescriptors))
 	}
 	return in

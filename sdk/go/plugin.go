@@ -12,10 +12,8 @@ package cordon
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 )
 
@@ -87,17 +85,6 @@ func (p *Plugin) Main() {
 		p.Log.Error("cannot go on", "error", err)
 		os.Exit(1) //nolint:forbidigo // it stands for the plugin's main
 	}
-}
-
-// Run serves the host over descriptor 3.
-func (p *Plugin) Run(ctx context.Context) error {
-	f := os.NewFile(Descriptor, "host")
-	c, err := net.FileConn(f)
-	if err != nil {
-		return fmt.Errorf("cannot find the host: descriptor %d is no socket (start the plugin with cordon, or test it with a Harness): %w", Descriptor, err)
-	}
-	_ = f.Close() // c has a copy
-	return p.Serve(ctx, c)
 }
 
 // Serve serves the host over any stream, and closes it. It returns nil when the

@@ -16,10 +16,15 @@ function make() {
     .method("crash", () => { throw new TypeError("as asked"); })
     .method("ask", ({ method, params }, ctx) => ctx.call(method, params))
     .method("tell", ({ method, params }, ctx) => ctx.notify(method, params))
+    .method("about", (_, ctx) => ({ traceparent: ctx.traceparent ?? null, request_id: ctx.requestId ?? null, deadline: ctx.deadline !== undefined }))
+    .method("submit", ({ method, params, priority, within_ms: deadline }, ctx) => ctx.submit(method, params, { priority, deadline }))
+    .method("drop", ({ task }, ctx) => ctx.cancelTask(task))
     .method("wait", (_, { signal }) => new Promise((_resolve, reject) => {
       signal.addEventListener("abort", () => reject(signal.reason));
     }))
     .notification("note", (params) => { notes.push(params ?? null); })
+    .notification("task.dropped", (params) => { notes.push(params); })
+    .notification("task.lost", (params) => { notes.push(params); })
     .notification("crash", () => { throw new TypeError("as asked"); });
 }
 

@@ -26,10 +26,8 @@ def make():
     plugin = cordon.Plugin("conformance", "1.0.0")
     notes = []
 
-    @plugin.notification("note")
-    def note(params, ctx):
-        notes.append(params)
-
+    for name in ("note", "task.dropped", "task.lost"):
+        plugin.notification(name)(lambda params, ctx: notes.append(params))
 
     @plugin.method("files")
     def files(params, ctx):
@@ -46,7 +44,18 @@ def make():
     return plugin
 
 
+def about(ctx):
+    return {"traceparent": ctx.traceparent, "request_id": ctx.request_id, "deadline": ctx.deadline is not None}
+
+
+def task_of(params):
+    return params["method"], params.get("params"), params.get("priority", 0), params.get("within_ms", 30000) / 1000
+
+
 def plain(plugin, notes):
+    plugin.method("about")(lambda params, ctx: about(ctx))
+    plugin.method("submit")(lambda params, ctx: ctx.submit(*task_of(params)))
+    plugin.method("drop")(lambda params, ctx: ctx.cancel_task(params["task"]))
     plugin.method("echo")(lambda params, ctx: params)
     plugin.method("sink")(lambda params, ctx: None)
     plugin.method("big")(lambda params, ctx: "x" * params["bytes"])
@@ -88,6 +97,18 @@ def asynchronous(plugin, notes):
     @plugin.method("ask")
     async def ask(params, ctx):
         return await ctx.acall(params["method"], params.get("params"))
+
+    @plugin.method("about")
+    async def about_it(params, ctx):
+        return about(ctx)
+
+    @plugin.method("submit")
+    async def submit(params, ctx):
+        return await ctx.asubmit(*task_of(params))
+
+    @plugin.method("drop")
+    async def drop(params, ctx):
+        return await ctx.acancel_task(params["task"])
 
     @plugin.method("tell")
     async def tell(params, ctx):

@@ -722,6 +722,10 @@ class Context:
         """Ends a task, or keeps it from beginning; whether there was one."""
         return self.call("task.cancel", {"task": task})["cancelled"]
 
+    async def acancel_task(self, task):
+        """As cancel_task, for async handlers."""
+        return (await self.acall("task.cancel", {"task": task}))["cancelled"]
+
     @staticmethod
     def _task_of(method, params, priority, within):
         task = {"method": method, "priority": priority, "deadline_ms": round(within * 1000)}

@@ -195,6 +195,31 @@ func TestCallWalk(t *testing.T) {
 	}
 }
 
+// TestRecordsSayWhatFor: a record names the request that a use was for and its
+// trace, as far as they are valid: the plugin could claim anything.
+func TestRecordsSayWhatFor(t *testing.T) {
+	r := newRig(t, fine, granted("secret.read", "x"))
+	r.Open("", nil)
+	const trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	for i, c := range []struct {
+		meta        string
+		trace, name any
+	}{
+		{`{"traceparent":"` + trace + `","request_id":"req-1"}`, trace, "req-1"},
+		{`{"request_id":"req-2"}`, nil, "req-2"},
+		{`{"traceparent":"01` + trace[2:] + `","request_id":"two words"}`, nil, nil},
+		{`{"traceparent":7,"request_id":["x"]}`, nil, nil},
+		{`"x"`, nil, nil},
+	} {
+		if _, err := r.ask(`{"name":"x","_meta":` + c.meta + `}`); err != nil {
+			t.Fatalf("%s: %v", c.meta, err)
+		}
+		if ev := r.notes.events[i]; ev.Data["traceparent"] != c.trace || ev.Data["request_id"] != c.name {
+			t.Errorf("%s is recorded as %v", c.meta, ev.Data)
+		}
+	}
+}
+
 func TestWrongPhaseIsRefused(t *testing.T) {
 	r := newRig(t, fine, granted("secret.read", "x"))
 	r.Open("", nil)

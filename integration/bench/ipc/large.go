@@ -43,9 +43,11 @@ var looked byte
 
 // look touches each line of the processor's cache once.
 func look(b []byte) {
+	sum := byte(0) // to add in memory would take longer than to look
 	for i := 0; i < len(b); i += 64 {
-		looked += b[i]
+		sum += b[i]
 	}
+	looked += sum
 }
 
 // expect checks that all has come.

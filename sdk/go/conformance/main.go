@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	cordon "github.com/cordonhq/cordon/sdk/go"
 )
@@ -55,14 +56,23 @@ func many() {
 		all.Add(1)
 		go func() {
 			defer all.Done()
-			c, err := net.Dial("unix", path)
-			if err == nil {
-				err = plugin().Serve(context.Background(), c)
-			}
-			fmt.Fprintf(os.Stdout, "%s %s\n", key, ended(err))
+			fmt.Fprintf(os.Stdout, "%s %s\n", key, ended(serve(path)))
 		}()
 	}
 	all.Wait()
+}
+
+// serve serves over a socket as descriptor 3 is one.
+func serve(path string) error {
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path})
+	if err != nil {
+		return err
+	}
+	f, err := c.File()
+	if err = errors.Join(err, c.Close()); err != nil {
+		return err
+	}
+	return plugin().ServeSocket(context.Background(), f)
 }
 
 func plugin() *cordon.Plugin {
@@ -92,20 +102,64 @@ func plugin() *cordon.Plugin {
 	cordon.Handle(p, "tell", func(ctx context.Context, in ask) (any, error) {
 		return nil, cordon.Host(ctx).Notify(in.Method, in.Params)
 	})
+	about(p)
+	tasks(p)
 	var mu sync.Mutex
 	notes := []json.RawMessage{}
-	cordon.HandleNotification(p, "note", func(_ context.Context, in json.RawMessage) {
-		mu.Lock()
-		defer mu.Unlock()
-		if in == nil {
-			in = json.RawMessage("null")
-		}
-		notes = append(notes, in)
-	})
+	for _, method := range []string{"note", "task.dropped", "task.lost"} {
+		cordon.HandleNotification(p, method, func(_ context.Context, in json.RawMessage) {
+			mu.Lock()
+			defer mu.Unlock()
+			if in == nil {
+				in = json.RawMessage("null")
+			}
+			notes = append(notes, in)
+		})
+	}
 	cordon.Handle(p, "notes", func(context.Context, json.RawMessage) ([]json.RawMessage, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		return notes, nil
 	})
 	return p
+}
+
+// about is what a request says of itself.
+func about(p *cordon.Plugin) {
+	type said struct {
+		Traceparent *string `json:"traceparent"`
+		RequestID   *string `json:"request_id"`
+		Deadline    bool    `json:"deadline"`
+	}
+	cordon.Handle(p, "about", func(ctx context.Context, _ json.RawMessage) (s said, err error) {
+		t := cordon.TraceOf(ctx)
+		if t.Traceparent != "" {
+			s.Traceparent = &t.Traceparent
+		}
+		if t.RequestID != "" {
+			s.RequestID = &t.RequestID
+		}
+		_, s.Deadline = ctx.Deadline()
+		return s, nil
+	})
+}
+
+// tasks are what a plugin leaves to its host.
+func tasks(p *cordon.Plugin) {
+	type task struct {
+		Method   string          `json:"method"`
+		Params   json.RawMessage `json:"params"`
+		Priority int             `json:"priority"`
+		Within   int             `json:"within_ms"`
+	}
+	cordon.Handle(p, "submit", func(ctx context.Context, in task) (uint64, error) {
+		t := cordon.Task{Method: in.Method, Priority: in.Priority, Within: time.Duration(in.Within) * time.Millisecond}
+		if in.Params != nil {
+			t.Params = in.Params
+		}
+		return cordon.Submit(ctx, t)
+	})
+	cordon.Handle(p, "drop", func(ctx context.Context, in struct{ Task uint64 }) (bool, error) {
+		return cordon.CancelTask(ctx, in.Task)
+	})
 }
