@@ -571,15 +571,18 @@ type own struct {
 func TestOwnTests(t *testing.T) {
 	for language, o := range map[string]own{
 		"go": {
-			[]string{"go", "test", "-v", "./..."}, "*_test.go",
+			[]string{"go", "test", "-v", "./..."},
+			"*_test.go",
 			regexp.MustCompile(`(?m)^func (Test\w+)\(`), regexp.MustCompile(`(?m)^--- PASS: (\w+) `),
 		},
 		"python": {
-			[]string{"/usr/bin/python3", "-B", "-c", verbosely}, "test_*.py",
+			[]string{"/usr/bin/python3", "-B", "-c", verbosely},
+			"test_*.py",
 			regexp.MustCompile(`(?m)^ +def (test_\w+)\(`), regexp.MustCompile(`(?m)^passed (\w+)$`),
 		},
 		"node": {
-			[]string{node(), "--test", "--test-reporter=tap"}, "*.test.mjs",
+			[]string{node(), "--test", "--test-reporter=tap"},
+			"*.test.mjs",
 			regexp.MustCompile(`(?m)^test\("([^"]+)"`), regexp.MustCompile(`(?m)^ok \d+ - ([^#\n]+)$`),
 		},
 	} {

@@ -65,7 +65,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	if path == "" {
 		path = DefaultSocket
 	}
-	c := &Client{path: path, ids: fmt.Sprintf("%08x-", rand.Uint32())}
+	c := &Client{path: path, ids: fmt.Sprintf("%08x-", rand.Uint32())} //nolint:gosec // names that differ, no secrets
 	if _, err := c.connected(ctx); err != nil {
 		return nil, err
 	}

@@ -110,7 +110,7 @@ func (s *socket) WriteMsgUnix(b, oob []byte, _ *net.UnixAddr) (n, oobn int, err 
 	err = s.raw.Write(func(fd uintptr) bool {
 		for {
 			n, sent = syscall.SendmsgN(int(fd), b, oob, nil, syscall.MSG_NOSIGNAL)
-			if sent != syscall.EINTR { //nolint:errorlint // of the call itself
+			if sent != syscall.EINTR {
 				return true
 			}
 		}

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,9 +16,9 @@ import (
 const trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 func main() {
-	if err := check(os.Args[1], bufio.NewScanner(os.Stdin)); err != nil {
+	if err := check(os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		os.Exit(1) //nolint:forbidigo // this is main
 	}
 }
 
@@ -31,7 +30,7 @@ func say(what string, v any) {
 	fmt.Fprintln(os.Stdout, what, string(raw))
 }
 
-func check(socket string, in *bufio.Scanner) error {
+func check(socket string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	c, err := cordon.Dial(ctx, socket)
@@ -42,7 +41,7 @@ func check(socket string, in *bufio.Scanner) error {
 	if err := stream(ctx, c); err != nil {
 		return err
 	}
-	if err := functions(ctx, c, in); err != nil {
+	if err := functions(ctx, c); err != nil {
 		return err
 	}
 	say("away", nil)
@@ -107,7 +106,7 @@ func stream(ctx context.Context, c *cordon.Client) error {
 	return errors.Join(<-wrote, files[0].Close(), ours.Close())
 }
 
-func functions(ctx context.Context, c *cordon.Client, in *bufio.Scanner) error {
+func functions(ctx context.Context, c *cordon.Client) error {
 	serving, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() {
