@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -385,6 +386,42 @@ func (d *daemon) starts(name string) (n int) {
 		d.t.Fatal(err)
 	}
 	return n
+}
+
+// TestBothKilledInOneBoot: what ran when daemon and keeper were killed is started
+// again by the next daemon of the same boot, enabled or not, as systemd does with
+// units; what an operator had stopped is not.
+func TestBothKilledInOneBoot(t *testing.T) {
+	d := continuityDaemon(t)
+	d.must("install", staticPlugin(t), "--profile", "builtin:static")
+	d.must("start", "static")
+	d.must("stop", "static")
+	before := d.pids()
+	tree := below(d.cmd.Process.Pid)
+	_ = syscall.Kill(d.cmd.Process.Pid, syscall.SIGSTOP) // or it would see the other go
+	for _, p := range tree {
+		if p.name == "cordon-keeper" {
+			_ = syscall.Kill(p.pid, syscall.SIGKILL)
+		}
+	}
+	d.kill()
+	d.start()
+	eventually(t, "what ran before has ended", func() bool {
+		return !slices.ContainsFunc(processes(), func(p process) bool {
+			return slices.ContainsFunc(tree, func(old process) bool { return old.pid == p.pid && old.name == p.name })
+		})
+	})
+	d.eventually("what ran runs again", func() bool { return len(d.pids()) == len(lastingPlugins) })
+	for name, pid := range d.pids() {
+		if pid == before[name] || name == "static" {
+			t.Errorf("%s was process %d and is %d", name, before[name], pid)
+		}
+	}
+	var i control.Inspection
+	d.json(&i, "inspect", "on-stdio")
+	if i.Status.Restarts != 1 {
+		t.Errorf("it counts %d restarts", i.Status.Restarts)
+	}
 }
 
 // TestWhatWasMissedIsMadeUpFor: a plugin that ended while there was no daemon is

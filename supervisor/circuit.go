@@ -197,6 +197,61 @@ func (cs *circuits) list() []control.Circuit {
 	return out
 }
 
+// keptCircuit is a circuit as a daemon writes it down for the next.
+type keptCircuit struct {
+	Method   string    `json:"method,omitempty"`
+	Open     bool      `json:"open,omitempty"`
+	Until    time.Time `json:"until,omitzero"`
+	Failures int       `json:"failures,omitempty"`
+	Opened   int       `json:"opened,omitempty"`
+	Reason   string    `json:"reason,omitempty"`
+}
+
+// kept are the circuits that are not simply closed. The call by which a half-open
+// one is tried ends with its daemon: the next lets another try.
+func (cs *circuits) kept() []keptCircuit {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	var out []keptCircuit
+	add := func(method string, c circuit) {
+		if c.state != control.CircuitClosed || c.failures > 0 {
+			out = append(out, keptCircuit{method, c.state != control.CircuitClosed, c.until, c.failures, c.opened, violation.Escape(c.reason, 200)})
+		}
+	}
+	add("", cs.whole)
+	for _, name := range slices.Sorted(maps.Keys(cs.methods)) {
+		if c := cs.methods[name]; c.state != control.CircuitClosed && len(name) <= maxKeptMethod && len(out) < maxKeptCircuits {
+			add(name, c)
+		}
+	}
+	return out
+}
+
+// What is written down of circuits has its place in a book: that of the plugin,
+// and those of methods that are open.
+const (
+	maxKeptCircuits = 64
+	maxKeptMethod   = 128 // bytes
+)
+
+// restore goes on with what an earlier daemon wrote down.
+func (cs *circuits) restore(list []keptCircuit) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	for _, k := range list {
+		c := closedCircuit()
+		if k.Open {
+			c.state = control.CircuitOpen
+		}
+		c.until, c.failures, c.opened, c.reason = k.Until, k.Failures, k.Opened, k.Reason
+		if k.Method == "" {
+			cs.whole = c
+		} else {
+			cs.keep(k.Method, c)
+		}
+	}
+}
+
 // refusedBy is the error of a caller whom an open circuit refuses.
 func refusedBy(c circuit, what string, now time.Time) error {
 	when := "one call is being tried"
@@ -232,6 +287,9 @@ func judgeCall(err error, took time.Duration) (o outcome, reason string) {
 // circuitChanged records that a circuit of a run opened or closed.
 func (p *plugin) circuitChanged(c control.Circuit) {
 	p.box.post(message{do: func() {
+		for _, run := range p.runs() {
+			p.writeBook(run)
+		}
 		if !p.budget.take(p.clock.Now()) {
 			return
 		}

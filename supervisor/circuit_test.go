@@ -162,3 +162,44 @@ func FuzzCircuit(f *testing.F) {
 		}
 	})
 }
+
+// TestCircuitsAreHandedOver: what a daemon writes down of circuits holds for the
+// next: those that are open stay so for as long, and then one call is tried.
+func TestCircuitsAreHandedOver(t *testing.T) {
+	now := epoch
+	fail := func(cs *circuits, method string, times int) {
+		t.Helper()
+		for range times {
+			done, err := cs.begin(now, method)
+			if err != nil {
+				t.Fatal(err)
+			}
+			done(now, bad, "no answer")
+		}
+	}
+	before := newCircuits(func(control.Circuit) {})
+	fail(before, "slow", methodFailures)
+	fail(before, "other", 1)
+	text, err := json.Marshal(before.kept())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said []keptCircuit
+	if err := json.Unmarshal(text, &said); err != nil {
+		t.Fatal(err)
+	}
+	after := newCircuits(func(control.Circuit) {})
+	after.restore(said)
+	if _, err := after.begin(now, "slow"); err == nil {
+		t.Error("the circuit of slow is closed")
+	}
+	fail(after, "third", pluginFailures-methodFailures-1-methodFailures+1) // what the plugin failed before counts on
+	if done, err := after.begin(now.Add(breakerWait), "slow"); err != nil {
+		t.Errorf("no call is tried: %v", err)
+	} else {
+		done(now, good, "")
+	}
+	if _, err := after.begin(now, "slow"); err != nil {
+		t.Errorf("it did not close: %v", err)
+	}
+}

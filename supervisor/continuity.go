@@ -57,6 +57,8 @@ type session struct {
 	Digest string          `json:"digest"` // of the bundle
 	Policy string          `json:"policy"` // the digest of what is in force
 	Hello  json.RawMessage `json:"hello,omitempty"`
+	// Circuits are those that are not simply closed.
+	Circuits []keptCircuit `json:"circuits,omitempty"`
 }
 
 // book makes what a successor is told of a plugin that is about to start; nil
@@ -100,7 +102,7 @@ func (p *plugin) writeBook(run *running) {
 	run.booking.Lock()
 	defer run.booking.Unlock()
 	p.logFailure("write down what another cordond would go on with", k.Book().Say(session{
-		Digest: run.digest, Policy: run.plan().PolicyDigest(), Hello: helloOf(run),
+		Digest: run.digest, Policy: run.plan().PolicyDigest(), Hello: helloOf(run), Circuits: run.breaker.kept(),
 	}))
 }
 
@@ -143,17 +145,23 @@ func (s *Supervisor) inherit(records []store.Record) (wanted map[string]*launch.
 	}
 	s.discardLeft(unwanted)
 	s.endSwaps(besides, wanted, lost)
-	if k.TookOver() {
-		s.missed(records, wanted, lost)
-	}
+	s.missed(records, wanted, lost, k.TookOver())
 	return wanted, lost
 }
 
 // missed adds to what was lost the plugins for which something was about to
 // happen when the daemon went, or happened while there was none: one that was
 // being started, one that waited to be, and one that ended and shall not.
-func (s *Supervisor) missed(records []store.Record, wanted map[string]*launch.Left, lost map[string]error) {
+//
+// A daemon that is told to end stops what runs, and says so. So what the state has
+// as running was killed with its daemon: with the keeper, too, where none was taken
+// over. As with a unit of systemd it is started again in the same boot, and in the
+// next only if it is enabled.
+func (s *Supervisor) missed(records []store.Record, wanted map[string]*launch.Left, lost map[string]error, tookOver bool) {
 	for _, r := range records {
+		if !tookOver && (r.Boot == "" || r.Boot != s.boot) {
+			continue
+		}
 		if r.Quarantine != nil || wanted[r.Name] != nil || lost[r.Name] != nil {
 			continue
 		}
@@ -174,12 +182,22 @@ func (s *Supervisor) missed(records []store.Record, wanted map[string]*launch.Le
 // restarts says whether a plugin that ended nobody knows how is to be started
 // again; if its profile cannot be read it is not.
 func (s *Supervisor) restarts(r store.Record) bool {
+	p := s.policyOf(r)
+	return p.Restart == "always" || p.Restart == "on-failure"
+}
+
+// policyOf is what a record's profile says of restarts; defaultPolicy if it
+// cannot be read.
+func (s *shared) policyOf(r store.Record) plan.Lifecycle {
 	bundle, err := s.source.Open(r.Digest)
 	if err != nil {
-		return false
+		return defaultPolicy()
 	}
 	pl, err := s.source.Resolve(bundle, r.Profile)
-	return err == nil && (pl.Lifecycle.Restart == "always" || pl.Lifecycle.Restart == "on-failure")
+	if err != nil {
+		return defaultPolicy()
+	}
+	return pl.Lifecycle
 }
 
 // discardLeft ends what nobody goes on with, several at a time.
@@ -249,6 +267,7 @@ func (p *plugin) adopt(left *launch.Left) error {
 	run := newRunning(number, caps, bundle, proc, conn, req.Plan, p.circuitChanged)
 	run.adopted, run.listening, run.data = true, room, req.Data != ""
 	run.judge.Recall(req.Past)
+	run.breaker.restore(said.Circuits)
 	hello := said.Hello
 	run.hello.Store(&hello)
 	if digest := proc.PlanDigest(); digest != p.record.PlanDigest {

@@ -312,7 +312,7 @@ func (p *plugin) startHeld() {
 	if !p.record.Held || p.state.Phase != control.Stopped || p.unmet(p.name) != "" || p.awaited(p.name) != "" {
 		return
 	}
-	p.handle(message{event: event{Kind: evStart}})
+	p.handle(message{event: event{Kind: evStart, Again: p.again}})
 }
 
 // leaveFor has a plugin leave because of what it needs, to be started again when

@@ -42,6 +42,9 @@ const (
 	auditBurst = 50
 )
 
+// maxStartsKept bounds the starts that a record has.
+const maxStartsKept = 200
+
 // defaultPolicy holds until a plan of the plugin is known: nothing restarts.
 func defaultPolicy() plan.Lifecycle {
 	return plan.Lifecycle{Restart: "no", StopTimeout: 10 * time.Second}
@@ -180,7 +183,7 @@ func newHeir(s *shared, r store.Record, left *launch.Left, lost error) (*plugin,
 		lost = p.adopt(left)
 	}
 	if p.run != nil {
-		p.state = lifecycle{Phase: r.State, Process: alive, Run: p.run.number, Since: r.Since, Reason: r.Reason, Restarts: r.Restarts}
+		p.state = lifecycle{Phase: r.State, Process: alive, Run: p.run.number, Since: r.Since, Reason: r.Reason, Restarts: r.Restarts, Step: r.Step, Starts: r.Starts}
 		p.publish()
 		return p, nil
 	}
@@ -188,6 +191,7 @@ func newHeir(s *shared, r store.Record, left *launch.Left, lost error) (*plugin,
 	p.state = restored(r, s.clock.Now())
 	if lost != nil {
 		p.again, p.state.Reason = true, "daemon-crash: "+lost.Error()
+		p.policy = s.policyOf(r)
 		p.logger.Warn("cannot go on with what ran", "plugin", p.name, "err", lost)
 	}
 	if p.state.Phase != r.State {
@@ -201,7 +205,7 @@ func newHeir(s *shared, r store.Record, left *launch.Left, lost error) (*plugin,
 // restored is the state after the daemon was away. What ran has ended with it;
 // a quarantine stays, and a record that makes no sense is one.
 func restored(r store.Record, now time.Time) lifecycle {
-	s := lifecycle{Phase: r.State, Since: r.Since, Reason: r.Reason, Restarts: r.Restarts}
+	s := lifecycle{Phase: r.State, Since: r.Since, Reason: r.Reason, Restarts: r.Restarts, Step: r.Step, Starts: r.Starts}
 	switch {
 	case r.Quarantine != nil:
 		s.Phase = control.Quarantined
@@ -444,6 +448,7 @@ func (p *plugin) refusal(kind eventKind, a action) error {
 func (p *plugin) updateRecord() {
 	r := &p.record
 	r.State, r.Since, r.Reason, r.Restarts = p.state.Phase, p.state.Since, p.state.Reason, p.state.Restarts
+	r.Step, r.Starts, r.Boot = p.state.Step, p.state.Starts[max(0, len(p.state.Starts)-maxStartsKept):], p.boot
 	if r.State == control.Running || r.State == control.Failed || r.State == control.Quarantined {
 		r.Held = false
 	}

@@ -43,6 +43,7 @@ func (e *stepError) Unwrap() error { return e.err }
 // It ends with exactly one evStartFailed or evSpawned; after evSpawned an
 // evReady or evStartFailed follows, and at the end evExited.
 func (p *plugin) launch() {
+	p.again = false
 	number := p.state.Run
 	if err := p.mayStart(); err != nil {
 		p.box.post(message{event: event{Kind: evStartFailed, Run: number, Reason: err.Error()}})

@@ -54,7 +54,9 @@ type Config struct {
 	Functions Functions
 	// UIDBase is the first host uid of the plugins' range.
 	UIDBase uint32
-	Logger  *slog.Logger
+	// Boot is the kernel's id of this boot; empty for unknown.
+	Boot   string
+	Logger *slog.Logger
 	// Evidence bounds what is kept of quarantines.
 	Evidence EvidenceRules
 	// Flags are the feature flags of the configuration, checked.
@@ -82,6 +84,7 @@ type shared struct {
 	metrics   func(plugin string) map[string]float64
 	functions Functions
 	uidBase   uint32
+	boot      string
 	logger    *slog.Logger
 	clock     Clock
 	random    func() float64
@@ -188,7 +191,7 @@ func New(c Config) (*Supervisor, error) {
 func sharedOf(c Config) *shared {
 	s := &shared{
 		stateDir: c.StateDir, store: c.Store, audit: c.Audit, launcher: c.Launcher, source: c.Source,
-		connector: c.Connector, broker: c.Broker, metrics: c.Metrics, functions: c.Functions, uidBase: c.UIDBase, logger: c.Logger, clock: c.Clock, random: c.Random, newID: c.NewID,
+		connector: c.Connector, broker: c.Broker, metrics: c.Metrics, functions: c.Functions, uidBase: c.UIDBase, boot: c.Boot, logger: c.Logger, clock: c.Clock, random: c.Random, newID: c.NewID,
 		places: make(chan struct{}, maxStarting), lane: make(chan struct{}, restartsAtOnce(runtime.NumCPU())), room: new(atomic.Int64), wanted: new(wanted),
 		flags:    &flags{list: slices.Clone(c.Flags)},
 		degraded: func(string, bool) {},
@@ -309,7 +312,7 @@ func (s *Supervisor) StartEnabled() {
 		switch {
 		case !r.Enabled && !p.again && !r.Held || r.State != control.Stopped:
 		case r.Needs.Empty() && len(g.Dependants(p.name)) == 0 && s.unmet(p.name) == "":
-			p.box.post(message{event: event{Kind: evStart}})
+			p.box.post(message{event: event{Kind: evStart, Again: p.again}})
 		default:
 			held = append(held, p)
 		}

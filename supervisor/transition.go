@@ -115,6 +115,9 @@ type event struct {
 	Action violation.Action
 	// Jitter, at least 0 and below 1, spreads restarts.
 	Jitter float64
+	// Again is for evStart: the daemon starts anew what it could not go on with,
+	// which counts as any other restart.
+	Again bool
 	// Drain is for evSwap: how long the process before may go on with its calls.
 	Drain  time.Duration
 	Reason string
@@ -222,6 +225,9 @@ func stale(s lifecycle, ev event) bool {
 func whenIdle(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) {
 	switch ev.Kind {
 	case evStart, evRestart:
+		if ev.Again && !s.Closing {
+			return restart(s, ev, p)
+		}
 		return startAfresh(s, ev, p)
 	case evRelease:
 		return s, refuse(ev, "it is not quarantined", "")

@@ -384,7 +384,7 @@ func fuzzEvent(s lifecycle, b byte, now time.Time) event {
 	shape := b / byte(eventKinds)
 	ev.Clean, ev.Permanent = shape&1 != 0, shape&1 != 0
 	ev.Action = []violation.Action{violation.Log, violation.Deny, violation.Kill, violation.Quarantine, "unknown"}[shape%5]
-	ev.Drain = time.Duration(shape) * time.Second
+	ev.Drain, ev.Again = time.Duration(shape)*time.Second, shape&2 != 0
 	switch {
 	case shape&12 == 12: // of what is beside
 		ev.Run = s.Swap.Run
@@ -443,6 +443,28 @@ func TestStartLimit(t *testing.T) {
 	s, acts := walk(s, testPolicy, event{Kind: evStart})
 	if s.Phase != control.Starting || !has(acts, actLaunch) || len(s.Starts) != 1 {
 		t.Errorf("an operator's start after that: %s", s.Phase)
+	}
+}
+
+// TestStartsAgainAreCounted: what a daemon starts anew because it could not go on
+// with it counts as a restart, so that one that takes its daemon along at each
+// start is not started for ever.
+func TestStartsAgainAreCounted(t *testing.T) {
+	s := lifecycle{Phase: control.Stopped}
+	for i := range testPolicy.StartLimitBurst {
+		s, _ = transition(s, event{Kind: evStart, Again: true, Time: epoch.Add(time.Duration(i) * time.Second)}, testPolicy)
+		if s.Phase != control.Starting || s.Step != i+1 {
+			t.Fatalf("start %d: %s, step %d", i, s.Phase, s.Step)
+		}
+		s.Phase, s.Process = control.Stopped, noProcess // the daemon was killed
+	}
+	s, _ = transition(s, event{Kind: evStart, Again: true, Time: epoch.Add(time.Minute / 2)}, testPolicy)
+	if s.Phase != control.Failed {
+		t.Errorf("after the last it is %s", s.Phase)
+	}
+	s, _ = transition(s, event{Kind: evStart, Time: epoch.Add(time.Minute / 2)}, testPolicy)
+	if s.Phase != control.Starting || s.Step != 0 {
+		t.Errorf("an operator's start: %s, step %d", s.Phase, s.Step)
 	}
 }
 

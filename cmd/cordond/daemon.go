@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -262,13 +263,22 @@ func (d *daemon) openLauncher() error {
 	d.supervisor, err = supervisor.New(supervisor.Config{
 		Broker: served, Metrics: metrics.Values, Functions: d.functions,
 		StateDir: c.StateDir, Store: d.store, Audit: d.audit, Launcher: supervisor.WithLauncher(launcher),
-		Source: bundles, Connector: supervisor.IPC{Version: version(), Logger: d.log}, UIDBase: c.UIDBase, Logger: d.log,
+		Source: bundles, Connector: supervisor.IPC{Version: version(), Logger: d.log}, UIDBase: c.UIDBase, Boot: bootID(), Logger: d.log,
 		Evidence: rules, Flags: flags, Reload: d.reload, Upgrade: d.upgrade, Clock: hostClock{},
 	})
 	if err != nil {
 		return errors.Join(err, launcher.Close())
 	}
 	return nil
+}
+
+// bootID is the kernel's id of this boot; proc(5).
+func bootID() string {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
 }
 
 // hostClock tells the time by now.

@@ -176,7 +176,9 @@ func (l *Launcher) Adopt(k *Left, r Request) (_ *Process, err error) {
 	}
 	k.lease = nil // the process's
 	if err := p.adopt(k.child); err != nil {
-		return nil, errors.Join(err, p.group.Kill(context.Background()), p.group.Remove(), p.lease.release())
+		ctx, cancel := context.WithTimeout(context.Background(), killTime)
+		defer cancel()
+		return nil, errors.Join(err, p.group.Kill(ctx), p.group.Remove(), p.lease.release())
 	}
 	return p, nil
 }

@@ -183,7 +183,9 @@ func (s *start) takeBack() error {
 	if s.group == nil {
 		return s.lease.release()
 	}
-	err := s.group.Kill(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), killTime)
+	defer cancel()
+	err := s.group.Kill(ctx) // within bounds: who waits for this start waits for nothing else
 	if err == nil {
 		err = s.group.Remove()
 	}

@@ -76,7 +76,13 @@ type Record struct {
 	Since     time.Time     `json:"since"`
 	Reason    string        `json:"reason,omitempty"`
 	// Restarts counts the automatic restarts since an operator last started it.
-	Restarts   int                   `json:"restarts"`
+	Restarts int `json:"restarts"`
+	// Step is how many of them stand in a row, and Starts are the times of the
+	// starts that the start limit counts, the newest 200 at most.
+	Step   int         `json:"step,omitempty"`
+	Starts []time.Time `json:"starts,omitempty"`
+	// Boot is the kernel's id of the boot in which the state was entered.
+	Boot       string                `json:"boot,omitempty"`
 	Quarantine *Quarantine           `json:"quarantine,omitempty"`
 	Violations []violation.Violation `json:"violations,omitempty"`
 	// Probation is until when any violation quarantines, since its last release.
