@@ -432,6 +432,9 @@ func (c *checker) lifecycle(l *lifecycleTable) {
 			c.fail("lifecycle."+key, "", "expected a duration above 0")
 		}
 	}
+	if w := l.WarmUp; w != nil && (*w < 0 || time.Duration(*w) > time.Hour) {
+		c.fail("lifecycle.warmup_sec", "", "expected from 0, which does not ask, to 1h")
+	}
 	if w := l.Watchdog; w != nil && *w != 0 && time.Duration(*w) < time.Second {
 		c.fail("lifecycle.watchdog_sec", "", "expected 0, which does not ask, or at least 1s")
 	}

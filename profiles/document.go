@@ -241,6 +241,7 @@ type lifecycleTable struct {
 	StartTimeout       *strict.Duration `toml:"timeout_start_sec"`
 	StopTimeout        *strict.Duration `toml:"timeout_stop_sec"`
 	Watchdog           *strict.Duration `toml:"watchdog_sec"`
+	WarmUp             *strict.Duration `toml:"warmup_sec"`
 }
 
 type violationTable struct {

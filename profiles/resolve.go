@@ -274,6 +274,7 @@ func (b *builder) lifecycle(l *layer) {
 	scalar(b, l, "lifecycle.timeout_start_sec", &p.StartTimeout, (*time.Duration)(t.StartTimeout))
 	scalar(b, l, "lifecycle.timeout_stop_sec", &p.StopTimeout, (*time.Duration)(t.StopTimeout))
 	scalar(b, l, "lifecycle.watchdog_sec", &p.Watchdog, (*time.Duration)(t.Watchdog))
+	scalar(b, l, "lifecycle.warmup_sec", &p.WarmUp, (*time.Duration)(t.WarmUp))
 }
 
 func (b *builder) requirements(l *layer) {

@@ -389,6 +389,9 @@ func (s *shower) lifecycle() {
 	if l.Watchdog > 0 {
 		one("watchdog_sec", spanValue(l.Watchdog))
 	}
+	if l.WarmUp > 0 {
+		one("warmup_sec", spanValue(l.WarmUp))
+	}
 }
 
 func (s *shower) violation() {

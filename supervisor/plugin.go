@@ -85,7 +85,8 @@ type plugin struct {
 	auditErr  error // why the newest audit record could not be written
 	budget    tokens
 	objective *objective
-	muted     int // violations that the audit log was spared
+	stages    stages // of its newest start
+	muted     int    // violations that the audit log was spared
 }
 
 // waiter is an operator who waits for the plugin to settle.
@@ -804,7 +805,7 @@ func (p *plugin) arm(d time.Duration) {
 	p.stopTimer()
 	id := p.state.Timer
 	p.stopTimer = p.clock.AfterFunc(d, func() {
-		p.box.post(message{event: event{Kind: evTimer, Timer: id}})
+		p.box.post(message{event: event{Kind: evTimer, Timer: id, Reason: p.stages.now()}})
 	})
 }
 

@@ -144,6 +144,9 @@ func (p *plugin) status() control.Status {
 	if r.State == control.Stopped && r.Held || r.State == control.Backoff {
 		st.Waits = p.waits()
 	}
+	if r.State == control.Starting {
+		st.Stage = p.stages.now()
+	}
 	if snap.draining != "" {
 		st.Draining = snap.draining
 	}
@@ -174,7 +177,7 @@ func (s *Supervisor) Inspect(_ context.Context, params control.NameParams) (cont
 		Status: p.status(), Digest: r.Digest, Signature: "unsigned", Protocol: r.Protocol,
 		PolicyDigest: r.PolicyDigest, PlanDigest: r.PlanDigest, Plan: snap.plan,
 		Walls: []launch.Wall{}, Observed: map[string]string{"files": "enforced, not observed"},
-		Hello: helloOf(snap.run), Violations: r.Violations, Interpreters: runBy(r),
+		Hello: helloOf(snap.run), Violations: r.Violations, Interpreters: runBy(r), Stages: p.stages.list(),
 	}
 	if snap.plan == nil {
 		s.planAhead(&in, r.Digest, r.Profile)

@@ -54,12 +54,15 @@ func (p *plugin) launch() {
 		p.box.post(message{event: event{Kind: evStartFailed, Run: number, Reason: why}})
 		return
 	}
+	p.stages.begin(number, p.clock.Now())
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	record, restart := p.record, p.state.Restarts > 0
 	p.walking.Go(func() {
 		defer cancel()
-		if err := p.startWalk(ctx, number, record, restart); err != nil {
+		err := p.startWalk(ctx, number, record, restart)
+		p.stage(number, "")
+		if err != nil {
 			var permanent *PermanentError
 			p.box.post(message{event: event{
 				Kind: evStartFailed, Run: number, Reason: err.Error(), Permanent: errors.As(err, &permanent),
@@ -99,15 +102,18 @@ func (p *plugin) startWalk(ctx context.Context, number uint64, r store.Record, r
 // the actor. beside is the swap that it is for; nil for the only process of the
 // plugin, which has the uid of its slot.
 func (p *plugin) bringUp(ctx context.Context, number uint64, r store.Record, beside *swap) (*running, error) {
+	p.stage(number, stageVerify)
 	bundle, err := p.source.Open(r.Digest)
 	if err != nil {
 		return nil, &stepError{"verify", &PermanentError{err}}
 	}
+	p.stage(number, stageResolve)
 	pl, err := p.source.Resolve(bundle, r.Profile)
 	if err != nil {
 		return nil, &stepError{"resolve", &PermanentError{err}}
 	}
 	p.box.post(message{do: func() { p.resolved(number, pl) }})
+	p.stage(number, stageStart)
 	req := launch.Request{Name: r.Name, Plan: pl, Bundle: bundle.Path, UID: p.uidOf(r.Slot), Pins: pinsOf(r)}
 	if beside != nil {
 		req.UID = 0 // one that nobody has
@@ -208,6 +214,7 @@ func (p *plugin) spawn(ctx context.Context, number uint64, bundle *Bundle, profi
 // bounds it: killing the process ends the connection. What is to take another's
 // place is asked for its health, too.
 func (p *plugin) greet(run *running, beside bool) error {
+	p.stage(run.number, stageHello)
 	go p.serve(run)
 	said, err := run.conn.Hello(run.ctx)
 	if err != nil {
@@ -215,6 +222,10 @@ func (p *plugin) greet(run *running, beside bool) error {
 		return &stepError{"hello", err}
 	}
 	run.hello.Store(&said)
+	p.stage(run.number, stageWarmUp)
+	if err := p.becomeWell(run); err != nil {
+		return &stepError{"warm-up", err}
+	}
 	if err := p.pinned(run); err != nil {
 		return &stepError{"contract", err}
 	}

@@ -77,7 +77,7 @@ func whenBeside(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) {
 		if s.Swap.Part != coming { // given up too late to prevent it
 			return endBeside(s)
 		}
-		return armRunning(s, startTime(p), nil)
+		return armRunning(s, startTime(p)+p.WarmUp, nil)
 	case evReady:
 		if s.Swap.Part != coming || s.Phase != control.Running {
 			return s, nil

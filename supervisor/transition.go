@@ -254,7 +254,7 @@ func whenStarting(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action)
 	switch ev.Kind {
 	case evSpawned:
 		s.Process = alive
-		return arm(s, startTime(p), nil)
+		return arm(s, startTime(p)+p.WarmUp, nil)
 	case evReady:
 		return enter(disarm(s), ev, control.Running, "", "started")
 	case evStartFailed:
@@ -268,7 +268,7 @@ func whenStarting(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action)
 	case evExited:
 		return settle(gone(s), ev, p, thenFail, "it ended before it was ready: "+ev.Reason, action{Kind: actFree})
 	case evTimer:
-		return killThen(s, ev, thenFail, fmt.Sprintf("it was not ready within %v", startTime(p)))
+		return killThen(s, ev, thenFail, notReady(s, ev, p))
 	case evViolation:
 		return liveViolation(s, ev)
 	case evStop:

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"sort"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -55,6 +57,9 @@ func (a *app) printInspection(in *control.Inspection) {
 	for _, path := range slices.Sorted(maps.Keys(in.Interpreters)) {
 		rows = append(rows, []string{"run by", cellText(path) + " " + in.Interpreters[path]})
 	}
+	if len(in.Stages) > 0 {
+		rows = append(rows, []string{"start", stagesText(in.Stages)})
+	}
 	observed := make([]string, 0, len(in.Observed))
 	for wall := range in.Observed {
 		observed = append(observed, wall)
@@ -74,6 +79,15 @@ func (a *app) printInspection(in *control.Inspection) {
 	if n := len(in.Violations); n > 0 {
 		fmt.Fprintf(a.out, "\n%d violations, the last: %s\nSee cordon why %s.\n", n, violation.Sentence(in.Violations[n-1]), cellText(s.Name))
 	}
+}
+
+// stagesText is how long each stage of the last start took.
+func stagesText(stages []control.Stage) string {
+	var out []string
+	for _, s := range stages {
+		out = append(out, s.Name+" "+s.Took.Round(10*time.Microsecond).String())
+	}
+	return strings.Join(out, ", ")
 }
 
 // printWalls shows each wall as planned beside what the kernel says.

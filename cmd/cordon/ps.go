@@ -75,6 +75,9 @@ func reasonText(p control.Status) string {
 // stateText is the state, and which walls are none at the operator's word.
 func stateText(p control.Status) string {
 	text := string(p.State)
+	if p.Stage != "" {
+		text += " (" + p.Stage + ")"
+	}
 	if len(p.NotEnforced) > 0 {
 		text += " (not enforced: " + strings.Join(p.NotEnforced, ", ") + ")"
 	}

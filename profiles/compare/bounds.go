@@ -290,6 +290,7 @@ func (r *Result) lifecycle(a, b plan.Lifecycle) {
 		{"timeout_start_sec", a.StartTimeout, b.StartTimeout},
 		{"timeout_stop_sec", a.StopTimeout, b.StopTimeout},
 		{"watchdog_sec", a.Watchdog, b.Watchdog},
+		{"warmup_sec", a.WarmUp, b.WarmUp},
 	} {
 		if one.a != one.b {
 			r.Other = append(r.Other, Difference{"lifecycle", fmt.Sprintf("%s: %v, and %v in the other", one.key, one.b, one.a)})

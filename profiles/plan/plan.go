@@ -194,6 +194,9 @@ type Lifecycle struct {
 	// Watchdog is how long it may fail to answer when asked for its health; 0
 	// does not ask.
 	Watchdog time.Duration `json:"watchdog_sec,omitempty"`
+	// WarmUp is how long after its hello it may take to say that it is well; 0 does
+	// not ask.
+	WarmUp time.Duration `json:"warmup_sec,omitempty"`
 }
 
 // Refusal is one ask that was not granted.

@@ -142,6 +142,8 @@ type Status struct {
 	Memory   int64         `json:"memory_bytes"`
 	// Reason is why it is in this state, in a sentence.
 	Reason string `json:"reason,omitempty"`
+	// Stage is how far it has got while it starts.
+	Stage string `json:"stage,omitempty"`
 	// Waits is what keeps it from being started, which will be done without anybody
 	// asking again: a plugin that it requires, say.
 	Waits string `json:"waits,omitempty"`
@@ -171,6 +173,9 @@ type Inspection struct {
 	Hello        json.RawMessage   `json:"hello,omitempty"`
 	// Started is the plan as digest and time of the last start.
 	Violations []violation.Violation `json:"violations"`
+	// Stages are those of its newest start that are over; none after a start of the
+	// daemon.
+	Stages []Stage `json:"stages,omitempty"`
 	// Circuits are those that are not simply closed.
 	Circuits []Circuit `json:"circuits,omitempty"`
 	// Interpreters are the host's programs that it is held to be run by: digests by

@@ -22,3 +22,9 @@ type Objective struct {
 	Burn  float64 `json:"burn"`
 	Short float64 `json:"burn_short"`
 }
+
+// Stage is one of a start: place, verify, resolve, start, hello or warm-up.
+type Stage struct {
+	Name string        `json:"name"`
+	Took time.Duration `json:"took_ns"`
+}
