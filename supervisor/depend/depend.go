@@ -26,6 +26,9 @@ type Plugin struct {
 type Graph struct {
 	nodes map[string]*node
 	names []string // sorted
+	// against are those that conflict with others, sorted: few, where a start would
+	// otherwise ask of all that are installed whether they run.
+	against []string
 }
 
 type node struct {
@@ -64,6 +67,9 @@ func New(installed []Plugin) *Graph {
 	g.names = slices.Sorted(maps.Keys(g.nodes))
 	for _, name := range g.names {
 		n := g.nodes[name]
+		if len(n.conflicts) > 0 {
+			g.against = append(g.against, name)
+		}
 		for i, e := range slices.Concat(n.requires, n.wants) {
 			if to := g.nodes[e.Name]; to != nil {
 				to.dependants = append(to.dependants, Dependant{name, i < len(n.requires), e.fits(to), e.WhenGone})
@@ -417,7 +423,7 @@ func (c *closure) conflict(goal string) *Refusal {
 			}
 		}
 	}
-	for _, other := range c.g.names {
+	for _, other := range c.g.against {
 		if c.in[other] || !c.running(other) {
 			continue
 		}
