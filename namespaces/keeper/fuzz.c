@@ -21,6 +21,9 @@ static u64 eaten; /* what was read, so that reading is not optimised away */
 static u32 accepted, refused, executed;
 /* In every second round the kernel refuses things; in the others all goes well, so that the last steps are reached. */
 static int moody;
+static i64 sending; /* what sendmsg answers; 0: anything */
+static i64 refusing; /* what epoll_ctl answers */
+static u32 watches; /* which sources were watched */
 /* What was set is what is read back. */
 static u32 uid, gid;
 static u64 bits;
@@ -134,12 +137,18 @@ i64 raw_call(i64 n, i64 a, i64 b, i64 c, i64 d, i64 e, i64 f)
 	case __NR_write:
 		eat((void *)b, (u64)c);
 		return well() ? c : -1;
+	case __NR_epoll_ctl:
+		if (b != 2 && !refusing)
+			watches |= 1u << (((struct epoll_event_ *)d)->data & 0xff);
+		return b == 2 ? 0 : refusing ? refusing : well() ? 0 : -ENOSPC_;
 	case __NR_sendmsg: {
 		const struct msghdr_ *m = (struct msghdr_ *)b;
 
 		eat(m->iov->base, m->iov->len);
 		eat(m->control, m->controllen);
-		return any(4) ? (i64)m->iov->len : -11;
+		if (sending)
+			return sending;
+		return any(4) ? (i64)m->iov->len : any(3) ? -EAGAIN_ : any(2) ? -ENOBUFS_ : -32 /* EPIPE */;
 	}
 	case __NR_openat:
 	case __NR_openat2:
@@ -266,8 +275,12 @@ static void happen(struct slot *s)
 			on_reaper_end(s);
 		break;
 	case 4:
-		if (s->say)
+		if (any(4))
 			speak(s);
+		else
+			speak_all();
+		if (unwatched)
+			watch_all();
 		break;
 	case 5: /* the daemon goes, or its successor comes */
 		if (control < 0)
@@ -333,6 +346,43 @@ static void round_of(const u8 *data, u64 n)
 	}
 }
 
+/* What cannot be said for want of room or memory is said later, to a successor after who says it; to a daemon that is gone nothing is. */
+static int nothing_is_lost(void)
+{
+	static const struct { i64 answer; int kept; } cases[] = {{-EAGAIN_, 1}, {-ENOBUFS_, 1}, {-ENOMEM_, 1}, {-ETOOMANYREFS_, 1}, {-EINTR_, 1}, {-32, 0}, {-104, 0}};
+	int held = 1;
+
+	control = 20;
+	nslots = 1;
+	for (u32 i = 0; i < sizeof cases / sizeof *cases; i++)
+		for (int new = 0; new < 2; new++) {
+			slots[0] = (struct slot){.state = ENDED, .say = SAY_EXITED, .plugin = -1, .reaper = -1, .listener = -1, .killfd = -1, .gate = -1, .ready = -1};
+			greeting = new;
+			writing = starved = 0;
+			sending = cases[i].answer;
+			speak_all();
+			held &= !!slots[0].say == cases[i].kept && greeting == (new && cases[i].kept);
+			held &= !cases[i].kept || writing + starved == 1; /* someone will call again */
+			sending = 1;
+			speak_all();
+			held &= slots[0].say == 0 && !greeting && !starved;
+		}
+	/* What could not be watched is, once there is room for it. */
+	refusing = -ENOSPC_;
+	slots[0] = (struct slot){.state = RUNNING, .plugin = 21, .reaper = 22, .listener = -1, .killfd = -1, .gate = -1, .ready = -1};
+	watch(21, IN, 0, FROM_PLUGIN, 1);
+	held &= unwatched && patience() == STARVED_MS;
+	watch_all();
+	held &= unwatched;
+	refusing = watches = 0;
+	watch_all();
+	held &= !unwatched && watches == (1 << FROM_DAEMON | 1 << FROM_PLUGIN | 1 << FROM_REAPER) && patience() == -1;
+	slots[0].state = FREE;
+	sending = control = writing = 0;
+	nslots = 0;
+	return held;
+}
+
 int main(int argc, char **argv)
 {
 	static u8 seeds[16][CK_MAX_MESSAGE];
@@ -352,6 +402,10 @@ int main(int argc, char **argv)
 	}
 	if (make_arenas(arenas, ARENAS))
 		return 3;
+	if (!nothing_is_lost()) {
+		printf("something that could not be said was forgotten\n");
+		return 5;
+	}
 	for (u64 i = strtoul(argv[2], 0, 0); i > 0; i--) {
 		u64 which = any(n);
 

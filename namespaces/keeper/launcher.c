@@ -20,11 +20,13 @@
 #define MSG_CMSG_CLOEXEC_ 0x40000000
 #define MSG_TRUNC_ 0x20
 #define MSG_CTRUNC_ 0x8
+#define STARVED_MS 20 /* how long waits what could not be done for want of memory */
 
 static struct launch *arenas[ARENAS];
 struct slot slots[CK_MAX_SLOTS] __attribute__((aligned(PAGE)));
 u32 nslots;
-int control, writing, ending, telling;
+int control, writing, ending, greeting, telling, starved;
+static int unwatched; /* something is not, for want of memory */
 static int epoll, exe, self;
 static u32 daemons;
 int proc;
@@ -39,8 +41,10 @@ void close_fd(int *fd)
 void watch(int fd, u32 events, u32 slot, enum source source, int op)
 {
 	struct epoll_event_ event = {events, (u64)slot << 8 | source};
+	i64 ret = SYS(epoll_ctl, epoll, op, fd, &event);
 
-	SYS(epoll_ctl, epoll, op, fd, &event);
+	if (ret == -ENOMEM_ || ret == -ENOSPC_) /* only to watch another takes memory */
+		unwatched = 1;
 }
 
 /*
@@ -380,6 +384,45 @@ static void end_everything(void)
 			end_all(&slots[i]);
 }
 
+/* Watches everything that is to be; what is already, is. */
+static void watch_all(void)
+{
+	unwatched = 0;
+	if (control >= 0)
+		watch(control, IN | (writing ? OUT : 0), 0, FROM_DAEMON, 1);
+	else if (!ending && hold_left() >= 0)
+		watch(hold_begins(), IN, 0, FROM_SUCCESSOR, 1);
+	for (u32 i = 0; i < nslots; i++) {
+		const struct slot *s = &slots[i];
+		int fds[] = {s->gate, s->ready, s->plugin, s->reaper};
+
+		for (u32 n = 0; n < 4 && s->state != FREE; n++)
+			if (fds[n] >= 0)
+				watch(fds[n], IN, i, FROM_GATE + n, 1);
+	}
+}
+
+/* Says all that is left to say; a successor is told first who says it. */
+static void speak_all(void)
+{
+	struct ck_reply r = {.magic = CK_MAGIC, .version = CK_VERSION, .kind = CK_KIND_KEEPER};
+
+	starved = 0;
+	if (control < 0)
+		return;
+	if (greeting) {
+		r.pid = (u32)SYS(getpid, 0);
+		r.detail = daemons;
+		if (send_reply(&r, &self, 1))
+			return;
+		greeting = 0;
+	}
+	for (u32 i = 0; i < nslots; i++)
+		if (slots[i].say)
+			speak(&slots[i]);
+	say_all();
+}
+
 /* What had not reached its exec ends; whoever comes is told of all the same. */
 static void await_successor(void)
 {
@@ -408,7 +451,7 @@ static void daemon_gone(void)
 	int fd;
 
 	close_watched(&control);
-	writing = telling = 0;
+	writing = greeting = telling = starved = 0;
 	if (all_ended() || (fd = hold_begins()) < 0)
 		return end_everything();
 	await_successor();
@@ -417,7 +460,6 @@ static void daemon_gone(void)
 
 static void on_successor(void)
 {
-	struct ck_reply r = {.magic = CK_MAGIC, .version = CK_VERSION, .kind = CK_KIND_KEEPER};
 	int fd = take_successor(), listening = hold_begins();
 
 	if (fd < 0)
@@ -426,16 +468,12 @@ static void on_successor(void)
 	hold_ends();
 	control = fd;
 	watch(control, IN, 0, FROM_DAEMON, 1);
-	r.pid = (u32)SYS(getpid, 0);
-	r.detail = ++daemons;
-	send_reply(&r, &self, 1);
-	telling = 1;
+	daemons++;
+	greeting = telling = 1;
 	for (u32 i = 0; i < nslots; i++)
-		if (slots[i].state != FREE) {
+		if (slots[i].state != FREE)
 			slots[i].say |= SAY_KEPT;
-			speak(&slots[i]);
-		}
-	say_all();
+	speak_all();
 }
 
 static struct launch *free_arena(void)
@@ -520,10 +558,7 @@ static void on_daemon(u32 events)
 
 	if (writing && (events & OUT)) {
 		writing = 0;
-		for (u32 i = 0; i < nslots; i++)
-			if (slots[i].say)
-				speak(&slots[i]);
-		say_all();
+		speak_all();
 		watch(control, IN | (writing ? OUT : 0), 0, FROM_DAEMON, 3);
 	}
 	if (!(events & (IN | HUP)))
@@ -620,6 +655,14 @@ static int prepare(void)
 	return 0;
 }
 
+/* How long to wait for what happens: -1 is for ever. */
+static int patience(void)
+{
+	int left = hold_left();
+
+	return (starved || unwatched) && (left < 0 || left > STARVED_MS) ? STARVED_MS : left;
+}
+
 int launcher_main(int daemon)
 {
 	static struct epoll_event_ events[EVENTS];
@@ -628,10 +671,14 @@ int launcher_main(int daemon)
 	if (prepare())
 		return 1;
 	while (!ending || !all_ended()) {
-		i64 n = SYS(epoll_pwait, epoll, events, EVENTS, hold_left(), (void *)0, 8);
+		i64 n = SYS(epoll_pwait, epoll, events, EVENTS, patience(), (void *)0, 8);
 
 		for (i64 i = 0; i < n; i++)
 			handle(&events[i]);
+		if (unwatched)
+			watch_all();
+		if (starved)
+			speak_all();
 		if (hold_left() == 0)
 			end_everything();
 	}

@@ -1,6 +1,6 @@
 /*
- * What the launcher tells the daemon. Nothing here waits: what does not fit is
- * said when there is room.
+ * What the launcher tells the daemon. Nothing here waits: what does not fit, or
+ * finds no memory, is said when there is room.
  */
 #include "slot.h"
 
@@ -18,11 +18,21 @@ int send_reply(struct ck_reply *reply, const int *fds, u32 nfds)
 		message.controllen = sizeof(struct cmsghdr_) + ((nfds * sizeof(int) + 7) & ~7ul);
 	}
 	ret = SYS(sendmsg, control, &message, MSG_DONTWAIT_ | MSG_NOSIGNAL_);
-	if (ret == -EAGAIN_ && !writing) {
-		writing = 1;
-		watch(control, IN | OUT, 0, FROM_DAEMON, 3 /* EPOLL_CTL_MOD */);
+	switch (-ret) {
+	case EAGAIN_:
+		if (!writing) {
+			writing = 1;
+			watch(control, IN | OUT, 0, FROM_DAEMON, 3 /* EPOLL_CTL_MOD */);
+		}
+		return -1;
+	case ENOBUFS_: /* the kernel is short of memory, or of descriptors in flight: nothing tells when it is not */
+	case ENOMEM_:
+	case ETOOMANYREFS_:
+	case EINTR_:
+		starved = 1;
+		return -1;
 	}
-	return ret == -EAGAIN_ ? -1 : 0; /* any other error: the daemon is gone, which the loop sees */
+	return 0; /* any other error: the daemon is gone, which the loop sees */
 }
 
 /* All that a successor needs of a plugin; what has ended by then it is told next. */
@@ -62,7 +72,7 @@ void speak(struct slot *s)
 
 	if (ending)
 		s->say = 0;
-	if (control < 0) /* what is left to say is a successor's */
+	if (control < 0 || greeting) /* what is left to say is a successor's, once it knows who says it */
 		return;
 	r.pid = s->plugin_pid;
 	r.reaper = s->reaper_pid;

@@ -27,7 +27,7 @@ typedef long i64;
 /* errno values, signals and flags: asm-generic, the same on every port we build. */
 enum {
 	EPERM_ = 1, ENOENT_ = 2, EINTR_ = 4, E2BIG_ = 7, EAGAIN_ = 11, ENOMEM_ = 12, EACCES_ = 13, EBUSY_ = 16,
-	EEXIST_ = 17, ENOTDIR_ = 20, EINVAL_ = 22, EMFILE_ = 24, ENAMETOOLONG_ = 36, EPROTO_ = 71, EBADMSG_ = 74, ECANCELED_ = 125, EOWNERDEAD_ = 130,
+	EEXIST_ = 17, ENOTDIR_ = 20, EINVAL_ = 22, EMFILE_ = 24, ENOSPC_ = 28, ENAMETOOLONG_ = 36, EPROTO_ = 71, EBADMSG_ = 74, ENOBUFS_ = 105, ETOOMANYREFS_ = 109, ECANCELED_ = 125, EOWNERDEAD_ = 130,
 };
 enum { F_DUPFD_CLOEXEC_ = 1030 };
 enum { SIGKILL_ = 9, SIGCHLD_ = 17 };
