@@ -73,14 +73,25 @@ func tryUID(dir string, uid uint32) (*lease, error) {
 		return nil, err
 	}
 	err = lockUID(f, uid, unix.F_WRLCK)
-	if err == nil {
+	if err == nil && !uidLives(uid) && !uidLives(uid+1) {
 		return &lease{uid: uid, file: f}, nil
+	}
+	if err == nil {
+		return nil, (&lease{uid: uid, file: f}).release()
 	}
 	_ = f.Close() // nothing was locked
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
 		return nil, nil //nolint:nilnil // said above
 	}
 	return nil, fmt.Errorf("cannot lock a uid: %w", err)
+}
+
+// uidLives says whether a process of a uid is left, be it a dead one that nobody
+// has reaped. A keeper that is killed takes its locks along, and what dies with it
+// dies a little later; where no process has the uid the kernel knows at once.
+func uidLives(uid uint32) bool {
+	_, err := unix.Getpriority(unix.PRIO_USER, int(uid))
+	return !errors.Is(err, unix.ESRCH)
 }
 
 // lockUID locks, or unlocks, the pair that begins with uid.
