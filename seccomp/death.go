@@ -67,6 +67,10 @@ func (d Death) Native() bool { return d.Arch == AuditArch && Known(d.NR) }
 // them than are read; Next then goes on with what is left.
 type Deaths struct{ file *os.File }
 
+// deathsRoom is for the records that wait to be read, in bytes of the kernel's: some
+// thousands of them.
+const deathsRoom = 4 << 20
+
 // firstPIDNamespace is the inode of the first pid namespace, the same on every
 // kernel (PROC_PID_INIT_INO of linux/proc_ns.h).
 const firstPIDNamespace = 0xEFFFFFFC
@@ -97,6 +101,8 @@ func OpenDeaths() (*Deaths, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the kernel's audit: %w", err)
 	}
+	// Best effort: as it is there is room for some two hundred records.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, deathsRoom)
 	// Before it is bound, so that no other record is ever queued.
 	err = onlySeccomp(fd)
 	if err == nil {
