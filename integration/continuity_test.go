@@ -509,3 +509,39 @@ func TestBudgetsCountOn(t *testing.T) {
 	}
 	d.quarantined("wild")
 }
+
+// TestDegradedStaysDegraded: what a plugin owes of its objective is owed when its
+// daemon was killed, and when it was upgraded.
+func TestDegradedStaysDegraded(t *testing.T) {
+	d := continuityDaemon(t)
+	d.profile("promises", "extends = [\"builtin:static\"]\n[slo]\nobjective = \"90%\"\nlatency = \"1ms\"\nmin_calls = 5\nburn_rate = 2\nessential = [\"ping\"]\n")
+	dir := bundle(t, "slow", "cordon", map[string]string{"main.c": socketProgram}, "./main")
+	if out, err := exec.Command("gcc", "-O1", "-static", "-o", dir+"/main", dir+"/main.c").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	d.must("install", dir, "--profile", "promises")
+	d.must("start", "slow")
+	pid := d.pids()["slow"]
+	for range 5 {
+		d.must("call", "slow", "slow")
+	}
+	degraded := func(when string) {
+		t.Helper()
+		var i control.Inspection
+		d.json(&i, "inspect", "slow")
+		if i.Status.Degraded == nil || i.Status.Objective == nil || i.Status.Objective.Bad < 5 || i.Status.PID != pid {
+			t.Errorf("%s: %+v, %+v, process %d after %d", when, i.Status.Degraded, i.Status.Objective, i.Status.PID, pid)
+		}
+		if _, err := d.cordon("call", "slow", "slow"); err == nil || !strings.Contains(err.Error(), "it is degraded, and serves only ping") {
+			t.Errorf("%s it was called: %v", when, err)
+		}
+	}
+	degraded("at first")
+	d.kill()
+	d.start()
+	degraded("after a kill")
+	if out, err := d.upgrade(d.program); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	degraded("after an upgrade")
+}

@@ -287,9 +287,7 @@ func judgeCall(err error, took time.Duration) (o outcome, reason string) {
 // circuitChanged records that a circuit of a run opened or closed.
 func (p *plugin) circuitChanged(c control.Circuit) {
 	p.box.post(message{do: func() {
-		for _, run := range p.runs() {
-			p.writeBook(run)
-		}
+		p.writeBooks()
 		if !p.budget.take(p.clock.Now()) {
 			return
 		}

@@ -59,6 +59,8 @@ type session struct {
 	Hello  json.RawMessage `json:"hello,omitempty"`
 	// Circuits are those that are not simply closed.
 	Circuits []keptCircuit `json:"circuits,omitempty"`
+	// Budget is what has become of its objective.
+	Budget *keptBudget `json:"budget,omitempty"`
 }
 
 // book makes what a successor is told of a plugin that is about to start; nil
@@ -102,8 +104,15 @@ func (p *plugin) writeBook(run *running) {
 	run.booking.Lock()
 	defer run.booking.Unlock()
 	p.logFailure("write down what another cordond would go on with", k.Book().Say(session{
-		Digest: run.digest, Policy: run.plan().PolicyDigest(), Hello: helloOf(run), Circuits: run.breaker.kept(),
+		Digest: run.digest, Policy: run.plan().PolicyDigest(), Hello: helloOf(run), Circuits: run.breaker.kept(), Budget: p.objective.kept(),
 	}))
+}
+
+// writeBooks is writeBook for all that runs. It runs in the actor.
+func (p *plugin) writeBooks() {
+	for _, run := range p.runs() {
+		p.writeBook(run)
+	}
 }
 
 // loosen has what is closed here be closed for the plugin: it is to end.
@@ -268,6 +277,7 @@ func (p *plugin) adopt(left *launch.Left) error {
 	run.adopted, run.listening, run.data = true, room, req.Data != ""
 	run.judge.Recall(req.Past)
 	run.breaker.restore(said.Circuits)
+	p.objective.restore(said.Budget, req.Plan.SLO)
 	hello := said.Hello
 	run.hello.Store(&hello)
 	if digest := proc.PlanDigest(); digest != p.record.PlanDigest {
@@ -347,6 +357,9 @@ func (r *running) outOfStep() bool {
 func (p *plugin) goOn() {
 	run := p.run
 	run.objective = p.objective
+	if p.objective.now(p.clock.Now()) != nil {
+		p.box.post(message{do: p.lookAgain})
+	}
 	if run.caps != nil {
 		run.caps.Open(p.record.PlanDigest, p.decisions(p.record.Decisions))
 		run.listening.Serve(connections{run.caps})

@@ -117,8 +117,10 @@ type objective struct {
 	mu     sync.Mutex
 	rules  plan.Objective
 	budget errorBudget
-	// changed is told when the plugin degrades or recovers; it must not wait.
+	// changed is told when the plugin degrades or recovers, turned when a new slot
+	// of the window begins; they must not wait.
 	changed func(d *control.Degraded)
+	turned  func()
 }
 
 // follow takes new rules; what was counted under others is forgotten.
@@ -145,8 +147,11 @@ func (o *objective) shown() *control.Degraded {
 
 // settle takes the next budget; o.mu is held.
 func (o *objective) settle(next errorBudget) {
-	was := o.budget.degraded
+	was, until := o.budget.degraded, o.budget.until
 	o.budget = next
+	if !next.until.Equal(until) {
+		o.turned()
+	}
 	if was.IsZero() != next.degraded.IsZero() {
 		o.changed(o.shown())
 	}
@@ -213,6 +218,47 @@ func (o *objective) status(now time.Time) *control.Objective {
 	}
 }
 
+// keptBudget is an objective as a daemon writes it down for the next.
+type keptBudget struct {
+	Rules    plan.Objective `json:"rules"`
+	Slots    [][2]int       `json:"slots"` // good and bad calls, newest last
+	Until    time.Time      `json:"until"`
+	Degraded time.Time      `json:"degraded,omitzero"`
+	Reason   string         `json:"reason,omitempty"`
+}
+
+// kept is what there is to write down; nil without an objective.
+func (o *objective) kept() *keptBudget {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.rules.Set() {
+		return nil
+	}
+	k := &keptBudget{Rules: o.rules, Until: o.budget.until, Degraded: o.budget.degraded, Reason: o.budget.reason}
+	for _, s := range o.budget.slots {
+		k.Slots = append(k.Slots, [2]int{s.good, s.bad})
+	}
+	return k
+}
+
+// restore goes on with what an earlier daemon wrote down, under the same rules:
+// nobody is told anew of what was so before.
+func (o *objective) restore(k *keptBudget, rules plan.Objective) {
+	if k == nil || !rules.Set() || !k.Rules.Equal(rules) || len(k.Slots) != slots {
+		return
+	}
+	b := errorBudget{until: k.Until, degraded: k.Degraded, reason: k.Reason}
+	for i, s := range k.Slots {
+		if s[0] < 0 || s[1] < 0 {
+			return
+		}
+		b.slots[i] = slot{s[0], s[1]}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.rules, o.budget = rules, b
+}
+
 // judgeGood says whether a call was good for an objective. What only the caller
 // is to blame for says nothing: that it gave up early, or what it asked.
 func judgeGood(err error, took time.Duration, rules plan.Objective) outcome {
@@ -242,7 +288,9 @@ func judgeGood(err error, took time.Duration, rules plan.Objective) outcome {
 }
 
 // newObjective makes the plugin's, without rules yet.
-func (p *plugin) newObjective() *objective { return &objective{changed: p.degradedOrNot} }
+func (p *plugin) newObjective() *objective {
+	return &objective{changed: p.degradedOrNot, turned: func() { p.box.post(message{do: p.writeBooks}) }}
+}
 
 // degradedOrNot tells everyone whom it concerns; it does not wait. While it is
 // degraded it is looked at again, for nobody may call.
@@ -257,6 +305,7 @@ func (p *plugin) degradedOrNot(d *control.Degraded) {
 			}
 			p.lookAgain()
 		}
+		p.writeBooks()
 		p.auditEvent(ev)
 		p.shared.degraded(p.name, d != nil)
 	}})

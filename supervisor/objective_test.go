@@ -202,3 +202,69 @@ func TestDegraded(t *testing.T) {
 		t.Errorf("after it recovered: %v", err)
 	}
 }
+
+// TestBudgetsAreHandedOver: what a daemon writes down of an error budget holds for
+// the next, if the rules are the same; what makes no sense begins anew.
+func TestBudgetsAreHandedOver(t *testing.T) {
+	rules := plan.Objective{Objective: 900, Window: time.Hour, BurnRate: 2, MinCalls: 10}
+	turns := 0
+	made := func() *objective {
+		return &objective{changed: func(*control.Degraded) {}, turned: func() { turns++ }}
+	}
+	before := made()
+	if before.kept() != nil {
+		t.Error("without an objective something is written down")
+	}
+	before.follow(rules)
+	now := epoch
+	for i := range 20 {
+		now = now.Add(time.Second)
+		err := error(nil)
+		if i%2 == 0 {
+			err = &ipc.RPCError{Code: ipc.CodeInternal}
+		}
+		before.count(now, err, time.Millisecond)
+	}
+	if before.now(now) == nil || turns != 1 {
+		t.Fatalf("degraded: %v, after %d turns", before.now(now), turns)
+	}
+	for i := range 3 { // each sixtieth of the window is written down
+		before.now(now.Add(time.Duration(i) * rules.Window / slots))
+	}
+	if turns != 3 {
+		t.Errorf("written down %d times", turns)
+	}
+	text, err := json.Marshal(before.kept())
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := func() (k keptBudget) {
+		t.Helper()
+		if err := json.Unmarshal(text, &k); err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	k := said()
+	after := made()
+	after.restore(&k, rules)
+	after.follow(rules) // as the actor does, and forgets nothing
+	was, is := before.status(now), after.status(now)
+	if *was != *is || after.now(now) == nil || after.now(now).Reason != before.now(now).Reason {
+		t.Errorf("before: %+v, %v; after: %+v, %v", was, before.now(now), is, after.now(now))
+	}
+	for name, spoil := range map[string]func(*keptBudget){
+		"other rules":         func(k *keptBudget) { k.Rules.Window *= 2 },
+		"too few slots":       func(k *keptBudget) { k.Slots = k.Slots[1:] },
+		"fewer than no calls": func(k *keptBudget) { k.Slots[7][1] = -5 },
+	} {
+		k := said()
+		spoil(&k)
+		o := made()
+		o.restore(&k, rules)
+		o.follow(rules)
+		if st := o.status(now); st.Calls != 0 || o.now(now) != nil {
+			t.Errorf("%s: %+v", name, st)
+		}
+	}
+}

@@ -103,6 +103,7 @@ func (p *plugin) written(ctx context.Context) error {
 			done <- errors.New("its state cannot be saved")
 			return
 		}
+		p.writeBooks()
 		done <- nil
 	}})
 	if !posted {
