@@ -324,6 +324,44 @@ func (c *chaos) amidUpgrade(deeds int64, spin time.Duration) {
 	load.end()
 }
 
+// amidSwap has a plugin's process replaced by another under load, and kills the
+// daemon, its keeper or a process of the two at some moment of that, or lets it be
+// done.
+func (c *chaos) amidSwap(deeds int64, spin time.Duration) {
+	c.t.Helper()
+	name := chaosPlugins[c.rand.IntN(len(chaosPlugins))]
+	victim := []string{"", "", "cordond", "cordond", "cordon-keeper", "cordon-reaper", "main"}[c.rand.IntN(7)]
+	load := c.load()
+	load.after(deeds, 0)
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		client, err := control.Dial(c.t.Context(), c.dir+"/run/cordon.sock")
+		if err != nil {
+			return
+		}
+		defer func() { _ = client.Close() }()
+		ctx, cancel := context.WithTimeout(c.t.Context(), patience())
+		defer cancel()
+		_, _ = client.Swap(ctx, control.SwapParams{Name: name, Drain: 5 * time.Second}) // the load may be restarting it
+	}()
+	if victim != "" {
+		select {
+		case <-time.After(spin):
+		case <-over:
+		}
+	}
+	switch victim {
+	case "":
+	case "cordond":
+		c.kill()
+	default:
+		c.killOne(victim)
+	}
+	<-over
+	load.end()
+}
+
 // bothAtOnce kills the daemon and its keeper together, so that nobody is left
 // who could hold or end a plugin but its reaper.
 func (c *chaos) bothAtOnce(deeds int64, spin time.Duration) {

@@ -81,6 +81,8 @@ type chaos struct {
 	// adopted counts the plugins that a daemon went on with; fds what one holds
 	// when nothing runs.
 	adopted, fds int
+	// swapped counts the processes that took another's place.
+	swapped int
 	// still says that the wild plugin was left standing still by nobody knows whom.
 	still bool
 }
@@ -90,7 +92,7 @@ type chaos struct {
 var chaosPointKinds = []string{
 	"cordond", "cordond", "cordond", "cordond", "cordon-keeper", "cordon-keeper", "cordon-reaper", "cordon-reaper", "main", "main",
 	"torn write", "torn write", "full disk", "no descriptors", "clock jump", "clock jump", "taken call", "taken call", "half a frame in", "half a frame out",
-	"upgrade", "upgrade", "cordond and keeper", "standing still",
+	"upgrade", "upgrade", "swap", "swap", "cordond and keeper", "standing still",
 }
 
 // TestChaos kills a process of a loaded daemon at a random point, or takes its
@@ -122,7 +124,10 @@ func TestChaos(t *testing.T) {
 			t.Fatalf("at point %d of CORDON_CHAOS_SEED=%d", c.point, seed)
 		}
 	}
-	t.Logf("what happened: %v; %d times a plugin was gone on with", c.seen, c.adopted)
+	t.Logf("what happened: %v; %d times a plugin was gone on with, %d times its process was replaced", c.seen, c.adopted, c.swapped)
+	if c.seen["swap"] >= 20 && c.swapped == 0 {
+		t.Error("no process ever took another's place")
+	}
 	if c.seen["cordond"] >= 20 && c.adopted == 0 {
 		t.Error("no daemon ever went on with what another left")
 	}
@@ -194,6 +199,8 @@ func (c *chaos) once() {
 		c.clockJump(deeds)
 	case "upgrade":
 		c.amidUpgrade(deeds, 100*spin)
+	case "swap":
+		c.amidSwap(deeds, 20*spin)
 	case "cordond and keeper":
 		c.bothAtOnce(deeds, spin)
 	case "standing still":
@@ -419,6 +426,8 @@ func (c *chaos) readAudit() {
 			c.held[e.Plugin] = false
 		case "adopted":
 			c.adopted++
+		case "swapped":
+			c.swapped++
 		}
 	}
 }
