@@ -93,7 +93,7 @@ type reference struct {
 // isOf says whether an event is one of the process beside.
 func (m *reference) isOf(ev event) bool {
 	switch ev.Kind {
-	case evSpawned:
+	case evSpawned, evPlaced:
 		return m.swap == 1
 	case evReady, evDisconnected, evExited, evUnhealthy, evDrained:
 		return m.swap == 2

@@ -245,6 +245,10 @@ func (p *plugin) intend(m message) {
 		if active || !m.hold {
 			p.record.Held = m.hold
 		}
+	case evShutdown:
+		if p.draining != "" && p.state.Phase == control.Running { // it was about to leave, and to be started again
+			p.record.Held = true
+		}
 	}
 }
 

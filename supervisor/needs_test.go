@@ -270,6 +270,40 @@ func TestDrained(t *testing.T) {
 	}
 }
 
+// TestDrainedByTheDaemonsEnd: what answers its last calls because what it needs
+// has crashed is started again with that, also if the daemon ends meanwhile.
+func TestDrainedByTheDaemonsEnd(t *testing.T) {
+	f := newFamily(t, map[string]manifest.Needs{"a": requires("~b")}, "a", "b")
+	f.do(f.Start, "a")
+	<-f.connector.made
+	conn := <-f.connector.made
+	began, answer := make(chan struct{}), make(chan struct{})
+	conn.call = func(context.Context, string) (json.RawMessage, error) {
+		close(began)
+		<-answer
+		return json.RawMessage(`1`), nil
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = f.Call(context.Background(), control.CallParams{Name: "a", Method: "m"})
+	}()
+	<-began
+	f.proc("b").end(exitStatus(1))
+	until(t, "a takes no more calls", func() bool { return f.of("a").Draining != "" })
+	f.close()
+	close(answer)
+	<-done
+	f.open()
+	f.watch()
+	f.StartEnabled()
+	if st := f.of("a"); st.State != control.Stopped || !strings.Contains(st.Waits, "a requires b") {
+		t.Errorf("a: %+v", st)
+	}
+	f.do(f.Start, "b")
+	f.until("a", control.Running)
+}
+
 // TestDependantsLeaveFirst: when the daemon ends.
 func TestDependantsLeaveFirst(t *testing.T) {
 	f := newFamily(t, map[string]manifest.Needs{"a": requires("b"), "b": requires("c")}, "a", "b", "c")

@@ -468,7 +468,7 @@ func (p *plugin) updateRecord() {
 func (p *plugin) save() {
 	p.updateRecord()
 	p.unsaved = true
-	if err := p.store.Put(p.record); err != nil {
+	if err := p.put(p.record); err != nil {
 		p.logger.Error("cannot save the state; it will be tried again", "plugin", p.name, "err", err)
 		p.saveLater()
 		return

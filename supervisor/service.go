@@ -49,6 +49,11 @@ func (s *Supervisor) tell(ctx context.Context, by control.Caller, name string, m
 
 // Start implements control.Service.
 func (s *Supervisor) Start(ctx context.Context, by control.Caller, p control.NameParams) (control.Status, error) {
+	leave, err := s.admit("start", p.Name)
+	if err != nil {
+		return control.Status{}, err
+	}
+	defer leave()
 	return s.startWith(ctx, by, p.Name)
 }
 
@@ -59,6 +64,11 @@ func (s *Supervisor) Stop(ctx context.Context, by control.Caller, p control.Name
 
 // Restart implements control.Service.
 func (s *Supervisor) Restart(ctx context.Context, by control.Caller, p control.NameParams) (control.Status, error) {
+	leave, err := s.admit("restart", p.Name)
+	if err != nil {
+		return control.Status{}, err
+	}
+	defer leave()
 	return s.stopWith(ctx, by, p.Name, evRestart)
 }
 

@@ -75,6 +75,9 @@ func (p *plugin) stage(run uint64, name string) { p.stages.next(run, name, p.clo
 
 // notReady is why a start took too long: ev has the stage that was not over.
 func notReady(s lifecycle, ev event, p plan.Lifecycle) string {
+	if ev.Reason == stagePlace {
+		return fmt.Sprintf("no place among the %d plugins that are started at once was free within %v", maxStarting, placeTime)
+	}
 	limit := startTime(p)
 	if s.Process == alive {
 		limit += p.WarmUp

@@ -90,6 +90,7 @@ func (p *plugin) startWalk(ctx context.Context, number uint64, r store.Record, r
 	if err != nil {
 		return &stepError{"wait for a free place", err}
 	}
+	p.box.post(message{event: event{Kind: evPlaced, Run: number}})
 	run, err := p.bringUp(ctx, number, r, nil)
 	leave()
 	if err != nil {

@@ -72,6 +72,11 @@ func (s *Supervisor) Swap(ctx context.Context, by control.Caller, params control
 	if err != nil {
 		return control.Status{}, err
 	}
+	leave, err := s.admit("swap", params.Name)
+	if err != nil {
+		return control.Status{}, err
+	}
+	defer leave()
 	to := p.shown.Load().record
 	if params.Profile != "" {
 		to.Profile = params.Profile
@@ -238,6 +243,7 @@ func (p *plugin) swapWalk(ctx context.Context, number uint64, w swap) error {
 	if err != nil {
 		return &stepError{"wait for a free place", err}
 	}
+	p.box.post(message{event: event{Kind: evPlaced, Run: number}})
 	run, err := p.bringUp(ctx, number, w.to, &w)
 	leave()
 	if err != nil {

@@ -42,7 +42,7 @@ func (w swapping) isOf(ev event) bool {
 		return false
 	}
 	switch ev.Kind {
-	case evSpawned:
+	case evSpawned, evPlaced:
 		return w.Process == launching
 	case evReady, evDisconnected, evExited, evUnhealthy, evDrained:
 		return w.Process == alive
@@ -66,12 +66,17 @@ func beginSwap(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) {
 		return s, refuse(ev, "the process before has not ended yet", "cordon events NAME")
 	}
 	s.Swap = swapping{Process: launching, Run: max(s.Run, s.Swap.Run) + 1, Drain: ev.Drain}
-	return arm(s, startTime(p), []action{{Kind: actTellSwap, Name: "swapping"}, {Kind: actPublish}, {Kind: actLaunchBeside}})
+	return arm(s, placeTime, []action{{Kind: actTellSwap, Name: "swapping"}, {Kind: actPublish}, {Kind: actLaunchBeside}})
 }
 
 // whenBeside answers an event of the process that is not the plugin's.
 func whenBeside(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) {
 	switch ev.Kind {
+	case evPlaced:
+		if s.Swap.Part != coming {
+			return s, nil
+		}
+		return armRunning(s, startTime(p), nil)
 	case evSpawned:
 		s.Swap.Process = alive
 		if s.Swap.Part != coming { // given up too late to prevent it
@@ -154,7 +159,7 @@ func pressSwap(s lifecycle, _ event, p plan.Lifecycle) (lifecycle, []action) {
 	case s.Swap.Process == noProcess:
 		return s, nil
 	case s.Swap.Part == coming:
-		return giveUp(s, fmt.Sprintf("it was not ready within %v", startTime(p)))
+		return giveUp(s, fmt.Sprintf("it was not ready in time (timeout_start_sec %v, after %v at most for a place)", startTime(p), placeTime))
 	case s.Swap.Part == draining:
 		return dismiss(s, p)
 	case s.Swap.Stop == goodbyeSent && s.Swap.Process == alive:

@@ -17,6 +17,10 @@ const removed control.State = "removed"
 // killRetry is how long a kill may take before it is tried again.
 const killRetry = 5 * time.Second
 
+// placeTime is how long a start may wait for its place. Where a thousand plugins
+// start at once none of them is to blame for that.
+const placeTime = 5 * time.Minute
+
 // maxGoodbye bounds how long a plugin may take to leave by itself after the
 // goodbye; the rest of timeout_stop_sec is for SIGTERM.
 const maxGoodbye = time.Second
@@ -95,6 +99,7 @@ const (
 	evUnhealthy                     // it does not answer its watchdog, or says that it is not well
 	evSwap                          // an operator
 	evDrained                       // the process that a swap replaced has answered all it was asked
+	evPlaced                        // its start has a place among those that are made at once
 	eventKinds
 )
 
@@ -210,6 +215,8 @@ func stale(s lifecycle, ev event) bool {
 		return ev.Run != s.Run || s.Process != alive
 	case evDrained: // of what is beside; whenBeside has those
 		return true
+	case evPlaced:
+		return ev.Run != s.Run || s.Process != launching
 	case evStartFailed:
 		return ev.Run != s.Run || s.Process == noProcess
 	case evTimer:
@@ -244,7 +251,7 @@ func whenIdle(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) {
 		return s, nil
 	case evViolation:
 		return lateViolation(s, ev)
-	case evStop, evSpawned, evReady, evStartFailed, evDisconnected, evExited, evTimer, evUnhealthy, evDrained, eventKinds:
+	case evStop, evSpawned, evReady, evStartFailed, evDisconnected, evExited, evTimer, evUnhealthy, evDrained, evPlaced, eventKinds:
 		return s, nil
 	}
 	return s, nil
@@ -252,6 +259,8 @@ func whenIdle(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) {
 
 func whenStarting(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) {
 	switch ev.Kind {
+	case evPlaced: // what it takes from here on is its own doing
+		return arm(s, startTime(p), nil)
 	case evSpawned:
 		s.Process = alive
 		return arm(s, startTime(p)+p.WarmUp, nil)
@@ -320,7 +329,7 @@ func whenRunning(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) 
 		return beginSwap(s, ev, p)
 	case evTimer:
 		return pressSwap(s, ev, p)
-	case evStart, evSpawned, evReady, evStartFailed, evDrained, eventKinds:
+	case evStart, evSpawned, evReady, evStartFailed, evDrained, evPlaced, eventKinds:
 		return s, nil
 	}
 	return s, nil
@@ -360,7 +369,7 @@ func whenStopping(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action)
 		return s, refuse(ev, "it is stopping", "cordon stop NAME")
 	case evSwap:
 		return s, refuse(ev, "it is stopping", "cordon restart NAME")
-	case evReady, evDisconnected, evUnhealthy, evDrained, eventKinds:
+	case evReady, evDisconnected, evUnhealthy, evDrained, evPlaced, eventKinds:
 		return s, nil
 	}
 	return s, nil
@@ -385,7 +394,7 @@ func whenBackoff(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) 
 		return s, refuse(ev, "it waits to be restarted", "cordon stop NAME")
 	case evSwap:
 		return s, refuse(ev, "it waits to be restarted", "cordon restart NAME")
-	case evSpawned, evReady, evStartFailed, evDisconnected, evExited, evUnhealthy, evDrained, eventKinds:
+	case evSpawned, evReady, evStartFailed, evDisconnected, evExited, evUnhealthy, evDrained, evPlaced, eventKinds:
 		return s, nil
 	}
 	return s, nil
@@ -426,7 +435,7 @@ func whenQuarantined(s lifecycle, ev event) (lifecycle, []action) {
 		return arm(s, killRetry, []action{{Kind: actKill}})
 	case evViolation:
 		return s, []action{{Kind: actRecord}}
-	case evStop, evReady, evDisconnected, evUnhealthy, evDrained, eventKinds:
+	case evStop, evReady, evDisconnected, evUnhealthy, evDrained, evPlaced, eventKinds:
 		return s, nil
 	}
 	return s, nil
@@ -505,7 +514,7 @@ func launchNow(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) {
 	s.Run = max(s.Run, s.Swap.Run) + 1
 	s.Process = launching
 	s, acts := enter(s, ev, control.Starting, "", "starting")
-	return arm(s, startTime(p), append(acts, action{Kind: actLaunch}))
+	return arm(s, placeTime, append(acts, action{Kind: actLaunch}))
 }
 
 // startTime is timeout_start_sec; a plan without one gets systemd's 90 s.
@@ -659,7 +668,7 @@ func refuse(ev event, reason, hint string) []action {
 	switch ev.Kind {
 	case evStart, evStop, evRestart, evRelease, evRemove, evSwap:
 		return []action{{Kind: actRefuse, Reason: reason, Hint: hint}}
-	case evShutdown, evSpawned, evReady, evStartFailed, evDisconnected, evExited, evViolation, evTimer, evUnhealthy, evDrained, eventKinds:
+	case evShutdown, evSpawned, evReady, evStartFailed, evDisconnected, evExited, evViolation, evTimer, evUnhealthy, evDrained, evPlaced, eventKinds:
 		return nil
 	}
 	return nil

@@ -28,7 +28,7 @@ var testPolicy = plan.Lifecycle{
 }
 
 var (
-	eventNames  = []string{"start", "stop", "restart", "release", "remove", "shutdown", "spawned", "ready", "start-failed", "disconnected", "exited", "violation", "timer", "unhealthy", "swap", "drained"}
+	eventNames  = []string{"start", "stop", "restart", "release", "remove", "shutdown", "spawned", "ready", "start-failed", "disconnected", "exited", "violation", "timer", "unhealthy", "swap", "drained", "placed"}
 	actionNames = []string{"persist", "audit", "publish", "record", "launch", "cancel", "contain", "evidence", "goodbye", "term", "kill", "reap", "free", "arm", "refuse", "forget", "launch-beside", "switch", "tell", "bye-beside", "term-beside", "end-beside", "free-beside"}
 )
 
@@ -120,7 +120,7 @@ func everyEvent() []event {
 // eventsBeside are those of the process that a swap has beside the plugin's.
 func eventsBeside() []event {
 	all := slices.DeleteFunc(everyEvent(), func(ev event) bool {
-		return !slices.Contains([]eventKind{evSpawned, evReady, evStartFailed, evDisconnected, evExited, evUnhealthy, evDrained, evViolation}, ev.Kind)
+		return !slices.Contains([]eventKind{evPlaced, evSpawned, evReady, evStartFailed, evDisconnected, evExited, evUnhealthy, evDrained, evViolation}, ev.Kind)
 	})
 	for i := range all {
 		all[i].Run = 2
@@ -364,7 +364,7 @@ func FuzzTransition(f *testing.F) {
 	f.Add([]byte{0, 1, 6, 1, 7, 1, 33, 1, 0, 1, 3, 1, 0, 1})
 	f.Add([]byte{0, 0, 8, 0, 12, 1, 8, 0, 12, 1, 8, 0, 12, 1, 8, 0, 12, 1})
 	f.Add([]byte{0, 0, 6, 0, 7, 0, 2, 0, 12, 9, 12, 9, 10, 0, 5, 0})
-	f.Add([]byte{0, 0, 6, 0, 7, 0, 14, 0, 198, 0, 199, 0, 12, 1, 202, 0})
+	f.Add([]byte{0, 0, 6, 0, 7, 0, 14, 0, 210, 0, 211, 0, 12, 1, 214, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s := lifecycle{Phase: control.Stopped, Since: epoch}
 		now := epoch

@@ -92,6 +92,27 @@ func TestStart(t *testing.T) {
 	}
 }
 
+// TestStartAsksFew: whether others run is asked of those alone with which a start
+// could conflict, however many are installed.
+func TestStartAsksFew(t *testing.T) {
+	lines := []string{"a 1.0.0 requires b; conflicts y", "b 1.0.0", "x 1.0.0 conflicts b", "y 1.0.0", "z 1.0.0 conflicts nobody"}
+	for i := range 500 {
+		lines = append(lines, fmt.Sprintf("other-%d 1.0.0 requires b", i))
+	}
+	asked := map[string]bool{}
+	if _, err := New(plugins(lines...)).Start("a", func(n string) bool { asked[n] = true; return false }); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"x", "y"} {
+		if !asked[name] {
+			t.Errorf("%s was not asked", name)
+		}
+	}
+	if len(asked) > 4 {
+		t.Errorf("%d were asked", len(asked))
+	}
+}
+
 func TestStop(t *testing.T) {
 	g := New(plugins("a 1.0.0 requires b", "b 1.0.0 requires c", "c 1.0.0", "d 1.0.0 requires c", "e 1.0.0 wants c"))
 	for name, want := range map[string]string{"c": "a d b c", "b": "a b", "a": "a", "e": "e", "x": ""} {
