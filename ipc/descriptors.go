@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"runtime"
 	"slices"
@@ -248,8 +247,9 @@ type socketReader struct {
 	box  *inbox
 	oob  []byte
 	seen func() int64 // how many bytes of the stream were read before
-	// patient has a read wait in the kernel for a while: see await.
-	patient bool
+	// patient has a read wait in the kernel for a while: see await. One of a socket
+	// that the runtime does not poll always does.
+	patient, unpolled bool
 	// receive is what raw.Read runs, made once so that a read allocates nothing;
 	// head and the rest are its parameters and results.
 	receive func(fd uintptr) bool
@@ -262,7 +262,7 @@ type socketReader struct {
 // reader gives the function that reads the transport, and its socketReader,
 // where it is a socket.
 func (t Transport) reader(st *counters, box *inbox, seen func() int64) (func([]byte) (int, error), *socketReader) {
-	c, ok := t.R.(*net.UnixConn)
+	c, ok := t.R.(messenger)
 	if !ok {
 		return t.R.Read, nil
 	}
@@ -271,6 +271,7 @@ func (t Transport) reader(st *counters, box *inbox, seen func() int64) (func([]b
 		return t.R.Read, nil
 	}
 	s := &socketReader{raw: raw, st: st, box: box, seen: seen}
+	_, s.unpolled = c.(*socket)
 	// Without room for more than may come, the kernel closes the rest itself.
 	s.oob = make([]byte, unix.CmsgSpace(4*max(1, box.max)))
 	s.receive = s.receiveNow
@@ -290,7 +291,7 @@ func (s *socketReader) receiveNow(fd uintptr) bool {
 		case errno != unix.EAGAIN:
 			s.n, s.errno = 0, errno
 			return true
-		case waited || !s.patient || !await(fd):
+		case waited || !s.patient && !s.unpolled || !await(fd):
 			return false
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -265,7 +264,8 @@ func TestDescriptorsNotSent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := pair.R.(*net.UnixConn).File() //nolint:forcetypeassert // it is one
+	fd, err := unix.FcntlInt(uintptr(pair.R.(*socket).fd), unix.F_DUPFD_CLOEXEC, 0) //nolint:forcetypeassert // it is one
+	f := os.NewFile(uintptr(fd), "socket")
 	if err != nil {
 		t.Fatal(err)
 	}

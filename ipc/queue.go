@@ -3,7 +3,6 @@ package ipc
 import (
 	"context"
 	"fmt"
-	"net"
 	"sync"
 	"time"
 
@@ -31,7 +30,7 @@ type queue struct {
 	st      *counters
 	failed  func(error) // called once, without the lock, when writing failed
 
-	sock *net.UnixConn // what descriptors can be sent over; nil for none
+	sock messenger // what descriptors can be sent over; nil for none
 
 	journal *Journal
 
@@ -47,7 +46,7 @@ type queue struct {
 }
 
 func newQueue(t Transport, o Options, st *counters, failed func(error)) *queue {
-	sock, _ := t.W.(*net.UnixConn)
+	sock, _ := t.W.(messenger)
 	return &queue{
 		w: t.W, try: newTryWriter(t.W), framing: o.Framing, limits: o.Limits,
 		clock: o.Clock, st: st, failed: failed, sock: sock,

@@ -43,15 +43,30 @@ func PipeTransport(r, w *os.File) Transport { return Transport{R: r, W: w} }
 
 // FileTransport takes over the end of a socketpair(2), and closes f in any case.
 func FileTransport(f *os.File) (Transport, error) {
-	c, err := net.FileConn(f)
+	fd, err := duplicate(f)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return Transport{}, fmt.Errorf("cannot take over socket: %w", err)
 	}
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return Transport{}, errors.Join(errors.New("cannot take over socket: not a unix socket"), c.Close())
+	return socketTransport(fd)
+}
+
+// socketTransport takes over fd, and closes it if it fails.
+func socketTransport(fd int) (Transport, error) {
+	s, err := newSocket(fd)
+	if err != nil {
+		return Transport{}, errors.Join(fmt.Errorf("cannot take over socket: %w", err), unix.Close(fd))
 	}
-	return SocketTransport(u), nil
+	return Transport{R: s, W: s}, nil
+}
+
+// duplicate copies a file's descriptor, which the file keeps.
+func duplicate(f *os.File) (fd int, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	ctl := raw.Control(func(its uintptr) { fd, err = unix.FcntlInt(its, unix.F_DUPFD_CLOEXEC, 0) })
+	return fd, errors.Join(ctl, err)
 }
 
 // Socketpair makes both ends of a stream socket: the host's as a Transport,
@@ -62,7 +77,7 @@ func Socketpair() (host Transport, plugin *os.File, err error) {
 		return Transport{}, nil, fmt.Errorf("cannot make a socket pair: %w", err)
 	}
 	plugin = os.NewFile(uintptr(fds[1]), "plugin socket")
-	host, err = FileTransport(os.NewFile(uintptr(fds[0]), "host socket"))
+	host, err = socketTransport(fds[0])
 	if err != nil {
 		return Transport{}, nil, errors.Join(err, plugin.Close())
 	}

@@ -443,15 +443,16 @@ func program(argv ...string) starter {
 // socketpair returns the test's end and the other's.
 func socketpair(t *testing.T) (*net.UnixConn, *os.File) {
 	t.Helper()
-	ours, theirs, err := ipc.Socketpair()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, ok := ours.R.(*net.UnixConn)
-	if !ok {
-		t.Fatal("no unix socket")
+	ours := os.NewFile(uintptr(fds[0]), "socket")
+	conn, err := net.FileConn(ours)
+	if err = errors.Join(err, ours.Close()); err != nil {
+		t.Fatal(err)
 	}
-	return conn, theirs
+	return conn.(*net.UnixConn), os.NewFile(uintptr(fds[1]), "plugin socket")
 }
 
 // many starts one program that serves all vectors, each over a connection that

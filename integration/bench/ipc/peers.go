@@ -20,8 +20,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/wrapperspb"
-
-	"github.com/cordonhq/cordon/ipc"
 )
 
 // largest is the most bytes a peer takes in one message.
@@ -68,19 +66,20 @@ func serve(what string) {
 
 // process starts this program as the server of what, and returns its socket.
 func process(what string) (net.Conn, func(), error) {
-	host, theirs, err := ipc.Socketpair()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, err
+	}
+	host, theirs := os.NewFile(uintptr(fds[0]), "host"), os.NewFile(uintptr(fds[1]), "server")
+	c, err := net.FileConn(host)
+	if err = errors.Join(err, host.Close()); err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
 	}
 	cmd := exec.Command(os.Args[0], "serve", what)
 	cmd.ExtraFiles, cmd.Stderr = []*os.File{theirs}, os.Stderr
 	err = cmd.Start()
 	if err = errors.Join(err, theirs.Close()); err != nil {
 		return nil, nil, err
-	}
-	c, ok := host.R.(net.Conn)
-	if !ok {
-		return nil, nil, errors.New("no socket")
 	}
 	return c, func() { _ = c.Close(); _ = cmd.Wait() }, nil
 }
