@@ -121,6 +121,13 @@ bench-quotas: build ## Measure what attacks cost a neighbour, and how fast an OO
 	@$(PURE) -o .build/bench-quotas ./integration/bench/quotas
 	@.build/bench-quotas
 
+.PHONY: bench-quotas-vm
+bench-quotas-vm: build ## Measure the same on Debian's 6.1 and 6.12 kernels, by the guests' own clocks
+	@.ci/setup vm
+	@mkdir -p .build
+	@$(PURE) -o .build/vmrun ./integration/vm
+	@.build/vmrun -bench '-kills 5 -calls 100 -rounds 3'
+
 bench-profiles: need-go ## Measure what reading, resolving and planning a profile takes
 	@mkdir -p .build
 	@$(PURE) -o .build/bench-profiles ./integration/bench/profiles

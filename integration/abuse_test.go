@@ -7,9 +7,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cordonhq/cordon/supervisor/control"
 	"github.com/cordonhq/cordon/supervisor/violation"
@@ -46,6 +49,10 @@ const (
 	// could not wait.
 	memorySlack = 4 << 20
 	abusePids   = 24
+
+	abuseData        = 8 << 20
+	abuseInodes      = 300
+	abuseDescriptors = 200
 )
 
 // abuse is one attack and what it must run into. Which of the limits of memory
@@ -56,6 +63,8 @@ type abuse struct {
 	limit  int64
 	meets  string // what it says itself, where nobody is told: errno and count
 	most   int64  // of that count
+	// fills is what it uses up where nothing tells of it, as the host sees it.
+	fills func(pid int) bool
 }
 
 var abuses = []abuse{
@@ -64,10 +73,10 @@ var abuses = []abuse{
 	{attack: "anonymous", wall: violation.Memory, limit: abuseMemory},
 	{attack: "tmpfs", wall: violation.Memory, limit: abuseMemory},
 	{attack: "kernel", wall: violation.Memory, limit: abuseMemory},
-	{attack: "cache", meets: "ENOSPC", most: 8 << 20},
-	{attack: "disk", meets: "ENOSPC", most: 8 << 20},
-	{attack: "inodes", meets: "ENOSPC", most: 300},
-	{attack: "descriptors", meets: "EMFILE", most: 200},
+	{attack: "cache", meets: "ENOSPC", most: abuseData},
+	{attack: "disk", meets: "ENOSPC", most: abuseData},
+	{attack: "inodes", meets: "ENOSPC", most: abuseInodes},
+	{attack: "descriptors", meets: "EMFILE", most: abuseDescriptors},
 	{attack: "cpu"},
 }
 
@@ -137,7 +146,13 @@ func TestStressStaysInsideItsQuota(t *testing.T) {
 		{abuse{attack: "stress-pthread", wall: violation.Pids, limit: abusePids}, []string{"--pthread", "2", "--pthread-max", "256"}},
 		{abuse{attack: "stress-vm", wall: violation.Memory, limit: abuseMemory}, []string{"--vm", "2", "--vm-bytes", "256m", "--vm-keep"}},
 		{abuse{attack: "stress-cpu"}, []string{"--cpu", "4"}},
+		{abuse{attack: "stress-hdd", fills: diskIsFull}, []string{"--hdd", "2", "--hdd-bytes", "64m"}},
+		{abuse{attack: "stress-dentry", fills: inodesAreUsedUp}, []string{"--dentry", "2", "--dentries", "4096"}},
+		{abuse{attack: "stress-open", fills: descriptorsAreUsedUp}, []string{"--open", "2"}},
 	} {
+		if slow && c.fills != nil { // ours run everywhere, and these in make bench-quotas-vm
+			continue
+		}
 		t.Run(c.attack, func(t *testing.T) {
 			d := d.in(t)
 			argv := append([]string{stress, "--temp-path", "/data", "--timeout", "0"}, c.args...)
@@ -177,8 +192,51 @@ func (a abuse) met(d *daemon) bool {
 		}
 		return true
 	}
+	if a.fills != nil {
+		return slices.ContainsFunc(d.members(a.attack), a.fills)
+	}
 	// Throttled: it wanted more time than it got.
 	return d.throttled(a.attack) > 0
+}
+
+// members are the processes in a plugin's group.
+func (d *daemon) members(plugin string) (pids []int) {
+	for _, file := range d.cgroupFiles(d.group(plugin), "cgroup.procs") {
+		text, _ := os.ReadFile(file)
+		for line := range strings.Lines(string(text)) {
+			if pid, err := strconv.Atoi(strings.TrimSpace(line)); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+// data is the file system of a process's /data. The first process of a plugin's
+// namespace has another view, without it.
+func data(pid int) (fs unix.Statfs_t) {
+	_ = unix.Statfs(fmt.Sprintf("/proc/%d/root/data", pid), &fs)
+	return fs
+}
+
+// diskIsFull says whether a plugin's data takes no more, and is no larger than it
+// may be.
+func diskIsFull(pid int) bool {
+	fs := data(pid)
+	size := int64(fs.Blocks) * fs.Bsize // #nosec G115 -- some MiB
+	return size > 0 && size <= abuseData && fs.Bfree == 0
+}
+
+// inodesAreUsedUp is the same for numbers of files.
+func inodesAreUsedUp(pid int) bool {
+	fs := data(pid)
+	return fs.Files > 0 && fs.Files <= abuseInodes && fs.Ffree == 0
+}
+
+// descriptorsAreUsedUp is the same for open files.
+func descriptorsAreUsedUp(pid int) bool {
+	open, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	return len(open) == abuseDescriptors
 }
 
 // group is the name of the group that a plugin runs in, empty while it does not.

@@ -2,7 +2,7 @@
 // it boots each in QEMU with a root made of this checkout's test binaries and
 // this host's own packages, and prints go test's events for what ran there.
 //
-//	vm [-kernel 6.1,6.12] [-run REGEXP] [-tier PART] [-together yes|no] [-dir .build/vm]
+//	vm [-kernel 6.1,6.12] [-run REGEXP] [-tier PART] [-together yes|no] [-dir .build/vm] [-bench ARGUMENTS]
 //
 // It is run from the top of the checkout, on Debian or its kin, and needs
 // qemu-system-x86, apt-get and dpkg (.ci/setup vm installs what is missing).
@@ -43,6 +43,9 @@ type options struct {
 	timeout time.Duration // of each tier
 	// together boots all kernels at the same time.
 	together bool
+	// bench are arguments of integration/bench/quotas, which then runs in place of
+	// the tests.
+	bench string
 }
 
 func main() {
@@ -55,6 +58,7 @@ func main() {
 	flag.StringVar(&o.run, "run", "", "run only the tests that match, as go test does")
 	flag.StringVar(&o.only, "tier", "", "run only the tiers whose name contains this")
 	flag.DurationVar(&o.timeout, "timeout", 20*time.Minute, "how long one tier may take")
+	flag.StringVar(&o.bench, "bench", "", "run bench-quotas with these arguments in place of the tests, and print what it says")
 	together := flag.String("together", "auto", "boot all kernels at the same time: yes, no, or auto, where the machine has the memory")
 	flag.Parse()
 	o.kernels = strings.Split(*list, ",")
@@ -102,7 +106,7 @@ func run(ctx context.Context, o options) error {
 	var guests sync.WaitGroup
 	for i, name := range o.kernels {
 		guest := func() {
-			if err := runKernel(ctx, name, images[name], root, accel); err != nil {
+			if err := runKernel(ctx, o, name, images[name], root, accel); err != nil {
 				failed[i] = fmt.Errorf("%s: %w", name, err)
 				say("%s: FAIL: %s", name, firstLine(err))
 			}
@@ -213,7 +217,7 @@ func prepare(ctx context.Context, o options) (images map[string]*image, root str
 }
 
 // runKernel boots one kernel with the root and prints what its tests say.
-func runKernel(ctx context.Context, name string, k *image, root, accel string) error {
+func runKernel(ctx context.Context, o options, name string, k *image, root, accel string) error {
 	say("%s: booting %s with -accel %s", name, k.release, accel)
 	m := machine{kernel: k.vmlinuz, disk: root, accel: accel, log: filepath.Join(filepath.Dir(root), "console-"+name+".log")}
 	said, err := os.Create(filepath.Join(filepath.Dir(root), "said-"+name+".log"))
@@ -222,6 +226,10 @@ func runKernel(ctx context.Context, name string, k *image, root, accel string) e
 	}
 	defer said.Close()
 	v := newVerdict(name, stdout, said)
+	if o.bench != "" {
+		v.out = io.Discard
+		v.tell = func(text string) { _, _ = fmt.Fprintln(stdout, benchLine(name, text)) }
+	}
 	v.compile = func(words string) { remember(filepath.Dir(root), words) }
 	file := filepath.Join(filepath.Dir(root), "escape-"+name+".txt")
 	_ = os.Remove(file) // an earlier run's

@@ -220,15 +220,21 @@ func outageRoot(ctx context.Context, dir string, k *image) (string, error) {
 	if err := os.WriteFile(built+"/main.c", []byte(outageProgram), 0o600); err != nil {
 		return "", err
 	}
-	for _, argv := range [][]string{
-		append(append([]string{"go", "build"}, static("")...), "-o", built+"/cordond", "./cmd/cordond"),
-		append(append([]string{"go", "build"}, static("")...), "-o", built+"/cuts", "./integration/vm/cuts"),
-		append(append([]string{"go", "build"}, static("")...), "-o", built+"/init", "./integration/vm/guest"),
-		{"gcc", "-O1", "-static", "-o", built + "/main", built + "/main.c"},
+	for name, p := range map[string]struct {
+		way
+		pkg string
+	}{
+		"cordond": {way{cgo: true}, "./cmd/cordond"}, "cuts": {way{}, "./integration/vm/cuts"}, "init": {way{}, "./integration/vm/guest"},
 	} {
-		if _, err := output(command(ctx, argv[0], argv[1:]...)); err != nil {
+		flags, env := p.static()
+		cmd := command(ctx, "go", append(append([]string{"build"}, flags...), "-o", built+"/"+name, p.pkg)...)
+		cmd.Env = env
+		if _, err := output(cmd); err != nil {
 			return "", err
 		}
+	}
+	if _, err := output(command(ctx, "gcc", "-O1", "-static", "-o", built+"/main", built+"/main.c")); err != nil {
+		return "", err
 	}
 	a, err := newStage(filepath.Join(dir, "stage"))
 	if err != nil {

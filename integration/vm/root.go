@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -24,9 +25,24 @@ const (
 	tests = "/tests"
 )
 
-// static is how test binaries are built: they bring no library.
-func static(tags string) []string {
-	return []string{"-trimpath", "-tags", strings.TrimSpace("netgo osusergo " + tags), "-ldflags", "-s -w -linkmode external -extldflags -static"}
+// way is how a test binary is built.
+type way struct {
+	tags string
+	cgo  bool
+}
+
+// static is its flags and environment: test binaries bring no library.
+func (w way) static() (flags, env []string) {
+	link, cgo := "-s -w", "CGO_ENABLED=0"
+	if w.cgo {
+		link, cgo = "-s -w -linkmode external -extldflags -static", "CGO_ENABLED=1"
+	}
+	return []string{"-trimpath", "-tags", strings.TrimSpace("netgo osusergo " + w.tags), "-ldflags", link}, append(os.Environ(), cgo)
+}
+
+// dir is where test binaries built in this way go first.
+func (w way) dir(built string) string {
+	return filepath.Join(built, fmt.Sprintf("tests-%s-%t", w.tags, w.cgo))
 }
 
 // buildRoot makes the disk that every kernel mounts as its root: what is
@@ -65,6 +81,9 @@ func buildSuite(ctx context.Context, o options) ([]stream.Tier, error) {
 	if _, err := output(guest); err != nil {
 		return nil, err
 	}
+	if o.bench != "" {
+		return buildBench(ctx, o, built)
+	}
 	if err := buildTests(ctx, o, built); err != nil {
 		return nil, err
 	}
@@ -83,22 +102,22 @@ func buildSuite(ctx context.Context, o options) ([]stream.Tier, error) {
 	return suite, nil
 }
 
-// buildTests builds the test binaries, all that have the same tags at once.
+// buildTests builds the test binaries, all that are built in one way at once.
 func buildTests(ctx context.Context, o options, built string) error {
-	packages := map[string][]string{}
+	packages := map[way][]string{}
 	for _, t := range tiers {
 		if strings.Contains(t.name(), o.only) {
-			packages[t.tags] = append(packages[t.tags], "./"+t.pkg)
+			packages[t.way()] = append(packages[t.way()], "./"+t.pkg)
 		}
 	}
-	for tags, list := range packages {
-		into := filepath.Join(built, "tests-"+tags)
-		if err := os.Mkdir(into, 0o755); err != nil {
+	for w, list := range packages {
+		if err := os.Mkdir(w.dir(built), 0o755); err != nil {
 			return err
 		}
-		args := append([]string{"test", "-c", "-o", into + "/"}, static(tags)...)
+		flags, env := w.static()
+		args := append([]string{"test", "-c", "-o", w.dir(built) + "/"}, flags...)
 		cmd := command(ctx, "go", append(args, list...)...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+		cmd.Env = env
 		if _, err := output(cmd); err != nil {
 			return err
 		}
@@ -107,7 +126,7 @@ func buildTests(ctx context.Context, o options, built string) error {
 		if !strings.Contains(t.name(), o.only) {
 			continue
 		}
-		made := filepath.Join(built, "tests-"+t.tags, filepath.Base(t.pkg)+".test")
+		made := filepath.Join(t.way().dir(built), filepath.Base(t.pkg)+".test")
 		if err := os.Rename(made, filepath.Join(built, t.binary())); err != nil {
 			return err
 		}
@@ -145,6 +164,9 @@ func fill(ctx context.Context, a *stage, built string, suite []stream.Tier, ahea
 		if file := filepath.Join(built, t.binary()); exists(file) {
 			a.copy(tests+"/"+t.binary(), file)
 		}
+	}
+	if file := filepath.Join(built, benchName); exists(file) {
+		a.copy(tests+"/"+benchName, file)
 	}
 	for _, name := range []string{"cordon", "cordond"} {
 		a.copy(programs+"/"+name, "bin/"+name)

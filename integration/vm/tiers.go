@@ -9,6 +9,8 @@ type tier struct {
 	run    string // go test's -run; the seeds of fuzz targets ask no kernel
 	leaves []left
 	env    []string
+	// cgo is set where a library in C is linked, which takes long.
+	cgo bool
 }
 
 // left are tests of a tier that no guest runs. docs/vm.md lists them, too.
@@ -26,15 +28,15 @@ var tiers = []tier{
 	}}},
 	{pkg: "cgroups"},
 	{pkg: "seccomp"},
-	{pkg: "seccomp/compile", leaves: []left{{
+	{pkg: "seccomp/compile", cgo: true, leaves: []left{{
 		tests: []string{"TestProgramMeansWhatTheFilterSays", "TestRandomFilters", "TestBytesAreDeterministic"},
 		why:   "an interpreter of filters, which asks no kernel",
 	}}},
 	{pkg: "supervisor/volume"},
 	{pkg: "supervisor/broker/fsopen"},
-	{pkg: "supervisor/launch", env: []string{"CORDON_TEST_STARTS=30"}},
-	{pkg: "supervisor/launch", tags: "walltest", run: "TestEachWall"},
-	{pkg: "integration/escape", tags: "walltest"},
+	{pkg: "supervisor/launch", cgo: true, env: []string{"CORDON_TEST_STARTS=30"}},
+	{pkg: "supervisor/launch", cgo: true, tags: "walltest", run: "TestEachWall"},
+	{pkg: "integration/escape", cgo: true, tags: "walltest"},
 	{pkg: "integration", env: []string{"CORDON_CHAOS_POINTS=5", "CORDON_CONTINUITY_ROUNDS=3"}, leaves: []left{
 		{
 			tests: []string{"TestOfficialMCPClient"},
@@ -65,6 +67,8 @@ func (t tier) name() string {
 func (t tier) binary() string {
 	return strings.ReplaceAll(t.pkg, "/", "-") + strings.TrimSuffix("-"+t.tags, "-") + ".test"
 }
+
+func (t tier) way() way { return way{tags: t.tags, cgo: t.cgo} }
 
 // skip is what the tier leaves out, for go test's -skip.
 func (t tier) skip() string {

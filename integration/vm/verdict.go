@@ -43,12 +43,14 @@ type verdict struct {
 	failed    []string
 	// compile is told of each recipe that was not compiled ahead.
 	compile func(words string)
+	// tell is given each line of a tier's output as it comes.
+	tell func(text string)
 	// report is given the table of the escape corpus.
 	report func(table string)
 }
 
 func newVerdict(kernel string, out, log io.Writer) *verdict {
-	return &verdict{kernel: kernel, out: out, log: log, started: time.Now(), compile: func(string) {}, report: func(string) {}}
+	return &verdict{kernel: kernel, out: out, log: log, started: time.Now(), compile: func(string) {}, tell: func(string) {}, report: func(string) {}}
 }
 
 // line takes one line of the guest's.
@@ -58,6 +60,7 @@ func (v *verdict) line(text string) {
 	if !ok {
 		if v.inside {
 			v.text.WriteString(text + "\n")
+			v.tell(text)
 		} else if strings.TrimSpace(text) != "" {
 			say("%s: guest: %s", v.kernel, text)
 		}

@@ -108,3 +108,14 @@ func TestTheReportOfTheCorpusIsKept(t *testing.T) {
 		t.Errorf("the report is %q, want %q", got, want)
 	}
 }
+
+func TestBenchLinesNameTheirKernel(t *testing.T) {
+	for text, want := range map[string]string{
+		"figure neighbour_p99_ratio_fork 2.9 3.00 ok": "figure linux_6.1_neighbour_p99_ratio_fork 2.9 3.00 ok",
+		"counts: 3 OOM kills":                         "6.1: counts: 3 OOM kills",
+	} {
+		if got := benchLine("6.1", text); got != want {
+			t.Errorf("%q became %q, want %q", text, got, want)
+		}
+	}
+}

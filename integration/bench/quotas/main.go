@@ -191,7 +191,7 @@ func (b *bench) stop() error {
 	return b.daemon.Wait()
 }
 
-const profile = `extends = ["builtin:static"]
+const profile = `extends = ["builtin:%s"]
 [resources]
 memory.max = "48M"
 pids.max = 24
@@ -203,8 +203,9 @@ size = "128M"
 size = "8M"
 inodes = 300
 [violation]
+seccomp = "deny"
 memory = %q
-pids = %[1]q
+pids = %[2]q
 [lifecycle]
 restart = "always"
 restart_sec = "50ms"
@@ -216,8 +217,8 @@ func (b *bench) prepare(ctx context.Context) error {
 	bundle := b.dir + "/abuse"
 	manifest := "schema = 1\n[plugin]\nname = \"abuse\"\nversion = \"1.0.0\"\nexec = [\"./abuse\"]\nprotocol = \"jsonrpc\"\n"
 	if err := errors.Join(os.Mkdir(bundle, 0o755), os.WriteFile(bundle+"/plugin.toml", []byte(manifest), 0o600),
-		os.WriteFile(b.dir+"/profiles/once.toml", fmt.Appendf(nil, profile, "quarantine"), 0o600),
-		os.WriteFile(b.dir+"/profiles/on.toml", fmt.Appendf(nil, profile, "log"), 0o600)); err != nil {
+		os.WriteFile(b.dir+"/profiles/once.toml", fmt.Appendf(nil, profile, "static", "quarantine"), 0o600),
+		os.WriteFile(b.dir+"/profiles/on.toml", fmt.Appendf(nil, profile, "static", "log"), 0o600)); err != nil {
 		return err
 	}
 	if out, err := exec.CommandContext(ctx, "gcc", "-static", "-O1", "-o", bundle+"/abuse", "integration/testdata/abuse/abuse.c").CombinedOutput(); err != nil {
@@ -228,8 +229,31 @@ func (b *bench) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := b.installStress(ctx); err != nil {
+		return err
+	}
 	_, err := b.client.Start(ctx, "neighbour")
 	return err
+}
+
+// begin has an attack at work until end.
+func (b *bench) begin(ctx context.Context, name string) (end func() error, err error) {
+	plugin := "attacker"
+	if _, isStress := stress[name]; isStress {
+		plugin = name
+	}
+	if _, err := b.client.Start(ctx, plugin); err != nil {
+		return nil, err
+	}
+	end = func() error {
+		_, err := b.client.Stop(ctx, plugin)
+		return err
+	}
+	if plugin == name {
+		return end, b.awaitStress(ctx)
+	}
+	b.attack(ctx, plugin, name)
+	return end, nil
 }
 
 // attack has a running plugin attack; it never answers.
@@ -240,20 +264,17 @@ func (b *bench) attack(ctx context.Context, plugin, name string) {
 // neighbours measures a neighbour's calls while each attack is at work.
 func (b *bench) neighbours(ctx context.Context) error {
 	var before int64
-	for _, name := range []string{"fork", "threads", "anonymous", "tmpfs", "cache", "kernel", "cpu", "disk", "inodes", "descriptors"} {
+	for _, name := range attacks() {
 		var quiet, attacked []time.Duration
 		for range b.rounds {
 			if err := b.window(ctx, &quiet); err != nil {
 				return err
 			}
-			if _, err := b.client.Start(ctx, "attacker"); err != nil {
+			end, err := b.begin(ctx, name)
+			if err != nil {
 				return err
 			}
-			b.attack(ctx, "attacker", name)
-			if err := b.window(ctx, &attacked); err != nil {
-				return err
-			}
-			if _, err := b.client.Stop(ctx, "attacker"); err != nil {
+			if err := errors.Join(b.window(ctx, &attacked), end()); err != nil {
 				return err
 			}
 		}

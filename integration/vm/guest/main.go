@@ -184,8 +184,10 @@ func runProgram(cmd *exec.Cmd) error {
 	name := "Test" + strings.ToUpper(filepath.Base(cmd.Path)[:1]) + filepath.Base(cmd.Path)[1:]
 	fmt.Printf("\x16=== RUN   %s\n", name)
 	started := time.Now()
-	out, err := cmd.CombinedOutput()
-	fmt.Printf("%s\n", strings.TrimSpace(string(out)))
+	out := &lines{to: os.Stdout}
+	cmd.Stdout, cmd.Stderr = out, out
+	err := cmd.Run()
+	out.complete()
 	word := "PASS"
 	if err != nil {
 		word = "FAIL"
