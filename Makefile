@@ -126,7 +126,7 @@ bench-quotas-vm: build ## Measure the same on Debian's 6.1 and 6.12 kernels, by 
 	@.ci/setup vm
 	@mkdir -p .build
 	@$(PURE) -o .build/vmrun ./integration/vm
-	@.build/vmrun -bench '-kills 5 -calls 100 -rounds 3'
+	@.build/vmrun -bench '-kills 5 -calls 200 -rounds 2'
 
 bench-profiles: need-go ## Measure what reading, resolving and planning a profile takes
 	@mkdir -p .build
