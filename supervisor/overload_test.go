@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -47,8 +48,12 @@ func TestStartsWaitForTheirPlace(t *testing.T) {
 			done <- err
 		}()
 		until(t, "it waits for its place", func() bool { return b.status().Stage == stagePlace })
+		b.clock.mu.Lock()
+		if n, place := b.clock.made[testPolicy.StartTimeout], b.clock.made[placeTime]; n != 0 || place != 1 {
+			t.Errorf("%d timers run for its own time, and %d for its place", n, place)
+		}
+		b.clock.mu.Unlock()
 		if leaves {
-			b.clock.jump(2 * testPolicy.StartTimeout)
 			others[0]()
 			if err := <-done; err != nil {
 				t.Errorf("when another had left: %v", err)
@@ -62,6 +67,27 @@ func TestStartsWaitForTheirPlace(t *testing.T) {
 		if n := len(b.record().Violations); n != 0 {
 			t.Errorf("it did nothing wrong, and has %d violations", n)
 		}
+	}
+}
+
+// TestAPlacedStartHasItsOwnTime: from its place on timeout_start_sec is counted.
+func TestAPlacedStartHasItsOwnTime(t *testing.T) {
+	b := newBench(t)
+	hangs := make(chan struct{})
+	b.launcher.set(func(*fakeProcess) error {
+		<-hangs
+		return errors.New("given up")
+	})
+	done := make(chan error, 1)
+	go func() {
+		_, err := b.Start(context.Background(), operator, named)
+		done <- err
+	}()
+	b.clock.fire(testPolicy.StartTimeout)
+	b.await("stopping")
+	close(hangs)
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "it was not ready within 30s: the stage start was not over") {
+		t.Errorf("it was answered %v", err)
 	}
 }
 

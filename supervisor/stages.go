@@ -79,8 +79,11 @@ func notReady(s lifecycle, ev event, p plan.Lifecycle) string {
 		return fmt.Sprintf("no place among the %d plugins that are started at once was free within %v", maxStarting, placeTime)
 	}
 	limit := startTime(p)
-	if s.Process == alive {
+	switch {
+	case s.Process == alive:
 		limit += p.WarmUp
+	case ev.Reason == stageVerify || ev.Reason == stageResolve:
+		limit = placeTime
 	}
 	text := fmt.Sprintf("it was not ready within %v", limit)
 	if ev.Reason != "" {

@@ -90,7 +90,6 @@ func (p *plugin) startWalk(ctx context.Context, number uint64, r store.Record, r
 	if err != nil {
 		return &stepError{"wait for a free place", err}
 	}
-	p.box.post(message{event: event{Kind: evPlaced, Run: number}})
 	run, err := p.bringUp(ctx, number, r, nil)
 	leave()
 	if err != nil {
@@ -114,6 +113,7 @@ func (p *plugin) bringUp(ctx context.Context, number uint64, r store.Record, bes
 		return nil, &stepError{"resolve", &PermanentError{err}}
 	}
 	p.box.post(message{do: func() { p.resolved(number, pl) }})
+	p.box.post(message{event: event{Kind: evPlaced, Run: number}})
 	p.stage(number, stageStart)
 	req := launch.Request{Name: r.Name, Plan: pl, Bundle: bundle.Path, UID: p.uidOf(r.Slot), Pins: pinsOf(r)}
 	if beside != nil {

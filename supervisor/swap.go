@@ -243,7 +243,6 @@ func (p *plugin) swapWalk(ctx context.Context, number uint64, w swap) error {
 	if err != nil {
 		return &stepError{"wait for a free place", err}
 	}
-	p.box.post(message{event: event{Kind: evPlaced, Run: number}})
 	run, err := p.bringUp(ctx, number, w.to, &w)
 	leave()
 	if err != nil {

@@ -56,7 +56,7 @@ func (w swapping) isOf(ev event) bool {
 }
 
 // beginSwap has another process be started beside the one that runs.
-func beginSwap(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) {
+func beginSwap(s lifecycle, ev event) (lifecycle, []action) {
 	switch {
 	case s.Closing:
 		return s, refuse(ev, "cordond is ending", "")

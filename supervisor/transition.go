@@ -17,8 +17,8 @@ const removed control.State = "removed"
 // killRetry is how long a kill may take before it is tried again.
 const killRetry = 5 * time.Second
 
-// placeTime is how long a start may wait for its place. Where a thousand plugins
-// start at once none of them is to blame for that.
+// placeTime is how long a start may wait for its place and its plan. Where a
+// thousand plugins start at once none of them is to blame for that.
 const placeTime = 5 * time.Minute
 
 // maxGoodbye bounds how long a plugin may take to leave by itself after the
@@ -99,7 +99,7 @@ const (
 	evUnhealthy                     // it does not answer its watchdog, or says that it is not well
 	evSwap                          // an operator
 	evDrained                       // the process that a swap replaced has answered all it was asked
-	evPlaced                        // its start has a place among those that are made at once
+	evPlaced                        // its start has a place among those that are made at once, and its plan is known
 	eventKinds
 )
 
@@ -326,7 +326,7 @@ func whenRunning(s lifecycle, ev event, p plan.Lifecycle) (lifecycle, []action) 
 	case evRemove:
 		return s, refuse(ev, "it is running", "cordon stop NAME")
 	case evSwap:
-		return beginSwap(s, ev, p)
+		return beginSwap(s, ev)
 	case evTimer:
 		return pressSwap(s, ev, p)
 	case evStart, evSpawned, evReady, evStartFailed, evDrained, evPlaced, eventKinds:
