@@ -94,14 +94,16 @@ func TestSoak(t *testing.T) {
 	for _, abuse := range pluginAbuses { // what the daemon keeps for each is part of what it was
 		s.pluginLives(abuse, min(lives, 100)/2)
 	}
-	s.connections(min(lives, 200) / 2)
+	s.connections(min(lives, 200)/2, false)
 	before := s.steady()
 	quiet := s.neighbour.calls(t, min(max(lives/5, 20), 2000))
 	attacked := s.neighbour.during(t, func() {
 		for _, abuse := range pluginAbuses {
+			began := time.Now()
 			s.pluginLives(abuse, lives)
+			s.took(full, abuse, lives, began)
 		}
-		s.connections(lives)
+		s.connections(lives, full)
 	})
 	// What is made ahead of starts differs by a descriptor or two; a leak is one for
 	// each life of an abuse.
@@ -275,15 +277,24 @@ func (s *soak) status(name string) control.Status {
 	return list[i]
 }
 
+// took prints how fast so many went, where that is asked for.
+func (s *soak) took(asked bool, what string, count int, began time.Time) {
+	if took := time.Since(began); asked {
+		fmt.Printf("%s: %d in %v, %.0f a second\n", what, count, took.Round(time.Millisecond), float64(count)/took.Seconds())
+	}
+}
+
 // connections opens so many of each kind to the control socket.
-func (s *soak) connections(count int) {
+func (s *soak) connections(count int, tell bool) {
 	s.t.Helper()
 	for name, text := range socketAbuses {
+		began := time.Now()
 		for i := range count {
 			if err := s.abuse(name, strings.ReplaceAll(text, "%d", "%"+strconv.Itoa(i%10))); err != nil {
 				s.t.Fatalf("%s: %v", name, err)
 			}
 		}
+		s.took(tell, "connections, "+name, count, began)
 	}
 }
 
