@@ -201,6 +201,13 @@ const does = {
     s.connect(p.port, p.host, (err) => err ? end(failed, err) : s.send("ping"))
   }),
   txt: async (p) => JSON.stringify(await dns.promises.resolveTxt(p.host)),
+  raw: async () => {
+    try { process.dlopen({ exports: {} }, "/plugin/raw.node") } catch (err) {
+      if (!process.env.RAW) throw err // it was not loaded; what is loaded registers nothing
+    }
+    if (process.env.RAW !== "opened") throw new Error(process.env.RAW)
+    return process.env.RAW
+  },
 }
 readline.createInterface({ input: process.stdin }).on("line", async (line) => {
   const call = JSON.parse(line)
@@ -212,6 +219,20 @@ readline.createInterface({ input: process.stdin }).on("line", async (line) => {
   }
   console.log(JSON.stringify({ jsonrpc: "2.0", id: call.id, result }))
 })
+`
+
+// rawAddon is what Node.js has for raw sockets: a library of somebody's. It tries
+// as it is loaded, and says in the environment what came of it.
+const rawAddon = `#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+__attribute__((constructor)) static void raw(void)
+{
+	int fd = socket(AF_INET, SOCK_RAW, IPPROTO_ICMP);
+	setenv("RAW", fd < 0 ? strerror(errno) : "opened", 1);
+}
 `
 
 const prober = `
@@ -357,7 +378,11 @@ func TestEgressOfNode(t *testing.T) {
 	}))
 	d := startInWorld(t, w)
 	d.profile("fetcher", egressProfile("node", w.port)+"[environment]\nset = { NODE_EXTRA_CA_CERTS = \"/plugin/roots.pem\" }\n")
-	d.must("install", bundle(t, "fetcher", "jsonrpc", map[string]string{"main.js": fetcher, "roots.pem": w.roots}, "/usr/bin/node", "main.js"), "--profile", "fetcher")
+	dir := bundle(t, "fetcher", "jsonrpc", map[string]string{"main.js": fetcher, "roots.pem": w.roots, "raw.c": rawAddon}, "/usr/bin/node", "main.js")
+	if out, err := exec.Command("gcc", "-shared", "-fPIC", "-o", dir+"/raw.node", dir+"/raw.c").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	d.must("install", dir, "--profile", "fetcher")
 	d.must("start", "fetcher")
 	if s := d.tell("fetcher", "fetch", map[string]any{"url": "https://" + granted + ":" + w.port + "/"}); s.Text != "hello from outside" {
 		t.Fatalf("fetch by name: %+v", s)
@@ -398,6 +423,12 @@ func TestEgressOfNode(t *testing.T) {
 		})
 	}
 	w.heardNothing(t)
+	if out, err := d.cordon("call", "fetcher", "raw", "{}", "--timeout", "20s"); err == nil && !strings.Contains(out, "error") {
+		t.Errorf("a raw socket: %s", out)
+	}
+	d.eventually("a violation says that it was a raw socket", func() bool {
+		return strings.Contains(d.must("why", "fetcher", "--json"), `"SOCK_RAW`)
+	})
 }
 
 // TestRevokeCutsATransfer that is running, and lets no other begin.

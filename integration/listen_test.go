@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cordonhq/cordon/supervisor/control"
@@ -242,5 +244,82 @@ func TestListenOfNode(t *testing.T) {
 		t.Errorf("the other address: %v", err)
 	} else {
 		_ = c.Close()
+	}
+}
+
+// TestSwapAnswersWhoHasConnected: a server of the standard library is replaced by
+// another process while clients come and go. None of them fails, and a request
+// that was half there before is answered by the process that has its first half.
+func TestSwapAnswersWhoHasConnected(t *testing.T) {
+	d := startDaemon(t)
+	at := freeAddress(t, "127.0.0.9")
+	d.profile("server", fmt.Sprintf("extends = [\"builtin:python\"]\n[network]\nlisten = [\"web=%s\"]\n", at))
+	d.must("install", bundle(t, "server", "jsonrpc", map[string]string{"main.py": pythonServer}, "/usr/bin/python3", "main.py"), "--profile", "server")
+	d.must("start", "server")
+	first, err := newVisitor(t).get(at, "/")
+	if err != nil {
+		t.Fatalf("%v; %s", err, d.log)
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	visits := make(chan error, 2)
+	var made atomic.Int64
+	for range cap(visits) {
+		v := newVisitor(t)
+		go func() {
+			for ctx.Err() == nil {
+				if _, err := v.get(at, "/"); err != nil {
+					visits <- err
+					return
+				}
+				made.Add(1)
+			}
+			visits <- nil
+		}()
+	}
+	for round := range 2 {
+		half, err := net.Dial("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(half, "GET / HTTP/1.0\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		before, pid := made.Load(), d.pids()["server"]
+		d.eventually("clients come", func() bool { return made.Load() > before+10 })
+		swapped := make(chan error, 1)
+		go func() {
+			_, err := d.cordon("swap", "server")
+			swapped <- err
+		}()
+		d.eventually("another process is the plugin's", func() bool { now := d.pids()["server"]; return now != pid && now != 0 })
+		before = made.Load()
+		d.eventually("clients come to the other", func() bool { return made.Load() > before+10 })
+		if _, err := io.WriteString(half, "\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := http.ReadResponse(bufio.NewReader(half), nil)
+		var s seen
+		if err == nil {
+			err = json.NewDecoder(answer.Body).Decode(&s)
+		}
+		if _ = half.Close(); err != nil || s.Began != first.Began {
+			t.Fatalf("round %d: the request that was half there is answered %+v, %v\n%s", round, s, err, d.must("events", "server"))
+		}
+		if err := <-swapped; err != nil {
+			t.Fatal(err)
+		}
+		if first, err = newVisitor(t).get(at, "/"); err != nil || first.Began == s.Began {
+			t.Fatalf("after the swap %+v answers, %v", first, err)
+		}
+	}
+	leave()
+	for range cap(visits) {
+		if err := <-visits; err != nil {
+			t.Errorf("a client of %d: %v", made.Load(), err)
+		}
+	}
+	if n := strings.Count(d.audited(), `"kind":"swap-done"`); n != 2 {
+		t.Errorf("%d processes that were replaced have ended", n)
 	}
 }

@@ -48,6 +48,9 @@ func (c *checker) network(doc *document) {
 			key = index("network.remove", i-len(doc.Network.Egress))
 		}
 		t, err := grant.ParseEndpoint(target)
+		if _, listens := grant.ParseAddress(target); err != nil && listens == nil && i >= len(doc.Network.Egress) {
+			continue // what an inherited profile listens at
+		}
 		if err != nil {
 			c.fail(key, "", "%v", err)
 		} else if t.Port == 0 {
@@ -186,6 +189,9 @@ func (b *builder) socket(l *layer, i int, text string) {
 // read.
 func canonical(target string) string {
 	t, err := grant.ParseEndpoint(target)
+	if err != nil {
+		t, err = grant.ParseAddress(target)
+	}
 	if err != nil {
 		return target
 	}

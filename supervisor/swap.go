@@ -331,7 +331,9 @@ func (p *plugin) switchRuns() {
 	p.run.listening.Serve(connections{p.run.caps})
 	p.publish() // before the gate closes: who finds it closed finds the other
 	p.redraw()
-	old.gate.close(func() { p.box.post(message{event: event{Kind: evDrained, Run: old.number}}) })
+	old.gate.close(func() { // who has connected to it is answered, too
+		old.listening.Idle(func() { p.box.post(message{event: event{Kind: evDrained, Run: old.number}}) })
+	})
 }
 
 // tellSwap records what has become of a swap.

@@ -185,8 +185,36 @@ type Target struct {
 	Port uint16 // 0 is every port
 }
 
-// ParseEndpoint reads "[udp:]HOST:PORT". PORT is a number or "*".
+// ParseEndpoint reads "[udp:]HOST:PORT", a place to connect to. PORT is a number
+// or "*".
 func ParseEndpoint(s string) (Target, error) {
+	t, err := parse(s)
+	if err == nil {
+		err = t.one()
+	}
+	return t, err
+}
+
+// one refuses an address that no single host has. The unspecified one is the
+// trap among them: to listen at it is to listen everywhere, and to connect to it
+// is to connect to whatever the host serves to itself.
+func (t Target) one() error {
+	switch a := t.Addr; {
+	case !a.IsValid():
+		return nil
+	case a.IsUnspecified():
+		loopback := "127.0.0.1"
+		if a.Is6() {
+			loopback = "[::1]"
+		}
+		return fmt.Errorf("%s is no place to connect to: it would lead to this host's own services; write %s where that is meant", a, loopback)
+	case a.IsMulticast(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return fmt.Errorf("%s is no place to connect to: it stands for many hosts at once", a)
+	}
+	return nil
+}
+
+func parse(s string) (Target, error) {
 	var t Target
 	rest, udp := strings.CutPrefix(s, "udp:")
 	t.UDP = udp
@@ -208,9 +236,18 @@ func ParseEndpoint(s string) (Target, error) {
 // ParseAddress reads "ADDRESS:PORT", where something may listen: an address of
 // the host, or 0.0.0.0 or [::] for all of them. PORT is a number or "*".
 func ParseAddress(s string) (Target, error) {
-	t, err := ParseEndpoint(s)
-	if err == nil && (t.UDP || !t.Addr.IsValid()) {
+	if strings.HasPrefix(s, "/") || strings.HasPrefix(s, "@") {
+		return Target{}, fmt.Errorf("cannot listen at %q: by a unix socket that was handed over whoever connects passes descriptors in, and by one that is relayed a server takes the daemon for its client; "+
+			"listen at a loopback address, or let programs of the host call the plugin over the control socket", clip(s))
+	}
+	t, err := parse(s)
+	switch {
+	case err == nil && t.UDP:
+		err = fmt.Errorf("cannot listen at %q: only TCP is passed on to a plugin", clip(s))
+	case err == nil && !t.Addr.IsValid():
 		err = fmt.Errorf(`expected an address and a port such as "127.0.0.1:8080" or "[::]:443", got %q`, clip(s))
+	case err == nil && t.Addr.IsMulticast():
+		err = fmt.Errorf("cannot listen at %q: %s stands for many hosts at once", clip(s), t.Addr)
 	}
 	return t, err
 }
@@ -266,7 +303,8 @@ func special() []netip.Prefix {
 	for _, s := range []string{
 		"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24",
 		"203.0.113.0/24", "240.0.0.0/4", // with the broadcast address
-		"::/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16", "fec0::/10",
+		"168.63.129.16/32", // a public address by its number, and in one cloud what 169.254.169.254 is in the others
+		"::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16", "fec0::/10",
 	} {
 		out = append(out, netip.MustParsePrefix(s))
 	}

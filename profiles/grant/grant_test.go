@@ -3,6 +3,7 @@ package grant
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -21,9 +22,26 @@ func TestEndpoints(t *testing.T) {
 	for _, bad := range []string{
 		"", ":", "a", "a:", "a:0", "a:65536", "a:080", "a:+1", ":443", "a..b:1", "-a.b:1", "a-.b:1", "a b:1", "a/b:1", "a.*.b:1", "*a.b:1",
 		"2001:db8::1:53", "[10.0.0.1]:1", "[::ffff:10.0.0.1]:1", "[fe80::1%lo]:1", "127.1:80", "0x7f000001:80", "2130706433:80", "a.0x7f:1", "1.2.3.4.5:1", "udp:udp:a:1", "ä.example:1", "a\x00b:1",
+		"0.0.0.0:80", "[::]:80", "udp:0.0.0.0:53", "224.0.0.1:80", "[ff02::1]:80", "255.255.255.255:80",
 	} {
 		if e, err := ParseEndpoint(bad); err == nil {
 			t.Errorf("%q is taken, as %+v", bad, e)
+		}
+	}
+}
+
+// TestAddresses: what may be listened at, and why the rest may not.
+func TestAddresses(t *testing.T) {
+	for _, good := range []string{"0.0.0.0:80", "[::]:443", "127.0.0.1:*", "192.0.2.7:8080"} {
+		if _, err := ParseAddress(good); err != nil {
+			t.Errorf("%q: %v", good, err)
+		}
+	}
+	for bad, why := range map[string]string{
+		"/run/app.sock": "a unix socket", "@app": "a unix socket", "udp:127.0.0.1:53": "only TCP", "224.0.0.1:80": "many hosts", "a.example:80": "expected an address",
+	} {
+		if _, err := ParseAddress(bad); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("%q: %v", bad, err)
 		}
 	}
 }
@@ -96,13 +114,14 @@ func TestPublic(t *testing.T) {
 	for _, no := range []string{
 		"0.0.0.0", "10.1.2.3", "100.64.0.1", "127.0.0.1", "127.255.255.254", "169.254.169.254", "172.16.0.1", "192.168.0.1", "192.0.0.170", "198.18.0.1",
 		"224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::7f00:1", "64:ff9b::a00:1", "2002:7f00:1::",
+		"168.63.129.16", "::ffff:0:7f00:1", "::ffff:168.63.129.16", "64:ff9b::7f00:1", "64:ff9b:1::7f00:1", "2001:0:7f00:1::1", "fe80::1%eth0",
 		"fe80::1", "fec0::1", "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1", "2001::1", "100::1",
 	} {
 		if Public(netip.MustParseAddr(no)) {
 			t.Errorf("%s is taken for public", no)
 		}
 	}
-	for _, yes := range []string{"8.8.8.8", "1.1.1.1", "172.32.0.1", "::ffff:8.8.8.8", "2606:4700::1111", "2a00:1450:4001::1"} {
+	for _, yes := range []string{"8.8.8.8", "1.1.1.1", "168.63.129.17", "172.32.0.1", "::ffff:8.8.8.8", "2606:4700::1111", "2a00:1450:4001::1"} {
 		if !Public(netip.MustParseAddr(yes)) {
 			t.Errorf("%s is not taken for public", yes)
 		}

@@ -126,6 +126,7 @@ type Session struct {
 
 	opened chan struct{}
 	open   sync.Once
+	done   chan struct{} // closed when it is
 	mu     sync.Mutex
 	digest string
 	stop   func()
@@ -146,7 +147,8 @@ func (s sum) compare(other sum) int {
 
 // Session makes one for a run that is about to begin. Close it.
 func (b *Broker) Session(o Options) *Session {
-	s := &Session{b: b, o: o, g: newGrants(b.clock.Now, Granted(o.Plan)), opened: make(chan struct{}), stop: func() {}, summed: map[sum]uint64{}}
+	s := &Session{b: b, o: o, g: newGrants(b.clock.Now, Granted(o.Plan)), opened: make(chan struct{}), done: make(chan struct{}), stop: func() {}, summed: map[sum]uint64{}}
+	s.o.Env.Done = s.done
 	if o.Log == nil {
 		s.o.Log = func(string) {}
 	}
@@ -253,6 +255,7 @@ func (s *Session) Close() {
 	summed := s.summed
 	s.mu.Unlock()
 	s.open.Do(func() { close(s.opened) })
+	close(s.done)
 	for _, end := range s.before {
 		end()
 	}
@@ -263,14 +266,16 @@ func (s *Session) Close() {
 	for _, of := range slices.SortedFunc(maps.Keys(summed), sum.compare) {
 		s.record(of.what, "", of.by, "served", map[string]any{"calls": summed[of]})
 	}
-	if s.b.begun(s.o.Plugin, -1) > 0 { // another process of it goes on with what is open
-		return
-	}
+	last := s.b.begun(s.o.Plugin, -1) == 0 // else another process of it goes on with what is open
 	for _, c := range s.b.capabilities {
-		if c.Closed == nil {
-			continue
+		var err error
+		if c.Left != nil {
+			err = c.Left(&s.o.Env)
 		}
-		if err := c.Closed(s.o.Plugin); err != nil {
+		if c.Closed != nil && last {
+			err = errors.Join(err, c.Closed(s.o.Plugin))
+		}
+		if err != nil {
 			s.o.Log(fmt.Sprintf("cannot end %s: %v", c.Name, err))
 		}
 	}

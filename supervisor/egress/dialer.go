@@ -25,17 +25,24 @@ const (
 type RefusedError struct {
 	Host string
 	Addr netip.Addr
+	// Own says that the address is public, and this host's.
+	Own bool
 }
 
 // Error implements error.
 func (e *RefusedError) Error() string {
-	return fmt.Sprintf("%s leads to %s, which is no public address, and network.addresses does not have it", e.Host, e.Addr)
+	what := "no public address"
+	if e.Own {
+		what = "an address of this host"
+	}
+	return fmt.Sprintf("%s leads to %s, which is %s, and network.addresses does not have it", e.Host, e.Addr, what)
 }
 
 // Dialer connects to places: it looks a name up, checks where it leads, and
 // dials just what it has checked.
 type Dialer struct {
-	addresses []netip.Prefix // that are not public, and that a name may lead to
+	addresses []netip.Prefix // that are not public or this host's, and that a name may lead to
+	own       func(a netip.Addr) (bool, error)
 	resolve   func(ctx context.Context, host string) ([]netip.Addr, error)
 	dial      func(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error)
 }
@@ -43,7 +50,7 @@ type Dialer struct {
 // NewDialer makes one of the networks, such as "10.0.0.0/8", that a name may
 // lead to besides the public ones.
 func NewDialer(networks []string) *Dialer {
-	d := &Dialer{resolve: resolve, dial: dial}
+	d := &Dialer{own: own, resolve: resolve, dial: dial}
 	for _, text := range networks {
 		if p, err := netip.ParsePrefix(text); err == nil { // checked when the profile was read
 			d.addresses = append(d.addresses, p)
@@ -107,9 +114,10 @@ func (d *Dialer) check(host string, found []netip.Addr) (allowed []netip.Addr, r
 	var six, four []netip.Addr
 	for _, a := range found {
 		a = a.Unmap()
+		wrong := d.may(host, a)
 		switch {
-		case !d.may(a):
-			refused = &RefusedError{host, a}
+		case wrong != nil:
+			refused = wrong
 		case a.Is4():
 			four = append(four, a)
 		default:
@@ -122,9 +130,19 @@ func (d *Dialer) check(host string, found []netip.Addr) (allowed []netip.Addr, r
 	return allowed[:min(len(allowed), maxTries)], refused
 }
 
-// may says whether a name may lead to an address.
-func (d *Dialer) may(a netip.Addr) bool {
-	return grant.Public(a) || a.Zone() == "" && slices.ContainsFunc(d.addresses, func(p netip.Prefix) bool { return p.Contains(a) })
+// may says why a name must not lead to an address, nil if it may.
+func (d *Dialer) may(host string, a netip.Addr) error {
+	switch {
+	case a.Zone() == "" && slices.ContainsFunc(d.addresses, func(p netip.Prefix) bool { return p.Contains(a) }):
+		return nil
+	case !grant.Public(a):
+		return &RefusedError{Host: host, Addr: a}
+	}
+	its, err := d.own(a)
+	if err == nil && its {
+		err = &RefusedError{Host: host, Addr: a, Own: true}
+	}
+	return err
 }
 
 // race dials addresses, each a little after the one before or as soon as that

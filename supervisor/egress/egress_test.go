@@ -218,6 +218,9 @@ func TestWhatIsCheckedIsDialled(t *testing.T) {
 		},
 	})
 	defer r.Close()
+	r.dialer.own = func(a netip.Addr) (bool, error) {
+		return a == netip.MustParseAddr("9.9.9.9") || a == netip.MustParseAddr("10.1.2.4"), nil
+	}
 	to := grant.Target{Host: "a.example", Port: 443}
 	for _, c := range []struct {
 		found string
@@ -233,6 +236,14 @@ func TestWhatIsCheckedIsDialled(t *testing.T) {
 		{"10.1.2.3", "10.1.2.3:443"},
 		{"10.2.2.3", ""},
 		{"0.0.0.0", ""},
+		{"168.63.129.16", ""},
+		{"64:ff9b::7f00:1", ""},
+		{"2002:7f00:1::1", ""},
+		{"::7f00:1", ""},
+		{"9.9.9.9", ""}, // the host's own
+		{"::ffff:9.9.9.9", ""},
+		{"9.9.9.9 8.8.8.8", "8.8.8.8:443"},
+		{"10.1.2.4", "10.1.2.4:443"}, // the host's own, and granted
 		{"127.0.0.1 8.8.8.8 10.0.0.1", "8.8.8.8:443"},
 		{"8.8.8.8 2606:4700::1111 1.1.1.1", "[2606:4700::1111]:443 8.8.8.8:443 1.1.1.1:443"},
 		{"", ""},
@@ -246,6 +257,47 @@ func TestWhatIsCheckedIsDialled(t *testing.T) {
 		r.failed(rights, to, err)
 		if refused := c.want == "" && c.found != ""; refused != (len(rights.denied) == 1) {
 			t.Errorf("%q: denied are %q", c.found, rights.denied)
+		}
+	}
+}
+
+// TestOwnAddresses: where every address is the host's, as in a hall, every name
+// leads to it; an address that the host has, and one that it has not.
+func TestOwnAddresses(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	hall, err := Hall()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = hall.Close() }()
+	if err := Within(hall, func() error {
+		for _, a := range []string{"8.8.8.8", "2606:4700::1111"} {
+			if its, err := own(netip.MustParseAddr(a)); !its || err != nil {
+				t.Errorf("%s is not taken for the host's own: %v", a, err)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		p, err := netip.ParsePrefix(a.String())
+		if err != nil || p.Addr().IsLinkLocalUnicast() {
+			continue
+		}
+		if its, err := own(p.Addr()); !its || err != nil {
+			t.Errorf("%s is not taken for the host's own: %v", p.Addr(), err)
+		}
+	}
+	for _, a := range []string{"8.8.8.8", "2606:4700::1111"} { // whether there is a way to it or not
+		if its, err := own(netip.MustParseAddr(a)); its || err != nil {
+			t.Errorf("%s is taken for the host's own: %v", a, err)
 		}
 	}
 }

@@ -73,6 +73,7 @@ type Room struct {
 
 	mu     sync.Mutex
 	closed bool
+	visits []*visit // all of the run
 }
 
 // Enter makes the sockets of a run; those of the host that are there already are
@@ -333,6 +334,29 @@ func (r *Room) Retire() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.grants = nil
+}
+
+// Idle has f called when every connection that the room had taken has ended: at
+// once where it had none. Call it when another room serves the doors: this one
+// takes none any more.
+func (r *Room) Idle(f func()) {
+	if r == nil {
+		f()
+		return
+	}
+	r.mu.Lock()
+	visits := slices.Clone(r.visits)
+	r.mu.Unlock()
+	if len(visits) == 0 {
+		f()
+		return
+	}
+	go func() {
+		for _, v := range visits {
+			v.work.Wait()
+		}
+		f()
+	}()
 }
 
 // Look listens again where that was not allowed before and is now.

@@ -377,6 +377,49 @@ func TestWhatThePluginDoesToItsSocket(t *testing.T) {
 	}
 }
 
+// TestWhoHasConnectedIsAnswered: a room that another has taken over from is idle
+// when the last of its connections has ended, and not before.
+func TestWhoHasConnectedIsAnswered(t *testing.T) {
+	at := free(t, host)
+	var h House
+	defer h.Close()
+	first := enter(t, &h, at)
+	plugin(t, first, "first")
+	first.Serve(newRights())
+	c, heard := caller(t, at)
+	if !strings.HasPrefix(heard, "first") {
+		t.Fatalf("it says %q", heard)
+	}
+	second := enter(t, &h, at)
+	plugin(t, second, "second")
+	first.Retire()
+	second.Serve(newRights())
+	idle := make(chan struct{})
+	first.Idle(func() { close(idle) })
+	if _, heard := caller(t, at); !strings.HasPrefix(heard, "second") {
+		t.Errorf("then it says %q", heard)
+	}
+	select {
+	case <-idle:
+		t.Fatal("it is idle with a connection")
+	default:
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-idle:
+	case <-time.After(time.Minute):
+		t.Fatal("it never is idle")
+	}
+	called := 0
+	(*Room)(nil).Idle(func() { called++ })
+	enter(t, &House{}).Idle(func() { called++ })
+	if called != 2 {
+		t.Error("what has no connection is not idle at once")
+	}
+}
+
 // TestFamiliesAreApart: every IPv6 address is no IPv4 address.
 func TestFamiliesAreApart(t *testing.T) {
 	six := free(t, "::")

@@ -87,6 +87,7 @@ func (v *visit) begin() error {
 		return err
 	}
 	d.in = v
+	v.r.visits = append(v.r.visits, v) // Look holds the room's lock
 	v.lease.Note("listening", nil)
 	v.taken.Go(v.accept)
 	for _, conn := range d.waiting {

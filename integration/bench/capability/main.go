@@ -162,9 +162,12 @@ func (b *bench) open(log *audit.Log) error {
 		return err
 	}
 	p := &plan.Plan{
-		Network:      plan.Network{Egress: []string{b.server.Addr().String(), b.sourceAddr}},
-		Capabilities: []plan.Capability{{Name: "fs.open", Target: []string{"r:" + b.dir}, Budget: plan.Budget{Rate: 1 << 30, Window: time.Second, Concurrent: 64}}},
-		Origins:      map[string]string{},
+		Network: plan.Network{Egress: []string{b.server.Addr().String(), b.sourceAddr}},
+		Capabilities: []plan.Capability{
+			{Name: "fs.open", Target: []string{"r:" + b.dir}, Budget: plan.Budget{Rate: 1 << 30, Window: time.Second, Concurrent: 64}},
+			{Name: "net.dial", Target: []string{b.server.Addr().String()}, Budget: plan.Budget{Rate: 1 << 30, Window: time.Second, Concurrent: 64}},
+		},
+		Origins: map[string]string{},
 	}
 	b.session = br.Session(broker.Options{Plugin: "bench", Plan: p, Policy: func() (broker.Policy, error) { return broker.Policy{Grants: broker.Granted(p)}, nil }})
 	relay := egress.New(egress.Options{Network: p.Network, Grants: connections{b.session}})
@@ -230,46 +233,6 @@ func (b *bench) transfers() error {
 	fmt.Printf("relay %.0f MiB/s, direct loopback %.0f MiB/s; server and client are processes of their own\n", median(relayed), median(straight))
 	ratio := median(ratios)
 	b.figure("relay-to-direct-throughput", ratio, fmt.Sprint(">=", leastRelay), ratio >= leastRelay)
-	return nil
-}
-
-// revocations measures from the operator's word to the end that the plugin's
-// side of a running connection sees.
-func (b *bench) revocations() error {
-	var took []float64
-	for range 51 {
-		c, err := b.inside()
-		if err != nil {
-			return err
-		}
-		server, err := b.server.AcceptTCP()
-		if err != nil {
-			return err
-		}
-		if _, err := server.Write([]byte{1}); err != nil {
-			return err
-		}
-		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
-			return err
-		}
-		began := time.Now()
-		cut := b.session.Decide([]broker.Decision{{Capability: grant.Egress, Revoked: true, By: "bench"}})
-		_, err = c.Read(make([]byte, 1))
-		took = append(took, float64(time.Since(began).Microseconds())/1000)
-		if err == nil || cut != 1 {
-			return fmt.Errorf("a revocation cut %d connections, and reading gave %w", cut, err)
-		}
-		if next, err := b.inside(); err == nil { // taken by the listener, and then refused
-			if _, err := next.Read(make([]byte, 1)); err == nil {
-				return errors.New("a connection was served after the revocation")
-			}
-			_ = next.Close()
-		}
-		b.session.Decide(nil)
-		_, _ = c.Close(), server.Close()
-	}
-	ms := median(took)
-	b.figure("revoke-to-effect-ms", ms, fmt.Sprint("<=", mostRevoke), ms <= mostRevoke)
 	return nil
 }
 

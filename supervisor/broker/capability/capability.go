@@ -43,8 +43,10 @@ type Capability struct {
 	// Methods are what a plugin calls. Egress has none: it is used by programs
 	// that know nothing of it.
 	Methods []Method
-	// Closed is called when a run of a plugin has ended, and Forget when the
-	// plugin was removed: what is kept for it is to go. Both may be nil.
+	// Left is called when a run has ended, with the Env of its calls; Closed after
+	// it, unless another process of the plugin goes on with what is open; and Forget
+	// when the plugin was removed: what is kept for it is to go. Each may be nil.
+	Left   func(env *Env) error
 	Closed func(plugin string) error
 	Forget func(plugin string) error
 }
@@ -123,6 +125,9 @@ type Env struct {
 	// Standby says that another process of the plugin takes the calls: this one is
 	// to take its place, or was replaced. nil is never.
 	Standby func() bool
+	// Done is closed when the run has ended: what is made for it after that is to go
+	// at once. nil is never.
+	Done <-chan struct{}
 	// Redact keeps a secret out of everything that is written down from now on.
 	Redact func(secret string)
 }

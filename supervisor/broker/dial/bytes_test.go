@@ -138,8 +138,30 @@ func TestOthersStreams(t *testing.T) {
 			t.Errorf("%s of another plugin: %v", method, err)
 		}
 	}
-	if err := b.capability.Closed("p"); err != nil {
+	b.Plugin = "p"
+	if err := b.capability.Left(&capability.Env{DataSize: 1}); err != nil { // another process of the plugin
 		t.Fatal(err)
+	}
+	if _, err := b.call(t, "net.dial.send", map[string]any{"stream": id, "data": []byte("x")}); err != nil {
+		t.Errorf("after another process has ended: %v", err)
+	}
+	if err := b.capability.Left(b.Env); err != nil {
+		t.Fatal(err)
+	}
+	b.ended(t)
+	if _, err := b.call(t, "net.dial.send", map[string]any{"stream": id, "data": []byte("x")}); err == nil || !strings.Contains(err.Error(), "no such stream") {
+		t.Errorf("after the run has ended: %v", err)
+	}
+}
+
+// TestOpenedAtTheEnd: a stream that is opened while its run ends is closed.
+func TestOpenedAtTheEnd(t *testing.T) {
+	b := newByCalls(echo(t))
+	done := make(chan struct{})
+	b.Env.Done = done
+	close(done)
+	if _, err := b.call(t, "net.dial.open", map[string]any{"to": b.Target}); err == nil {
+		t.Error("it was opened")
 	}
 	b.ended(t)
 }
@@ -181,7 +203,7 @@ func TestWhoNeverReads(t *testing.T) {
 func TestManyStreams(t *testing.T) {
 	b := newByCalls(echo(t))
 	b.Hold = func(func()) (func(), error) { return func() {}, nil }
-	t.Cleanup(func() { _ = b.capability.Closed("p") })
+	t.Cleanup(func() { _ = b.capability.Left(b.Env) })
 	for range 256 {
 		b.open(t)
 	}

@@ -33,7 +33,7 @@ func New() capability.Capability {
 		Name: "net.dial",
 		Text: "Connects to a granted place by TCP and hands the connection over as a socket. The host looks the name up, checks where it leads as for network.egress, and relays: a revocation ends the connection.",
 		Cost: capability.Network, Phases: capability.Always(),
-		Closed: streams.Closed,
+		Left: streams.Left,
 		Methods: append([]capability.Method{{
 			Name: "net.dial", Text: "gives a connected stream socket", Params: toSchema,
 			Result: `{"type": "object", "properties": {"address": {"type": "string"}}, "required": ["address"]}`,
@@ -100,7 +100,7 @@ func (d *dialer) open(ctx context.Context, c *capability.Call) (any, error) {
 	if err = errors.Join(err, theirs.Close()); err != nil {
 		return nil, err
 	}
-	id, err := d.streams.Add(c.Plugin, c.Target, conn)
+	id, err := d.streams.Add(c, conn)
 	if err != nil {
 		return nil, err
 	}

@@ -44,7 +44,7 @@ func New(dir string) capability.Capability {
 		Name: "net.listen",
 		Text: "Listens at a granted address of the host and hands a listening socket over, on which the plugin accepts what connects. It is a unix socket: the host relays, so a revocation ends it with all its connections.",
 		Cost: capability.Network, Phases: capability.Always(),
-		Closed: streams.Closed,
+		Left: streams.Left,
 		Methods: append([]capability.Method{{
 			Name: "net.listen", Text: "gives a listening stream socket", Params: atSchema,
 			Result: `{"type": "object", "properties": {"address": {"type": "string"}}, "required": ["address"]}`,
@@ -98,7 +98,7 @@ func (a *doors) serveBytes(c *capability.Call, streams *stream.Table) (any, erro
 	if err = errors.Join(err, theirs.Close()); err != nil {
 		return nil, err
 	}
-	id, err := streams.AddListener(c.Plugin, c.Target, l)
+	id, err := streams.AddListener(c, l)
 	if err != nil {
 		return nil, err
 	}

@@ -40,24 +40,25 @@ type Table struct {
 // stream is one connection.
 type stream struct {
 	plugin, target string
-	conn           net.Conn     // of a connection
-	listener       net.Listener // of what listens
-	reading        sync.Mutex   // one receive at a time
+	env            *capability.Env // of the run that opened it
+	conn           net.Conn        // of a connection
+	listener       net.Listener    // of what listens
+	reading        sync.Mutex      // one receive at a time
 	writing        sync.Mutex
 }
 
 // NewTable makes one. The methods of its streams are named after the capability.
 func NewTable(name string) *Table { return &Table{capability: name, streams: map[string]*stream{}} }
 
-// Add takes a connection over, also when it fails, and gives its id. Nobody can
-// guess one.
-func (t *Table) Add(plugin, target string, conn net.Conn) (string, error) {
-	return t.add(&stream{plugin: plugin, target: target, conn: conn})
+// Add takes a connection over that a call opened, also when it fails, and gives
+// its id. Nobody can guess one.
+func (t *Table) Add(c *capability.Call, conn net.Conn) (string, error) {
+	return t.add(&stream{plugin: c.Plugin, target: c.Target, env: c.Env, conn: conn})
 }
 
 // AddListener is Add for what listens: it is accepted from, and closed.
-func (t *Table) AddListener(plugin, target string, l net.Listener) (string, error) {
-	return t.add(&stream{plugin: plugin, target: target, listener: l})
+func (t *Table) AddListener(c *capability.Call, l net.Listener) (string, error) {
+	return t.add(&stream{plugin: c.Plugin, target: c.Target, env: c.Env, listener: l})
 }
 
 func (t *Table) add(s *stream) (string, error) {
@@ -66,6 +67,11 @@ func (t *Table) add(s *stream) (string, error) {
 	name := hex.EncodeToString(id[:])
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	select {
+	case <-s.env.Done: // Left has been called, or waits for the lock
+		return "", errors.Join(errors.New("the run has ended"), s.close())
+	default:
+	}
 	have := 0
 	for _, other := range t.streams {
 		if other.plugin == s.plugin {
@@ -101,13 +107,13 @@ func (t *Table) find(id string) (*stream, error) {
 	return nil, errors.New("there is no such stream: it was closed, or never opened")
 }
 
-// Closed ends all streams of a plugin.
-func (t *Table) Closed(plugin string) error {
+// Left ends all streams of a run.
+func (t *Table) Left(env *capability.Env) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var errs []error
 	for id, s := range t.streams {
-		if s.plugin == plugin {
+		if s.env == env {
 			errs = append(errs, s.close())
 			delete(t.streams, id)
 		}
@@ -289,7 +295,7 @@ func (t *Table) accept(ctx context.Context, c *capability.Call) (any, error) {
 	}
 	switch {
 	case err == nil:
-		id, err := t.Add(s.plugin, s.target, conn)
+		id, err := t.add(&stream{plugin: s.plugin, target: s.target, env: s.env, conn: conn})
 		if err != nil {
 			return nil, err
 		}
