@@ -81,12 +81,12 @@ func (b *bench) transfer(dial func() (net.Conn, error)) (<-chan time.Time, func(
 	if err != nil {
 		return nil, nil, errors.Join(err, c.Close())
 	}
-	sent := make(chan error, 1)
+	sent := make(chan struct{})
 	go func() {
+		defer close(sent)
 		piece := make([]byte, 64<<10)
 		for {
 			if _, err := server.Write(piece); err != nil {
-				sent <- err
 				return
 			}
 		}
