@@ -286,15 +286,15 @@ func TestSwapAnswersWhoHasConnected(t *testing.T) {
 			t.Fatal(err)
 		}
 		before, pid := made.Load(), d.pids()["server"]
-		d.eventually("clients come", func() bool { return made.Load() > before+10 })
+		d.eventually("clients come", func() bool { return made.Load() > before+3 })
 		swapped := make(chan error, 1)
 		go func() {
-			_, err := d.cordon("swap", "server")
+			_, err := d.cordon("swap", "server", "--drain", "10m")
 			swapped <- err
 		}()
 		d.eventually("another process is the plugin's", func() bool { now := d.pids()["server"]; return now != pid && now != 0 })
 		before = made.Load()
-		d.eventually("clients come to the other", func() bool { return made.Load() > before+10 })
+		d.eventually("clients come to the other", func() bool { return made.Load() > before+3 })
 		if _, err := io.WriteString(half, "\r\n"); err != nil {
 			t.Fatal(err)
 		}
