@@ -46,6 +46,7 @@ type options struct {
 	// bench are arguments of integration/bench/quotas, which then runs in place of
 	// the tests.
 	bench string
+	clock int // of emulated guests, see machine
 }
 
 func main() {
@@ -59,6 +60,7 @@ func main() {
 	flag.StringVar(&o.only, "tier", "", "run only the tiers whose name contains this")
 	flag.DurationVar(&o.timeout, "timeout", 20*time.Minute, "how long one tier may take")
 	flag.StringVar(&o.bench, "bench", "", "run bench-quotas with these arguments in place of the tests, and print what it says")
+	flag.IntVar(&o.clock, "clock", emulatedClock, "2 to this power are the nanoseconds that an instruction of an emulated guest takes by its clock")
 	together := flag.String("together", "auto", "boot all kernels at the same time: yes, no, or auto, where the machine has the memory")
 	flag.Parse()
 	o.kernels = strings.Split(*list, ",")
@@ -219,7 +221,7 @@ func prepare(ctx context.Context, o options) (images map[string]*image, root str
 // runKernel boots one kernel with the root and prints what its tests say.
 func runKernel(ctx context.Context, o options, name string, k *image, root, accel string) error {
 	say("%s: booting %s with -accel %s", name, k.release, accel)
-	m := machine{kernel: k.vmlinuz, disk: root, accel: accel, log: filepath.Join(filepath.Dir(root), "console-"+name+".log")}
+	m := machine{kernel: k.vmlinuz, disk: root, accel: accel, clock: o.clock, log: filepath.Join(filepath.Dir(root), "console-"+name+".log")}
 	said, err := os.Create(filepath.Join(filepath.Dir(root), "said-"+name+".log"))
 	if err != nil {
 		return err

@@ -76,6 +76,7 @@ func runOutages(ctx context.Context, o options, n int, seed uint64) (err error) 
 	defer func() { _ = run.socket.Close() }()
 	go run.serve()
 	run.m = machine{
+		clock:  emulatedClock,
 		kernel: k.vmlinuz, disk: root, log: dir + "/console.log", accel: chooseAccel(ctx, dir, k),
 		more: []string{
 			"-m", strconv.Itoa(outageMemory) + "M", "-drive", "file=nbd:unix:" + dir + "/disk.sock,format=raw,if=none,id=data,cache=writeback",

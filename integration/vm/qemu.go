@@ -44,7 +44,9 @@ const (
 // instruction, and as the host's does only while the guest is idle. So it makes
 // 250 million instructions a second by its own clock, however slow and loaded
 // the host is: no deadline passes because the host had no time for it.
-const emulatedClock = "shift=2"
+// With fewer nanoseconds an instruction what looks around by the clock does so
+// more rarely, and what spins by it spins for longer.
+const emulatedClock = 2
 
 // machine is one guest: no network, one disk.
 type machine struct {
@@ -52,6 +54,7 @@ type machine struct {
 	disk          string   // what the kernel mounts as its root, unless it is empty; never changed
 	log           string   // the console, in a file
 	more          []string // of QEMU's arguments
+	clock         int      // of an emulated guest: 2 to this power are the nanoseconds of an instruction
 	// spent is told the guest's processor time with each message of the suite.
 	spent func(time.Duration)
 }
@@ -87,7 +90,7 @@ func (m machine) args() []string {
 		"-serial", "stdio", // ttyS1: the suite's
 	}
 	if m.accel == accelTCG {
-		args = append(args, "-icount", emulatedClock)
+		args = append(args, "-icount", "shift="+strconv.Itoa(m.clock))
 	}
 	if m.disk != "" { // NVMe and ext4 are what both kernels have built in
 		args = append(args, "-drive", "file="+m.disk+",format=raw,if=none,id=root,snapshot=on", "-device", "nvme,drive=root,serial=root")

@@ -57,3 +57,12 @@ func defines(t *testing.T, pkg, test string) bool {
 	}
 	return false
 }
+
+func TestAnEmulatedGuestHasItsOwnClock(t *testing.T) {
+	for accel, want := range map[string]bool{accelTCG: true, accelKVM: false} {
+		args := strings.Join(machine{accel: accel, clock: 1}.args(), " ")
+		if got := strings.Contains(args, "-icount shift=1"); got != want {
+			t.Errorf("%s: %s", accel, args)
+		}
+	}
+}
