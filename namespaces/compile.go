@@ -187,6 +187,11 @@ func (v View) check(h Host) error {
 			return fmt.Errorf("cannot make %q: %w", p, err)
 		}
 	}
+	for _, p := range v.Proc.Masked {
+		if !strings.HasPrefix(p, "/proc/") || path.Clean(p) != p || strings.ContainsRune(p, 0) {
+			return fmt.Errorf("cannot mask %q: it is not an absolute, clean path below /proc", p)
+		}
+	}
 	return nil
 }
 
@@ -210,7 +215,7 @@ func linkPaths(links []Symlink) []string {
 
 func checkPath(p string) error {
 	switch {
-	case !strings.HasPrefix(p, "/") || path.Clean(p) != p:
+	case !strings.HasPrefix(p, "/") || path.Clean(p) != p || strings.ContainsRune(p, 0):
 		return errors.New("it is not an absolute, clean path")
 	case p == "/":
 		return errors.New("the root is built by the launcher alone")
