@@ -253,7 +253,7 @@ func TestListenOfNode(t *testing.T) {
 func TestSwapAnswersWhoHasConnected(t *testing.T) {
 	d := startDaemon(t)
 	at := freeAddress(t, "127.0.0.9")
-	d.profile("server", fmt.Sprintf("extends = [\"builtin:python\"]\n[network]\nlisten = [\"web=%s\"]\n", at))
+	d.profile("server", fmt.Sprintf("extends = [\"builtin:python\"]\n[network]\nlisten = [\"web=%s\"]\n[lifecycle]\ntimeout_stop_sec = \"20ms\"\n", at)) // who is asked to leave is gone at once
 	d.must("install", bundle(t, "server", "jsonrpc", map[string]string{"main.py": pythonServer}, "/usr/bin/python3", "main.py"), "--profile", "server")
 	d.must("start", "server")
 	first, err := newVisitor(t).get(at, "/")
