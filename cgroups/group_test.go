@@ -809,3 +809,26 @@ func TestDelegatedSubtree(t *testing.T) {
 		}
 	})
 }
+
+// TestOpenStartsAgain has the root be there when it is to be made, and gone when
+// it is looked at, as another that closes the same root would.
+func TestOpenStartsAgain(t *testing.T) {
+	eachMode(t, func(t *testing.T, l *layout) {
+		k, root, lost := realKernel(setForm), testRoot(), 0
+		real := k.mkdir
+		k.mkdir = func(path string) error {
+			if strings.HasSuffix(path, "/"+root) && lost < 3 {
+				lost++
+				return unix.EEXIST
+			}
+			return real(path)
+		}
+		tree, err := openTree(root, l, k)
+		if err != nil || lost != 3 {
+			t.Fatalf("Open lost its root %d times and gave %v", lost, err)
+		}
+		if err := tree.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -104,6 +104,9 @@ func (t *Tree) makeRoots() error {
 func (t *Tree) lockRoot() error {
 	for range claimTries {
 		made, err := t.makeRoot(t.layout.primary())
+		if errors.Is(err, fs.ErrNotExist) { // whoever removed it did so between two steps
+			continue
+		}
 		if err != nil {
 			return err
 		}
