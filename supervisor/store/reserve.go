@@ -41,13 +41,15 @@ func (r *reserve) fill() {
 	r.held = true
 }
 
-// spend gives the room back and says whether there was any.
-func (r *reserve) spend() bool {
+// spend gives the room back and calls write. The room is not taken up again
+// meanwhile, not even to see that there is too little; and if another quarantine
+// had it already, there may be some left.
+func (r *reserve) spend(write func() error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.held {
-		return false
+	if r.held {
+		r.held = false
+		_ = os.Remove(r.path) // write says whether there is room
 	}
-	r.held = false
-	return os.Remove(r.path) == nil
+	return write()
 }

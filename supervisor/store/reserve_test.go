@@ -113,3 +113,58 @@ func TestQuarantineOnAFullDisk(t *testing.T) {
 		return again.Close()
 	})
 }
+
+// TestQuarantinesAtOnceOnAFullDisk: the room is for quarantines, and neither what
+// is only news nor the try to reserve it again stands in the way of one.
+func TestQuarantinesAtOnceOnAFullDisk(t *testing.T) {
+	onSmallDisk(t, 24<<20, func(dir string) error {
+		dir = fmt.Sprintf("/proc/self/task/%d/root%s", syscall.Gettid(), dir) // as other threads see it
+		for range 8 {
+			if err := quarantinesAtOnce(dir); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// quarantinesAtOnce has two plugins quarantined on a full disk while there is news
+// of others.
+func quarantinesAtOnce(dir string) error {
+	path := filepath.Join(dir, "state.db")
+	s, err := Open(path, 8)
+	if err != nil {
+		return err
+	}
+	names := []string{"a", "b", "c", "d"}
+	for _, name := range names {
+		if _, err := s.Create(Record{Name: name, State: control.Running}); err != nil {
+			return err
+		}
+	}
+	if err := fillUp(dir); err != nil {
+		return err
+	}
+	results := make(chan error, len(names))
+	for i, name := range names {
+		go func() {
+			if i < 2 {
+				r := fat(name, control.Quarantined)
+				r.Quarantine = &Quarantine{}
+				results <- s.Put(r)
+				return
+			}
+			for range 20 {
+				_ = s.Put(fat(name, control.Running)) // there may be room for news, and mostly is none
+			}
+			results <- nil
+		}()
+	}
+	for range names {
+		err = errors.Join(err, <-results)
+	}
+	if err != nil {
+		return fmt.Errorf("a quarantine was lost: %w", err)
+	}
+	return errors.Join(s.Close(), os.Remove(filepath.Join(dir, "ballast")), os.Remove(path))
+}

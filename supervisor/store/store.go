@@ -267,8 +267,8 @@ func (s *Store) Create(r Record) (Record, error) {
 // reserve.
 func (s *Store) Put(r Record) error {
 	err := s.replace(r)
-	if errors.Is(err, syscall.ENOSPC) && r.Quarantine != nil && s.reserve.spend() {
-		err = s.replace(r)
+	if errors.Is(err, syscall.ENOSPC) && r.Quarantine != nil {
+		err = s.replaceFromReserve(r)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot record plugin %s: %w", r.Name, err)
@@ -296,6 +296,14 @@ func (s *Store) replace(r Record) error {
 		s.writeWaiting()
 	}
 	return w.err
+}
+
+// replaceFromReserve writes a record alone in the room that was kept for it: no
+// other record gets in between, and nobody tries to reserve that room again.
+func (s *Store) replaceFromReserve(r Record) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reserve.spend(func() error { return s.update([]*writing{{record: r}}) })
 }
 
 // writeWaiting writes all records that wait; s.mu is held. One that cannot be
