@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -83,8 +84,19 @@ func (c *fakeClock) fire(d time.Duration) { c.fireNumber(d, 0) }
 // several are; 0 is any.
 func (c *fakeClock) fireNumber(d time.Duration, n int) {
 	c.mu.Lock()
+	late := false
+	bound := time.AfterFunc(time.Minute, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		late = true
+		c.cond.Broadcast()
+	})
+	defer bound.Stop()
 	var due *fakeTimer
 	for due == nil {
+		if late {
+			panic(fmt.Sprintf("nobody set timer %d of %v within a minute", n, d))
+		}
 		for _, t := range c.timers {
 			if t.d == d && (n == 0 || t.number == n) {
 				due = t

@@ -47,7 +47,12 @@ func TestStartsWaitForTheirPlace(t *testing.T) {
 			_, err := b.Start(context.Background(), operator, named)
 			done <- err
 		}()
-		until(t, "it waits for its place", func() bool { return b.status().Stage == stagePlace })
+		until(t, "it waits for its place", func() bool {
+			b.clock.mu.Lock()
+			defer b.clock.mu.Unlock()
+			return b.clock.made[placeTime] > 0
+		})
+		until(t, "it says so", func() bool { return b.status().Stage == stagePlace })
 		b.clock.mu.Lock()
 		if n, place := b.clock.made[testPolicy.StartTimeout], b.clock.made[placeTime]; n != 0 || place != 1 {
 			t.Errorf("%d timers run for its own time, and %d for its place", n, place)

@@ -199,7 +199,7 @@ func TestHelloTimesOut(t *testing.T) {
 		done <- err
 	}()
 	proc := <-b.launcher.started
-	b.clock.fire(testPolicy.StartTimeout)
+	b.clock.fireNumber(testPolicy.StartTimeout, 2) // the first ran until it was heard that there is a process
 	if err := <-done; err == nil || !strings.Contains(err.Error(), "not ready within 30s") {
 		t.Errorf("the error is %v", err)
 	}

@@ -28,7 +28,7 @@ func TestLateStageIsNamed(t *testing.T) {
 		case <-time.After(time.Millisecond):
 		}
 	}
-	b.clock.fire(testPolicy.StartTimeout)
+	b.clock.fireNumber(testPolicy.StartTimeout, 2) // the first ran until it was heard that there is a process
 	if err := <-done; err == nil || !strings.Contains(err.Error(), "it was not ready within 30s: the stage hello was not over") {
 		t.Errorf("it was answered %v", err)
 	}
