@@ -204,40 +204,56 @@ func up() error {
 // namespace's own. So listeners can stand at any address, and an attempt to
 // reach any other arrives at lo, where it is seen; rtnetlink(7).
 func routeAll(family uint8) error {
+	rt := make([]byte, unix.SizeofRtMsg)
+	rt[0], rt[4], rt[5], rt[6], rt[7] = family, unix.RT_TABLE_LOCAL, unix.RTPROT_STATIC, unix.RT_SCOPE_HOST, unix.RTN_LOCAL
+	lo := binary.NativeEndian.AppendUint32(nil, loopback)
+	_, err := ask(unix.RTM_NEWROUTE, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_REPLACE, attribute(rt, unix.RTA_OIF, lo))
+	return err
+}
+
+// attribute appends one to a request; rtnetlink(7).
+func attribute(body []byte, kind uint16, value []byte) []byte {
+	order := binary.NativeEndian
+	body = order.AppendUint16(body, uint16(unix.SizeofRtAttr+len(value))) // #nosec G115 -- an address at most
+	return append(order.AppendUint16(body, kind), value...)
+}
+
+// ask makes one request to the kernel's routing and gives its answer, header and
+// all, at least as long as an RTM_NEWROUTE without attributes; empty if that is only
+// that it was done. What the kernel refuses is its errno; netlink(7).
+func ask(kind, flags uint16, body []byte) (answer []byte, err error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
-		return os.NewSyscallError("socket", err)
+		return nil, os.NewSyscallError("socket", err)
 	}
-	defer func() { _ = unix.Close(fd) }()
-	const size = unix.SizeofNlMsghdr + unix.SizeofRtMsg + unix.SizeofRtAttr + 4
-	msg := make([]byte, size)
+	defer func() { _ = unix.Close(fd) }() // nothing is lost with it
 	order := binary.NativeEndian
-	order.PutUint32(msg, size)
-	order.PutUint16(msg[4:], unix.RTM_NEWROUTE)
-	order.PutUint16(msg[6:], unix.NLM_F_REQUEST|unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
+	msg := make([]byte, unix.SizeofNlMsghdr, unix.SizeofNlMsghdr+len(body))
+	order.PutUint32(msg, uint32(cap(msg))) // #nosec G115 -- some forty bytes
+	order.PutUint16(msg[4:], kind)
+	order.PutUint16(msg[6:], unix.NLM_F_REQUEST|flags)
 	order.PutUint32(msg[8:], 1)
-	rt := msg[unix.SizeofNlMsghdr:]
-	rt[0], rt[4], rt[5], rt[6], rt[7] = family, unix.RT_TABLE_LOCAL, unix.RTPROT_STATIC, unix.RT_SCOPE_HOST, unix.RTN_LOCAL
-	attr := rt[unix.SizeofRtMsg:]
-	order.PutUint16(attr, unix.SizeofRtAttr+4)
-	order.PutUint16(attr[2:], unix.RTA_OIF)
-	order.PutUint32(attr[4:], loopback)
-	if err := unix.Sendto(fd, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return os.NewSyscallError("sendto", err)
+	if err := unix.Sendto(fd, append(msg, body...), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return nil, os.NewSyscallError("sendto", err)
 	}
-	answer := make([]byte, 4096)
+	answer = make([]byte, 4096)
 	n, _, err := unix.Recvfrom(fd, answer, 0)
 	if err != nil {
-		return os.NewSyscallError("recvfrom", err)
+		return nil, os.NewSyscallError("recvfrom", err)
 	}
-	if n < unix.SizeofNlMsghdr+4 || order.Uint16(answer[4:]) != unix.NLMSG_ERROR {
-		return errors.New("the kernel's answer makes no sense")
+	switch answer = answer[:max(n, 0)]; {
+	case n >= unix.SizeofNlMsghdr+4 && order.Uint16(answer[4:]) == unix.NLMSG_ERROR:
+		if code := int32(order.Uint32(answer[unix.SizeofNlMsghdr:])); code != 0 {
+			return nil, syscall.Errno(-code)
+		}
+		return nil, nil
+	case n >= unix.SizeofNlMsghdr+unix.SizeofRtMsg:
+		return answer, nil
 	}
-	if code := int32(order.Uint32(answer[unix.SizeofNlMsghdr:])); code != 0 {
-		return syscall.Errno(-code)
-	}
-	return nil
+	return nil, errNoSense
 }
+
+var errNoSense = errors.New("the kernel's answer makes no sense")
 
 // listen opens one listener.
 func listen(l layout.Listener) (d door, err error) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,40 +23,25 @@ func own(a netip.Addr) (bool, error) {
 
 // routeTo gives the type of the route to an address, RTN_UNSPEC where there is none.
 func routeTo(a netip.Addr) (kind uint8, err error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
-	if err != nil {
-		return 0, os.NewSyscallError("socket", err)
-	}
-	defer func() { err = errors.Join(err, os.NewSyscallError("close", unix.Close(fd))) }()
-	family, bits := uint8(unix.AF_INET), uint8(a.BitLen())
+	rt := make([]byte, unix.SizeofRtMsg)
+	rt[0], rt[1] = unix.AF_INET, uint8(a.BitLen())
 	if a.Is6() {
-		family = unix.AF_INET6
+		rt[0] = unix.AF_INET6
 	}
-	to, order := a.AsSlice(), binary.NativeEndian
-	msg := make([]byte, unix.SizeofNlMsghdr+unix.SizeofRtMsg+unix.SizeofRtAttr+len(to))
-	order.PutUint32(msg, uint32(len(msg))) // #nosec G115 -- some forty bytes
-	order.PutUint16(msg[4:], unix.RTM_GETROUTE)
-	order.PutUint16(msg[6:], unix.NLM_F_REQUEST)
-	order.PutUint32(msg[8:], 1)
-	rt := msg[unix.SizeofNlMsghdr:]
-	rt[0], rt[1] = family, bits
-	attr := rt[unix.SizeofRtMsg:]
-	order.PutUint16(attr, uint16(unix.SizeofRtAttr+len(to))) // #nosec G115 -- twenty bytes
-	order.PutUint16(attr[2:], unix.RTA_DST)
-	copy(attr[unix.SizeofRtAttr:], to)
-	if err := unix.Sendto(fd, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return 0, os.NewSyscallError("sendto", err)
-	}
-	answer := make([]byte, 4096)
-	n, _, err := unix.Recvfrom(fd, answer, 0)
-	if err != nil {
-		return 0, os.NewSyscallError("recvfrom", err)
-	}
+	answer, err := ask(unix.RTM_GETROUTE, 0, attribute(rt, unix.RTA_DST, a.AsSlice()))
 	switch {
-	case n >= unix.SizeofNlMsghdr+4 && order.Uint16(answer[4:]) == unix.NLMSG_ERROR: // there is no way to it
+	case noRoute(err):
 		return unix.RTN_UNSPEC, nil
-	case n >= unix.SizeofNlMsghdr+unix.SizeofRtMsg && order.Uint16(answer[4:]) == unix.RTM_NEWROUTE:
-		return answer[unix.SizeofNlMsghdr+7], nil
+	case err != nil:
+		return 0, err
+	case len(answer) == 0 || binary.NativeEndian.Uint16(answer[4:]) != unix.RTM_NEWROUTE:
+		return 0, errNoSense
 	}
-	return 0, errors.New("the kernel's answer makes no sense")
+	return answer[unix.SizeofNlMsghdr+7], nil
+}
+
+// noRoute tells the answers by which connect(2) would fail as well (there is none,
+// or one that is unreachable or prohibited; ip-route(8)) from a kernel that cannot say.
+func noRoute(err error) bool {
+	return errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EACCES)
 }
