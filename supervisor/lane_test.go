@@ -6,6 +6,32 @@ import (
 	"time"
 )
 
+// TestStartsAnewAreNotInTheLane: what a daemon could not go on with starts beside
+// plugins that crash in loops.
+func TestStartsAnewAreNotInTheLane(t *testing.T) {
+	b := newBench(t)
+	for range cap(b.lane) {
+		leave, err := b.enter(t.Context(), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer leave()
+	}
+	p, err := b.get("p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.box.post(message{do: func() {
+		p.again = true
+		p.handle(message{event: event{Kind: evStart, Again: true}})
+	}})
+	select {
+	case <-b.launcher.started:
+	case <-time.After(time.Minute):
+		t.Fatalf("it waits in the lane: %+v", b.status())
+	}
+}
+
 // Plugins that start again and again wait for each other, and keep nobody
 // waiting whom somebody starts.
 func TestRestartsHaveALaneOfTheirOwn(t *testing.T) {

@@ -43,6 +43,9 @@ func (e *stepError) Unwrap() error { return e.err }
 // It ends with exactly one evStartFailed or evSpawned; after evSpawned an
 // evReady or evStartFailed follows, and at the end evExited.
 func (p *plugin) launch() {
+	// What a daemon starts anew did not crash of itself, though it counts as if it had:
+	// a thousand of them in a lane for one or two would take a minute.
+	crashed := p.state.Restarts > 0 && !p.again
 	p.again = false
 	number := p.state.Run
 	if err := p.mayStart(); err != nil {
@@ -57,10 +60,10 @@ func (p *plugin) launch() {
 	p.stages.begin(number, p.clock.Now())
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
-	record, restart := p.record, p.state.Restarts > 0
+	record := p.record
 	p.walking.Go(func() {
 		defer cancel()
-		err := p.startWalk(ctx, number, record, restart)
+		err := p.startWalk(ctx, number, record, crashed)
 		p.stage(number, "")
 		if err != nil {
 			var permanent *PermanentError
@@ -85,8 +88,8 @@ func (p *plugin) mayStart() error {
 
 // startWalk is the first walk of the design. An error before the process
 // exists leaves nothing; later the actor owns the process.
-func (p *plugin) startWalk(ctx context.Context, number uint64, r store.Record, restart bool) error {
-	leave, err := p.enter(ctx, restart)
+func (p *plugin) startWalk(ctx context.Context, number uint64, r store.Record, crashed bool) error {
+	leave, err := p.enter(ctx, crashed)
 	if err != nil {
 		return &stepError{"wait for a free place", err}
 	}
