@@ -25,6 +25,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cordonhq/cordon/integration/bench/machine"
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/profiles/grant"
 	"github.com/cordonhq/cordon/profiles/plan"
@@ -143,11 +144,11 @@ func (b *bench) run() (err error) {
 		return err
 	}
 	defer b.session.Close()
-	var uts unix.Utsname
-	_ = unix.Uname(&uts) // only for the heading
-	fmt.Printf("%d processors, kernel %s, %s; %d transfers of %d MiB, %d calls, each way, in turns; medians\n",
-		runtime.NumCPU(), unix.ByteSliceToString(uts.Release[:]), runtime.Version(), b.rounds, b.size>>20, b.calls)
-	return errors.Join(b.files(), b.transfers(), b.revocations(), b.many())
+	fmt.Printf("machine: %s; %d transfers of %d MiB, %d calls, each way, in turns; medians\n", machine.Name(), b.rounds, b.size>>20, b.calls)
+	began := machine.Now()
+	err = errors.Join(b.files(), b.transfers(), b.revocations(), b.many())
+	fmt.Println(machine.Now().Since(began))
+	return err
 }
 
 func (b *bench) open(log *audit.Log) error {

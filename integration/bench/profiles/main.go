@@ -21,12 +21,12 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cordonhq/cordon/integration/bench/machine"
 	"github.com/cordonhq/cordon/profiles"
 	"github.com/cordonhq/cordon/supervisor/launch"
 )
@@ -93,9 +93,8 @@ var errShort = errors.New("a figure is short of its target")
 
 // measure has every profile measured in turn, and prints the figures.
 func measure(out io.Writer, rounds int) error {
-	if err := machine(out, rounds); err != nil {
-		return err
-	}
+	fmt.Fprintf(out, "machine: %s; %d interleaved rounds of %d profiles, medians\n", machine.Name(), rounds, len(profiles.BuiltinNames()))
+	began := machine.Now()
 	names := profiles.BuiltinNames()
 	first, again := map[string][]took{}, map[string][]took{}
 	for range rounds {
@@ -119,23 +118,13 @@ func measure(out io.Writer, rounds int) error {
 			dearest = name
 		}
 	}
+	fmt.Fprintln(out, machine.Now().Since(began))
 	fmt.Fprintf(out, "the dearest is %s\n", dearest)
 	ok := figure(out, "profile_plan_first_ms", medians(first[dearest]).processor)
 	if !figure(out, "profile_plan_again_ms", medians(again[dearest]).processor) || !ok {
 		return errShort
 	}
 	return nil
-}
-
-// machine says where the figures come from.
-func machine(out io.Writer, rounds int) error {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintf(out, "machine: %s, %d processors, %s; %d interleaved rounds of %d profiles, medians\n",
-		unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.Version(), rounds, len(profiles.BuiltinNames()))
-	return err
 }
 
 // inChild measures in a new process, where nothing has run before.

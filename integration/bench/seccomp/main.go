@@ -17,12 +17,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/cordonhq/cordon/integration/bench/machine"
 	"github.com/cordonhq/cordon/profiles"
 	"github.com/cordonhq/cordon/seccomp"
 	"github.com/cordonhq/cordon/seccomp/compile"
@@ -90,14 +88,14 @@ func measure(out io.Writer, e effort) error {
 	if err != nil {
 		return err
 	}
-	if err := r.machine(e); err != nil {
-		return err
-	}
+	r.machine(e)
+	began := machine.Now()
 	for _, part := range []func(effort, string, seccomp.Filter) error{r.allowed, r.refused, r.compiled, r.loaded} {
 		if err := part(e, name, filter); err != nil {
 			return err
 		}
 	}
+	r.say("%s", machine.Now().Since(began))
 	if r.short {
 		return errShort
 	}
@@ -105,26 +103,11 @@ func measure(out io.Writer, e effort) error {
 }
 
 // machine says where the figures come from.
-func (r *report) machine(e effort) error {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return err
-	}
-	r.say("machine: %s, %d processors (%s), %s", unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), processor(), runtime.Version())
+func (r *report) machine(e effort) {
+	r.say("machine: %s", machine.Name())
 	r.say("libseccomp %s; BPF compiled by the kernel: %s", compile.Version(), jit())
 	r.say("counts: %d generations of %d interleaved rounds; %d allowed or %d refused calls a batch; %d loads; %d compilations; medians",
 		e.generations, e.rounds, e.turns, e.trips, e.loads, e.compiles)
-	return nil
-}
-
-func processor() string {
-	info, _ := os.ReadFile("/proc/cpuinfo") // unknown is said as such
-	for line := range strings.Lines(string(info)) {
-		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return "unknown"
 }
 
 func jit() string {

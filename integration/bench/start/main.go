@@ -19,12 +19,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/cordonhq/cordon/integration/bench/machine"
 )
 
 // effort is how much is measured.
@@ -66,6 +64,7 @@ func measure(out io.Writer, e effort, cordon string) error {
 	defer b.close()
 	r := &report{out: out}
 	r.machine(b, e)
+	began := machine.Now()
 	for _, part := range []struct {
 		name  string
 		pause time.Duration
@@ -86,6 +85,7 @@ func measure(out io.Writer, e effort, cordon string) error {
 	if err := b.throughput(r, e.launches); err != nil {
 		return err
 	}
+	r.say("%s", machine.Now().Since(began))
 	if r.short {
 		return errShort
 	}
@@ -115,9 +115,7 @@ func (r *report) figure(name string, value, target float64) {
 
 // machine says where the figures come from.
 func (r *report) machine(b *bench, e effort) {
-	var u unix.Utsname
-	_ = unix.Uname(&u) // unknown is said as an empty word
-	r.say("machine: %s, %d processors (%s), %s", unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), processor(), runtime.Version())
+	r.say("machine: %s", machine.Name())
 	for _, c := range b.contenders {
 		r.say("  %-20s %s", c.name, c.about)
 	}
@@ -126,16 +124,6 @@ func (r *report) machine(b *bench, e effort) {
 	}
 	r.say("counts: %d interleaved rounds back to back, %d spaced %s apart, %d launches of each throughput; medians and p95 in microseconds",
 		e.rounds, e.rounds, e.spacing, e.launches)
-}
-
-func processor() string {
-	info, _ := os.ReadFile("/proc/cpuinfo") // unknown is said as such
-	for line := range strings.Lines(string(info)) {
-		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return "unknown"
 }
 
 // table prints one part of the run.

@@ -20,11 +20,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"slices"
-	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/cordonhq/cordon/integration/bench/machine"
 )
 
 // errShort says that a figure misses its target.
@@ -62,12 +60,15 @@ func measure(out io.Writer, rounds int, bin string) error {
 	if err != nil {
 		return err
 	}
+	began := machine.Now()
 	all, err := b.run(rounds)
+	meanwhile := machine.Now().Since(began)
 	if err := errors.Join(err, b.close()); err != nil {
 		return err
 	}
 	r := &report{out: out}
 	r.machine(rounds)
+	r.say("%s", meanwhile)
 	for _, s := range sizes {
 		r.figures(s.name, all[s.name])
 	}
@@ -119,18 +120,6 @@ func at(list []float64, percent int) float64 {
 
 // machine says where the figures come from.
 func (r *report) machine(rounds int) {
-	var u unix.Utsname
-	_ = unix.Uname(&u) // unknown is said as an empty word
-	r.say("machine: %s, %d processors (%s), %s", unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), processor(), runtime.Version())
+	r.say("machine: %s", machine.Name())
 	r.say("counts: %d interleaved rounds of %d sizes; each a quarantine, a kill, a bare kill and a bare fsync; microseconds", rounds, len(sizes))
-}
-
-func processor() string {
-	info, _ := os.ReadFile("/proc/cpuinfo") // unknown is said as such
-	for line := range strings.Lines(string(info)) {
-		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return "unknown"
 }
