@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,6 +26,10 @@ type Kept struct {
 // ErrNoKeeper is returned by TakeOver when no keeper waits: there was none, or
 // it has ended with all that it kept.
 var ErrNoKeeper = errors.New("no keeper waits for a daemon")
+
+// ErrOtherKeeper is returned by TakeOver for the keeper of another release, whose
+// messages are of another version. It has ended, with all that it kept.
+var ErrOtherKeeper = errors.New("it is of another release")
 
 // adoptTime bounds how long a keeper may take to tell what it has. Its daemon
 // has gone, or is about to: its locks went with it.
@@ -134,12 +140,7 @@ func (k *Keeper) greet() (kept []*Kept, err error) {
 		}
 		switch r := a.reply; {
 		case r.Version != wireVersion:
-			if len(a.files) == 1 && k.proc == nil {
-				k.proc = foundKeeper{int(r.Pid), a.files[0]}
-			} else {
-				closeAll(a.files)
-			}
-			return kept, fmt.Errorf("cannot take over from the keeper: it speaks version %d and this daemon %d", r.Version, wireVersion)
+			return kept, k.greetOther(a)
 		case a.lost:
 			closeAll(a.files)
 			return kept, fmt.Errorf("cannot take over from the keeper: descriptors did not arrive: %w", unix.EMFILE)
@@ -156,6 +157,39 @@ func (k *Keeper) greet() (kept []*Kept, err error) {
 			return kept, fmt.Errorf("cannot take over from the keeper: it said %d out of turn", r.Kind)
 		}
 	}
+}
+
+// greetOther learns of a keeper of another version what that needs to be ended: its
+// first message has its pidfd alone, in every version.
+func (k *Keeper) greetOther(a answer) error {
+	err := fmt.Errorf("cannot take over from the keeper: it speaks version %d and this daemon %d", a.reply.Version, wireVersion)
+	if len(a.files) != 1 || k.proc != nil {
+		closeAll(a.files)
+		return err
+	}
+	pid, pidErr := pidOf(a.files[0])
+	if pidErr != nil {
+		closeAll(a.files)
+		return errors.Join(err, pidErr)
+	}
+	k.proc = foundKeeper{pid, a.files[0]}
+	return fmt.Errorf("%w: %w", err, ErrOtherKeeper)
+}
+
+// pidOf is the process that a pidfd is of: pidfd_open(2), "fdinfo".
+func pidOf(pidfd *os.File) (int, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", pidfd.Fd()))
+	if err != nil {
+		return 0, fmt.Errorf("cannot tell which process a pidfd is of: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "Pid:"); ok {
+			if pid, err := strconv.Atoi(strings.TrimSpace(value)); err == nil && pid > 0 {
+				return pid, nil
+			}
+		}
+	}
+	return 0, errors.New("cannot tell which process a pidfd is of: it is none that lives")
 }
 
 // kept makes the child of what a keeper tells of a plugin.

@@ -1,10 +1,14 @@
 package namespaces
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -191,6 +195,52 @@ func TestSuccessorTakesOver(t *testing.T) {
 	awaitDone(t, "the keeper", first.Gone())
 	if _, _, err := TakeOver(path); !errors.Is(err, ErrNoKeeper) {
 		t.Errorf("after the end: got %v", err)
+	}
+}
+
+// TestKeeperOfAnotherRelease: one whose messages nobody here can read is ended, at
+// once, whatever their size is.
+func TestKeeperOfAnotherRelease(t *testing.T) {
+	for _, size := range []int{8, wireReplySize, 2 * wireReplySize} {
+		path := filepath.Join(t.TempDir(), "keeper.sock")
+		door, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := exec.Command("sleep", "1000")
+		if err := other.Start(); err != nil {
+			t.Fatal(err)
+		}
+		fd, err := unix.PidfdOpen(other.Process.Pid, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pidfd := os.NewFile(uintptr(fd), "pidfd")
+		spoke := make(chan error, 1)
+		go func() {
+			conn, err := door.AcceptUnix()
+			if err != nil {
+				spoke <- err
+				return
+			}
+			message := binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, wireMagic), wireVersion+1)
+			message = append(message, bytes.Repeat([]byte{0xa5}, size-len(message))...)
+			_, _, err = conn.WriteMsgUnix(message, unix.UnixRights(fd), nil)
+			if err == nil {
+				awaitEnd(pidfd, time.Minute)
+			}
+			spoke <- errors.Join(err, conn.Close())
+		}()
+		k, kept, err := TakeOver(path)
+		if !errors.Is(err, ErrOtherKeeper) || k != nil || len(kept) > 0 {
+			t.Errorf("%d bytes: got %v, %d plugins, %v", size, k, len(kept), err)
+		}
+		if err := errors.Join(<-spoke, door.Close(), pidfd.Close()); err != nil {
+			t.Error(err)
+		}
+		if err := unix.Kill(other.Process.Pid, 0); !errors.Is(err, unix.ESRCH) {
+			t.Errorf("%d bytes: it is still there: %v", size, err)
+		}
 	}
 }
 

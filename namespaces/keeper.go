@@ -615,11 +615,25 @@ func (in *replies) next() (answer, error) {
 			return answer{}, io.EOF
 		}
 		a := answer{files: rights(in.oob[:oobn]), lost: flags&unix.MSG_CTRUNC != 0}
+		if v, ok := otherVersion(in.buf[:n]); ok {
+			a.reply.Version = v
+			return a, nil
+		}
 		if n == wireReplySize && binary.Read(bytes.NewReader(in.buf[:n]), binary.LittleEndian, &a.reply) == nil && a.reply.Magic == wireMagic {
 			return a, nil
 		}
 		closeAll(a.files)
 	}
+}
+
+// otherVersion is which version a message is of that is none of ours. Every version
+// begins with the same two words.
+func otherVersion(b []byte) (uint32, bool) {
+	if len(b) < 8 || binary.LittleEndian.Uint32(b) != wireMagic {
+		return 0, false
+	}
+	v := binary.LittleEndian.Uint32(b[4:])
+	return v, v != wireVersion
 }
 
 func rights(oob []byte) []*os.File {

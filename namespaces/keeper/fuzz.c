@@ -23,6 +23,9 @@ static u32 accepted, refused, executed;
 static int moody;
 static i64 sending; /* what sendmsg answers; 0: anything */
 static i64 refusing; /* what epoll_ctl answers */
+static int silent; /* nothing can be read */
+static enum { SOME, NONE, EVERY } over; /* which children have ended */
+static u32 sent; /* replies */
 static u32 watches; /* which sources were watched */
 /* What was set is what is read back. */
 static u32 uid, gid;
@@ -74,6 +77,12 @@ static i64 two_descriptors(int *ends)
 
 static i64 wait_for(struct siginfo_ *how, struct rusage_ *usage)
 {
+	if (over == NONE) /* how is as it was */
+		return 0;
+	if (over == EVERY && how)
+		how->pid = 100;
+	if (over == EVERY)
+		return 0;
 	if (!any(8))
 		return -10;
 	if (how) {
@@ -133,7 +142,7 @@ i64 raw_call(i64 n, i64 a, i64 b, i64 c, i64 d, i64 e, i64 f)
 		return wait_for((struct siginfo_ *)c, (struct rusage_ *)e);
 	case __NR_recvfrom:
 	case __NR_read:
-		return receive_into(b, c);
+		return silent ? -11 : receive_into(b, c);
 	case __NR_write:
 		eat((void *)b, (u64)c);
 		return well() ? c : -1;
@@ -146,6 +155,7 @@ i64 raw_call(i64 n, i64 a, i64 b, i64 c, i64 d, i64 e, i64 f)
 
 		eat(m->iov->base, m->iov->len);
 		eat(m->control, m->controllen);
+		sent++;
 		if (sending)
 			return sending;
 		return any(4) ? (i64)m->iov->len : any(3) ? -EAGAIN_ : any(2) ? -ENOBUFS_ : -32 /* EPIPE */;
@@ -257,7 +267,10 @@ static u64 change(u8 *m, u64 n)
 
 static void happen(struct slot *s)
 {
-	switch (any(7)) {
+	switch (any(8)) {
+	case 7:
+		on_owner((u32)any(64), (int)any(2));
+		break;
 	case 0:
 		if (s->gate >= 0)
 			on_gate(s, (int)any(2));
@@ -383,6 +396,46 @@ static int nothing_is_lost(void)
 	return held;
 }
 
+/*
+ * A user namespace on its way: an event of who had the place before says nothing of
+ * this one, its word does, and of one that nobody waits for any more nothing is said.
+ */
+static int owners_are_heard(void)
+{
+	int held;
+
+	control = 20;
+	sending = 1;
+	silent = 1;
+	over = NONE;
+	sent = 0;
+	begin_userns(7, "1 1 1", "1 1 1");
+	on_owner(0, 0);
+	on_owner(0, 1);
+	held = sent == 0;
+	silent = 0;
+	on_owner(0, 0);
+	held &= sent == 1;
+	on_owner(0, 0);
+	over = EVERY;
+	on_owner(0, 1);
+	on_owner(0, 1);
+	held &= sent == 1;
+	begin_userns(8, "1 1 1", "1 1 1"); /* ends without a word */
+	silent = 1;
+	on_owner(0, 1);
+	held &= sent == 2;
+	begin_userns(9, "1 1 1", "1 1 1");
+	forget_owners();
+	silent = 0;
+	on_owner(0, 0);
+	on_owner(0, 1);
+	held &= sent == 2;
+	sending = control = silent = 0;
+	over = SOME;
+	return held;
+}
+
 int main(int argc, char **argv)
 {
 	static u8 seeds[16][CK_MAX_MESSAGE];
@@ -402,9 +455,14 @@ int main(int argc, char **argv)
 	}
 	if (make_arenas(arenas, ARENAS))
 		return 3;
+	no_owners();
 	if (!nothing_is_lost()) {
 		printf("something that could not be said was forgotten\n");
 		return 5;
+	}
+	if (!owners_are_heard()) {
+		printf("what came of a user namespace was not said, or said of another\n");
+		return 6;
 	}
 	for (u64 i = strtoul(argv[2], 0, 0); i > 0; i--) {
 		u64 which = any(n);

@@ -103,10 +103,17 @@ i64 clone_child(struct clone_args *args, const struct own *o);
 void take_turns_of(u64 ns);
 
 /*
- * userns.c: its descriptor, or minus an errno. The maps as in /proc/PID/uid_map.
- * hear is the byte that a child said, or minus an errno if it ended without.
+ * userns.c: begin_userns has one made, and who asked by that id answered. The maps
+ * as in /proc/PID/uid_map. on_owner is for the word, or (over) the end, of a child
+ * that owns one for a moment; no_owners comes first, end_owners last. hear is the
+ * byte that a child said, or minus an errno if it ended without.
  */
-int make_userns(const char *uid_map, const char *gid_map);
+void begin_userns(u64 id, const char *uid_map, const char *gid_map);
+void on_owner(u32 index, int over);
+void no_owners(void);
+void watch_owners(void);
+void forget_owners(void);
+void end_owners(void);
 int two_pipes(int go[2], int done[2]);
 void close_both(const int ends[2]);
 int hear(int done, int child);

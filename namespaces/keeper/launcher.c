@@ -1,6 +1,7 @@
 /*
  * The launcher: one event loop over the daemon's socket and, for each plugin,
- * the gate of its launch, its reaper's first word and two pidfds.
+ * the gate of its launch, its reaper's first word and two pidfds; for a user
+ * namespace on its way (userns.c) the word and the pidfd of its owner.
  *
  *   launch:  reaper cloned (new namespaces, v2 cgroup) -> plugin cloned into the
  *            reaper's pid namespace, sharing one page -> it runs its steps ->
@@ -51,10 +52,15 @@ void watch(int fd, u32 events, u32 slot, enum source source, int op)
  * A closed descriptor goes on being reported while a child on its way to its
  * exec holds a copy, and the loop would spin: so it is taken off first.
  */
+void unwatch(int fd)
+{
+	if (fd >= 0)
+		SYS(epoll_ctl, epoll, 2 /* EPOLL_CTL_DEL */, fd, (void *)0);
+}
+
 static void close_watched(int *fd)
 {
-	if (*fd >= 0)
-		SYS(epoll_ctl, epoll, 2 /* EPOLL_CTL_DEL */, *fd, (void *)0);
+	unwatch(*fd);
 	close_fd(fd);
 }
 
@@ -348,18 +354,6 @@ static void on_reaper_end(struct slot *s)
 	settle(s);
 }
 
-static void answer_userns(struct launch *l)
-{
-	struct ck_reply r = {.magic = CK_MAGIC, .version = CK_VERSION, .id = l->request->id, .kind = CK_KIND_USERNS_MADE};
-	int fd = make_userns(l->blob, next_string(l->blob));
-
-	if (fd < 0)
-		return refuse(r.id, CK_STEP_CLONE, (u32)-fd, 0);
-	if (send_reply(&r, &fd, 1))
-		refuse(r.id, CK_STEP_FULL, EAGAIN_, 0);
-	SYS(close, fd);
-}
-
 static void answer_template(struct launch *l)
 {
 	struct ck_reply r = {.magic = CK_MAGIC, .version = CK_VERSION, .id = l->request->id, .kind = CK_KIND_TEMPLATE_MADE};
@@ -400,6 +394,7 @@ static void watch_all(void)
 			if (fds[n] >= 0)
 				watch(fds[n], IN, i, FROM_GATE + n, 1);
 	}
+	watch_owners();
 }
 
 /* Says all that is left to say; a successor is told first who says it. */
@@ -452,6 +447,7 @@ static void daemon_gone(void)
 
 	close_watched(&control);
 	writing = greeting = telling = starved = 0;
+	forget_owners();
 	if (all_ended() || (fd = hold_begins()) < 0)
 		return end_everything();
 	await_successor();
@@ -537,7 +533,7 @@ static void obey(struct launch *l, u64 n)
 	if (wrong)
 		refuse(id, CK_STEP_REQUEST, EBADMSG_, wrong);
 	else if (l->request->kind == CK_KIND_USERNS)
-		answer_userns(l);
+		begin_userns(id, l->blob, next_string(l->blob));
 	else if (l->request->kind == CK_KIND_TEMPLATE)
 		answer_template(l);
 	else if (l->request->kind == CK_KIND_KEEP)
@@ -612,6 +608,10 @@ static void handle(const struct epoll_event_ *event)
 		if (s->reaper >= 0)
 			on_reaper_end(s);
 		break;
+	case FROM_OWNER:
+	case FROM_OWNER_END:
+		on_owner((u32)(event->data >> 8), (event->data & 0xff) == FROM_OWNER_END);
+		break;
 	}
 }
 
@@ -651,6 +651,7 @@ static int prepare(void)
 		return 1;
 	if (confine())
 		return 1;
+	no_owners();
 	watch(control, IN, 0, FROM_DAEMON, 1);
 	return 0;
 }
@@ -682,6 +683,7 @@ int launcher_main(int daemon)
 		if (hold_left() == 0)
 			end_everything();
 	}
+	end_owners();
 	remove_groups();
 	return 0;
 }

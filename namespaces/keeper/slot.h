@@ -8,7 +8,7 @@
 #define MSG_NOSIGNAL_ 0x4000
 
 enum { IN = 1, OUT = 4, HUP = 16 };
-enum source { FROM_DAEMON, FROM_GATE, FROM_READY, FROM_PLUGIN, FROM_REAPER, FROM_SUCCESSOR }; /* watch_all() counts on the order */
+enum source { FROM_DAEMON, FROM_GATE, FROM_READY, FROM_PLUGIN, FROM_REAPER, FROM_SUCCESSOR, FROM_OWNER, FROM_OWNER_END }; /* watch_all() counts on the order */
 enum state { FREE, LAUNCHING, RUNNING, ENDING, ENDED };
 enum { SAY_STARTED = 1, SAY_FAILED = 2, SAY_EXITED = 4, SAY_STAGED = 8, SAY_KEPT = 16 };
 
@@ -39,6 +39,7 @@ extern int control, writing, ending;
 extern int greeting, telling; /* a successor has not been told who we are; of all */
 extern int starved; /* something could not be said for want of memory: it is tried again soon */
 void close_fd(int *fd);
+void unwatch(int fd);
 void watch(int fd, u32 events, u32 slot, enum source source, int op);
 void forget(struct slot *s);
 

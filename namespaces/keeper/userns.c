@@ -1,8 +1,22 @@
 /*
  * User namespaces: one for each uid, made by a child that owns it for a moment,
- * with its maps written and every namespace below it forbidden.
+ * with its maps written and every namespace below it forbidden. The child has its
+ * turn among all that start, and the loop goes on meanwhile: it comes back for the
+ * child's word (FROM_OWNER) and its end (FROM_OWNER_END).
  */
-#include "keeper.h"
+#include "slot.h"
+
+/* More than the daemon asks for at a time: those whose end is near take a place, too. */
+#define OWNERS 32
+
+static struct owner {
+	u64 id; /* of who asked; 0: nobody any more */
+	int child; /* pidfd; -1: the place is free */
+	union {
+		struct { int go, done, dir, limits, go_end, done_end; }; /* the ends are the child's */
+		int fds[6]; /* -1 once it has had its say */
+	};
+} owners[OWNERS];
 
 static i64 write_in_proc(i64 dir, const char *name, const char *data, u64 n)
 {
@@ -42,9 +56,9 @@ static void renew_limits(void)
 
 /*
  * In the new namespace: no namespace of any kind may be made below it. Run when
- * the maps are written; the parent takes the namespace while we wait.
+ * the maps are written; the keeper takes the namespace while we wait.
  */
-static void namespace_owner(int go, int done)
+static void own_namespace(int limits, int go, int done)
 {
 	static const char *const files[] = {"cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"};
 	char path[] = "sys/user/max_xxxxxx_namespaces", byte = 1;
@@ -105,32 +119,14 @@ int hear(int done, int child)
 	return (poll[0].revents & 1) && SYS(read, done, &byte, 1) == 1 ? byte : -EOWNERDEAD_;
 }
 
-static i64 take_namespace(u32 pid, int child, const char *uid_map, const char *gid_map, int go, int done)
-{
-	i64 dir = process_file(pid, 0, 0), ret, fd;
-
-	if (dir < 0)
-		return dir;
-	ret = write_in_proc(dir, "uid_map", uid_map, strlen(uid_map));
-	if (ret == 0)
-		ret = write_in_proc(dir, "gid_map", gid_map, strlen(gid_map));
-	if (ret == 0 && SYS(write, go, "g", 1) != 1)
-		ret = -EOWNERDEAD_;
-	if (ret == 0 && (ret = hear(done, child)) > 0)
-		ret = -ret;
-	fd = ret < 0 ? ret : SYS(openat, dir, "ns/user", O_RDONLY_ | O_CLOEXEC_, 0);
-	SYS(close, dir);
-	return fd;
-}
-
-/* A pair of pipes or none: an errno. */
+/* Two pipes or none: minus an errno. Nobody waits for what is done by reading it. */
 int two_pipes(int go[2], int done[2])
 {
 	i64 ret = SYS(pipe2, go, O_CLOEXEC_);
 
 	if (ret < 0)
 		return (int)ret;
-	ret = SYS(pipe2, done, O_CLOEXEC_);
+	ret = SYS(pipe2, done, O_CLOEXEC_ | O_NONBLOCK_);
 	if (ret < 0)
 		close_both(go);
 	return (int)ret;
@@ -142,29 +138,160 @@ void close_both(const int ends[2])
 	SYS(close, ends[1]);
 }
 
-int make_userns(const char *uid_map, const char *gid_map)
+/* What it was made with is its own by now, or it has ended; its pidfd stays. */
+static void let_go(struct owner *o)
 {
-	int go[2], done[2], fd, child = -1;
-	struct clone_args args = {.flags = CLONE_NEWUSER, .pidfd = (u64)&child};
-	struct own o = {.n = 0};
-	i64 pid = two_pipes(go, done);
+	unwatch(o->done);
+	for (u32 i = 0; i < sizeof o->fds / sizeof *o->fds; i++)
+		close_fd(&o->fds[i]);
+	SYS(pidfd_send_signal, o->child, SIGKILL_, (void *)0, 0);
+}
 
-	if (pid < 0)
-		return (int)pid;
+/* Waits for the end of one that was let go. */
+static void reap(struct owner *o)
+{
+	SYS(waitid, 3 /* P_PIDFD */, o->child, (void *)0, 4 /* WEXITED */, (void *)0);
+	unwatch(o->child);
+	close_fd(&o->child);
+}
+
+static struct owner *free_owner(void)
+{
+	for (u32 i = 0; i < OWNERS; i++)
+		if (owners[i].child < 0)
+			return &owners[i];
+	for (u32 i = 0; i < OWNERS; i++)
+		if (owners[i].done < 0) {
+			reap(&owners[i]);
+			return &owners[i];
+		}
+	return 0;
+}
+
+static i64 write_maps(struct owner *o, u32 pid, const char *uid_map, const char *gid_map)
+{
+	i64 ret = o->dir = (int)process_file(pid, 0, 0);
+
+	if (ret >= 0)
+		ret = write_in_proc(o->dir, "uid_map", uid_map, strlen(uid_map));
+	if (ret == 0)
+		ret = write_in_proc(o->dir, "gid_map", gid_map, strlen(gid_map));
+	if (ret == 0 && SYS(write, o->go, "g", 1) != 1)
+		ret = -EOWNERDEAD_;
+	return ret;
+}
+
+/* 0, or minus an errno and nothing is left. */
+static i64 begin(struct owner *o, const char *uid_map, const char *gid_map)
+{
+	struct clone_args args = {.flags = CLONE_NEWUSER, .pidfd = (u64)&o->child};
+	struct own own = {.n = 0};
+	int go[2], done[2];
+	i64 ret = two_pipes(go, done);
+
+	if (ret < 0)
+		return ret;
 	renew_limits();
-	add_own(&o, go[0]);
-	add_own(&o, done[1]);
-	add_own(&o, limits);
-	pid = clone_child(&args, &o);
-	if (pid == 0)
-		namespace_owner(go[0], done[1]);
-	fd = pid < 0 ? (int)pid : (int)take_namespace((u32)pid, child, uid_map, gid_map, go[1], done[0]);
-	close_both(go);
-	close_both(done);
-	if (pid > 0) {
-		SYS(pidfd_send_signal, child, SIGKILL_, (void *)0, 0);
-		SYS(waitid, 3, child, (void *)0, 4, (void *)0);
-		SYS(close, child);
+	*o = (struct owner){.child = -1, .go = go[1], .go_end = go[0], .done = done[0], .done_end = done[1], .dir = -1};
+	/* Its own: ours may be another before the child has its table. */
+	o->limits = (int)SYS(fcntl, limits, F_DUPFD_CLOEXEC_, FIRST_FREE);
+	add_own(&own, o->go_end);
+	add_own(&own, o->done_end);
+	add_own(&own, o->limits);
+	ret = o->limits < 0 ? o->limits : clone_child(&args, &own);
+	if (ret == 0)
+		own_namespace(o->limits, o->go_end, o->done_end);
+	if (ret < 0)
+		o->child = -1;
+	else if ((ret = write_maps(o, (u32)ret, uid_map, gid_map)) >= 0)
+		return 0;
+	let_go(o);
+	if (o->child >= 0)
+		reap(o);
+	return ret;
+}
+
+void begin_userns(u64 id, const char *uid_map, const char *gid_map)
+{
+	struct owner *o = free_owner();
+	i64 ret = o ? begin(o, uid_map, gid_map) : -EAGAIN_;
+
+	if (ret < 0)
+		return refuse(id, CK_STEP_CLONE, (u32)-ret, 0);
+	o->id = id;
+	watch(o->done, IN, (u32)(o - owners), FROM_OWNER, 1 /* EPOLL_CTL_ADD */);
+	watch(o->child, IN, (u32)(o - owners), FROM_OWNER_END, 1);
+}
+
+/* Its word, or, over, that it has none; then the namespace is the daemon's. */
+static void hear_owner(struct owner *o, int over)
+{
+	struct ck_reply r = {.magic = CK_MAGIC, .version = CK_VERSION, .id = o->id, .kind = CK_KIND_USERNS_MADE};
+	i64 fd = -EOWNERDEAD_, n;
+	u8 byte = 0;
+	int file;
+
+	n = SYS(read, o->done, &byte, 1);
+	if (n == -EAGAIN_ && !over)
+		return;
+	if (n == 1)
+		fd = byte ? -(i64)byte : SYS(openat, o->dir, "ns/user", O_RDONLY_ | O_CLOEXEC_, 0);
+	let_go(o);
+	if (o->id != 0 && fd < 0)
+		refuse(r.id, CK_STEP_CLONE, (u32)-fd, 0);
+	if (fd < 0)
+		return;
+	file = (int)fd;
+	if (o->id != 0 && send_reply(&r, &file, 1))
+		refuse(r.id, CK_STEP_FULL, EAGAIN_, 0);
+	SYS(close, file);
+}
+
+void on_owner(u32 index, int over)
+{
+	struct owner *o = &owners[index & (OWNERS - 1)];
+	struct siginfo_ how;
+
+	if (o->child < 0)
+		return;
+	how.pid = 0; /* an event may be of who had the place before */
+	if (over && (SYS(waitid, 3, o->child, &how, 4 | 1 /* WNOHANG */ | 0x01000000 /* WNOWAIT */, (void *)0) < 0 || how.pid == 0))
+		return;
+	if (o->done >= 0)
+		hear_owner(o, over);
+	if (over)
+		reap(o);
+}
+
+/* A successor did not ask, and may ask something else by the same number. */
+void forget_owners(void)
+{
+	for (u32 i = 0; i < OWNERS; i++)
+		owners[i].id = 0;
+}
+
+void watch_owners(void)
+{
+	for (u32 i = 0; i < OWNERS; i++) {
+		if (owners[i].child >= 0)
+			watch(owners[i].child, IN, i, FROM_OWNER_END, 1);
+		if (owners[i].child >= 0 && owners[i].done >= 0)
+			watch(owners[i].done, IN, i, FROM_OWNER, 1);
 	}
-	return fd;
+}
+
+void no_owners(void)
+{
+	for (u32 i = 0; i < OWNERS; i++)
+		owners[i].child = -1;
+}
+
+void end_owners(void)
+{
+	for (u32 i = 0; i < OWNERS; i++)
+		if (owners[i].child >= 0) {
+			if (owners[i].done >= 0)
+				let_go(&owners[i]);
+			reap(&owners[i]);
+		}
 }
