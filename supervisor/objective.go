@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -30,7 +31,7 @@ const (
 )
 
 // slot counts the calls of one part of the window.
-type slot struct{ good, bad int }
+type slot struct{ good, bad uint32 }
 
 // errorBudget is the state of one objective: a value that after and at make the
 // next of.
@@ -77,8 +78,8 @@ func (b errorBudget) after(now time.Time, rules plan.Objective, good bool) error
 // count gives the calls of the newest n slots.
 func (b errorBudget) count(n int) (bad, all int) {
 	for _, s := range b.slots[slots-n:] {
-		bad += s.bad
-		all += s.good + s.bad
+		bad += int(s.bad)
+		all += int(s.good) + int(s.bad)
 	}
 	return bad, all
 }
@@ -236,7 +237,7 @@ func (o *objective) kept() *keptBudget {
 	}
 	k := &keptBudget{Rules: o.rules, Until: o.budget.until, Degraded: o.budget.degraded, Reason: o.budget.reason}
 	for _, s := range o.budget.slots {
-		k.Slots = append(k.Slots, [2]int{s.good, s.bad})
+		k.Slots = append(k.Slots, [2]int{int(s.good), int(s.bad)})
 	}
 	return k
 }
@@ -249,10 +250,10 @@ func (o *objective) restore(k *keptBudget, rules plan.Objective) {
 	}
 	b := errorBudget{until: k.Until, degraded: k.Degraded, reason: k.Reason}
 	for i, s := range k.Slots {
-		if s[0] < 0 || s[1] < 0 {
+		if min(s[0], s[1]) < 0 || max(s[0], s[1]) > math.MaxUint32 {
 			return
 		}
-		b.slots[i] = slot{s[0], s[1]}
+		b.slots[i] = slot{uint32(s[0]), uint32(s[1])} // #nosec G115 -- bounded above
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()

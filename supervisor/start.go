@@ -46,6 +46,7 @@ func (p *plugin) launch() {
 	// What a daemon starts anew did not crash of itself, though it counts as if it had:
 	// a thousand of them in a lane for one or two would take a minute.
 	crashed := p.state.Restarts > 0 && !p.again
+	loops := crashed && p.state.Step > loopAfter
 	p.again = false
 	number := p.state.Run
 	if err := p.mayStart(); err != nil {
@@ -63,7 +64,7 @@ func (p *plugin) launch() {
 	record := p.record
 	p.walking.Go(func() {
 		defer cancel()
-		err := p.startWalk(ctx, number, record, crashed)
+		err := p.startWalk(ctx, number, record, crashed, loops)
 		p.stage(number, "")
 		if err != nil {
 			var permanent *PermanentError
@@ -88,15 +89,24 @@ func (p *plugin) mayStart() error {
 
 // startWalk is the first walk of the design. An error before the process
 // exists leaves nothing; later the actor owns the process.
-func (p *plugin) startWalk(ctx context.Context, number uint64, r store.Record, crashed bool) error {
+func (p *plugin) startWalk(ctx context.Context, number uint64, r store.Record, crashed, loops bool) error {
+	over, err := p.beginLoop(ctx, loops)
+	if err != nil {
+		return &stepError{"wait for a free place", err}
+	}
 	leave, err := p.enter(ctx, crashed)
 	if err != nil {
+		over()
 		return &stepError{"wait for a free place", err}
 	}
 	run, err := p.bringUp(ctx, number, r, nil)
 	leave()
 	if err != nil {
+		over()
 		return err
+	}
+	if loops {
+		p.endLoop(run, over)
 	}
 	return p.greet(run, false)
 }

@@ -96,6 +96,7 @@ type shared struct {
 	room      *atomic.Int64 // for evidence, in bytes
 	places    chan struct{} // one for each plugin that is being started
 	lane      chan struct{} // one for each of those that nobody waits for
+	loops     chan struct{} // one for each life of those that crash in loops
 	asked     chan struct{} // one for each start that somebody waits for; see admit
 	forgotten func(name string)
 	flags     *flags
@@ -194,7 +195,7 @@ func sharedOf(c Config) *shared {
 	s := &shared{
 		stateDir: c.StateDir, store: c.Store, put: c.Store.Put, audit: c.Audit, launcher: c.Launcher, source: c.Source,
 		connector: c.Connector, broker: c.Broker, metrics: c.Metrics, functions: c.Functions, uidBase: c.UIDBase, boot: c.Boot, logger: c.Logger, clock: c.Clock, random: c.Random, newID: c.NewID,
-		places: make(chan struct{}, maxStarting), lane: make(chan struct{}, restartsAtOnce(runtime.NumCPU())), asked: make(chan struct{}, maxAsked), room: new(atomic.Int64), wanted: new(wanted),
+		places: make(chan struct{}, maxStarting), lane: make(chan struct{}, restartsAtOnce(runtime.NumCPU())), loops: make(chan struct{}, restartsAtOnce(runtime.NumCPU())), asked: make(chan struct{}, maxAsked), room: new(atomic.Int64), wanted: new(wanted),
 		flags:    &flags{list: slices.Clone(c.Flags)},
 		degraded: func(string, bool) {},
 		changed:  func(change) {}, redraw: func() {}, unmet: func(string) string { return "" }, awaited: func(string) string { return "" },

@@ -155,6 +155,7 @@ func (d *daemon) start() error {
 	}
 	d.auditEvent("daemon-started", "daemon", "cordond "+version()+" started")
 	d.supervisor.StartEnabled()
+	d.later(giveBack())
 	d.notify("READY=1")
 	d.startWatchdog()
 	d.log.Info("ready", "socket", d.config.Daemon.Socket, "version", version())

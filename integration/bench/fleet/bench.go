@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cordonhq/cordon/integration/bench/machine"
 	"github.com/cordonhq/cordon/supervisor/control"
 )
 
@@ -39,7 +40,7 @@ int main(int argc, char **argv) {
 `
 
 // starters is how many clients start and stop plugins.
-const starters = 8
+const starters = 16
 
 // bench is a daemon of its own with all plugins installed.
 type bench struct {
@@ -200,20 +201,21 @@ func (b *bench) window(crashing bool) (w window, err error) {
 	if err != nil {
 		return w, err
 	}
+	if crashing {
+		if w.entering, err = b.callWhile(b.comingToCrash()); err != nil {
+			return w, err
+		}
+	}
 	before, err := b.restarts()
 	if err != nil {
 		return w, err
 	}
 	used, began := b.processorTime(), time.Now()
-	calm := b.calm()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	for i := 0; i < b.effort.calls || time.Since(began) < b.effort.span; i++ {
-		at := time.Now()
-		if _, err := b.client.CallPlugin(ctx, control.CallParams{Name: calm[i*7%len(calm)], Method: "ping", Timeout: patience}); err != nil {
-			return w, err
-		}
-		w.latencies = append(w.latencies, float64(time.Since(at).Nanoseconds())/1000)
+	w.latencies, err = b.callWhile(func(made int) (bool, error) {
+		return made < b.effort.calls || time.Since(began) < b.effort.span, nil
+	})
+	if err != nil {
+		return w, err
 	}
 	w.span = time.Since(began)
 	w.cores = (b.processorTime() - used).Seconds() / w.span.Seconds()
@@ -221,6 +223,46 @@ func (b *bench) window(crashing bool) (w window, err error) {
 	w.crashes = after - before
 	return w, err
 }
+
+// callWhile calls healthy plugins one after another, and says how long each call
+// took, in microseconds.
+func (b *bench) callWhile(more func(made int) (bool, error)) (took []float64, err error) {
+	calm := b.calm()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for {
+		if ok, err := more(len(took)); !ok || err != nil {
+			return took, err
+		}
+		at := time.Now()
+		if _, err := b.client.CallPlugin(ctx, control.CallParams{Name: calm[len(took)*7%len(calm)], Method: "ping", Timeout: patience}); err != nil {
+			return took, err
+		}
+		took = append(took, float64(time.Since(at).Nanoseconds())/1000)
+	}
+}
+
+// comingToCrash is true until each of those that crash was restarted as often as
+// makes it a loop. It asks seldom, for the daemon looks at every plugin then.
+func (b *bench) comingToCrash() func(int) (bool, error) {
+	next := time.Now()
+	return func(int) (bool, error) {
+		if time.Now().Before(next) {
+			return true, nil
+		}
+		next = time.Now().Add(10 * seldom)
+		list, err := b.client.List(context.Background())
+		for _, s := range list {
+			if strings.HasPrefix(s.Name, "crash-") && s.Restarts < loop {
+				return true, err
+			}
+		}
+		return false, err
+	}
+}
+
+// loop is how often in a row a plugin has been restarted that crashes in one.
+const loop = 4
 
 // restarts counts those of all that crash.
 func (b *bench) restarts() (n int, err error) {
@@ -256,8 +298,8 @@ func (b *bench) peakMiB() (float64, error) {
 
 // restart ends the daemon and starts it again, and says how long it took until
 // every enabled plugin runs: those that do not crash.
-func (b *bench) restart() (time.Duration, error) {
-	err := b.each(b.calm(), func(ctx context.Context, c *control.Client, name string) error {
+func (b *bench) restart() (took time.Duration, meanwhile string, err error) {
+	err = b.each(b.calm(), func(ctx context.Context, c *control.Client, name string) error {
 		_, err := c.Enable(ctx, name)
 		return err
 	})
@@ -266,11 +308,11 @@ func (b *bench) restart() (time.Duration, error) {
 		return err
 	}))
 	if err := errors.Join(err, b.stop()); err != nil {
-		return 0, err
+		return 0, "", err
 	}
-	began := time.Now()
+	began, then := time.Now(), machine.Now()
 	if err := b.start(); err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	err = wait("every plugin to have started", seldom, func() (bool, error) {
 		list, err := b.client.List(context.Background())
@@ -281,7 +323,7 @@ func (b *bench) restart() (time.Duration, error) {
 		}
 		return true, err
 	})
-	return time.Since(began), err
+	return time.Since(began), machine.Now().Since(then), err
 }
 
 func (b *bench) stop() error {
