@@ -132,8 +132,10 @@ type Conn struct {
 	halt     halt
 	// readPlain reads, and notes nothing.
 	readPlain func([]byte) (int, error)
-	// unanswered are requests of the peer to the process before this one.
+	// unanswered are requests of the peer to the process before this one, unseen is
+	// what that had read and not looked at.
 	unanswered []string
+	unseen     []byte
 
 	// The reader's own, whoever has the turn.
 	frames frameReader
@@ -171,7 +173,7 @@ func NewConn(t Transport, o Options) *Conn {
 		if o.Resume {
 			c.unanswered = c.goOn(j)
 		} else {
-			j.begin()
+			j.begin(o.Framing)
 		}
 		c.calls.journal, c.requests.journal, c.out.journal = j, j, j
 	}

@@ -46,7 +46,7 @@ const (
 	maxHeaders    = 16
 	maxHeaderLen  = 4096
 	maxStray      = 4096 // of one line that is no message
-	firstBuffer   = 2048
+	firstBuffer   = 1024
 	steadyBuffer  = 64 << 10 // what a connection keeps while it is idle, at most
 	newlineBudget = 2        // "\r\n" after a message of MaxFrame bytes
 )

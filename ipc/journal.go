@@ -3,6 +3,7 @@ package ipc
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -11,8 +12,13 @@ import (
 	"unsafe"
 )
 
-// JournalSize is how many bytes of memory a journal takes.
-const JournalSize = 4096
+// JournalSize is how many bytes of memory a journal takes: its words, and as much
+// for what was read last.
+const (
+	JournalSize  = journalWords + landingSize
+	journalWords = 2048
+	landingSize  = 2048
+)
 
 // Journal is what another process must know to go on with a connection when
 // this one is killed: whether the stream stands between two messages both ways,
@@ -20,10 +26,14 @@ const JournalSize = 4096
 // lies in memory that outlives this process, and is written before what it
 // tells of can be seen outside.
 //
-// What it tells of may be a little less than what happened: a request that this
-// process had read and not yet noted (some hundred nanoseconds) gets no answer.
+// The kernel itself writes what is read between two messages there, before this
+// process knows of it: what was read and not looked at any more is read again.
 type Journal struct {
-	w *[JournalSize / 8]atomic.Uint64
+	w *[journalWords / 8]atomic.Uint64
+	// landing is where reads between two messages go. All of it is nothingRead but
+	// for the newest of them, of which landed is the length.
+	landing []byte
+	landed  int
 	// mu guards the places of requests.
 	mu sync.Mutex
 }
@@ -37,12 +47,15 @@ const (
 	wordCalls           // the newest id of our calls
 	wordTakes           // which descriptors the peer takes
 	wordUnnoted         // requests of the peer that found no place
+	wordLooked          // 1: what has landed is known to this process
+	wordFraming         // of the connection
 	firstPlace   = 8
 	placeWords   = 8 // the length of an id, or-ed with answered, and the id
 	journalMagic = 0x31_6c_6e_72_75_6f_6a_63
 	maxPlaceID   = (placeWords - 1) * 8
-	places       = (JournalSize/8 - firstPlace) / placeWords
+	places       = (journalWords/8 - firstPlace) / placeWords
 	answered     = 1 << 32 // its answer is in the queue
+	nothingRead  = 0xff    // a byte that stands nowhere in UTF-8
 )
 
 // NewJournal makes a journal of JournalSize bytes of memory, aligned to words,
@@ -51,20 +64,87 @@ func NewJournal(memory []byte) (*Journal, error) {
 	if len(memory) < JournalSize || uintptr(unsafe.Pointer(&memory[0]))%8 != 0 {
 		return nil, errors.New("cannot make a journal: too little memory, or not aligned")
 	}
-	return &Journal{w: (*[JournalSize / 8]atomic.Uint64)(unsafe.Pointer(&memory[0]))}, nil
+	return &Journal{
+		w:       (*[journalWords / 8]atomic.Uint64)(unsafe.Pointer(&memory[0])),
+		landing: memory[journalWords:JournalSize:JournalSize], landed: landingSize,
+	}, nil
 }
 
 // begin makes it the journal of a new connection.
-func (j *Journal) begin() {
+func (j *Journal) begin(f Framing) {
 	for i := range j.w {
 		j.w[i].Store(0)
 	}
+	j.w[wordFraming].Store(uint64(f))
+	j.clear()
 	j.w[wordMagic].Store(journalMagic)
 }
 
+// clear forgets what has landed: all of it is handled.
+func (j *Journal) clear() {
+	if used := j.landing[:j.landed]; len(used) > 0 {
+		used[0] = nothingRead
+		for i := 1; i < len(used); i *= 2 {
+			copy(used[i:], used[:i])
+		}
+	}
+	j.landed = 0
+	j.w[wordLooked].Store(0)
+}
+
+// looked says that this process knows of the n bytes that have landed.
+func (j *Journal) looked(n int) {
+	j.landed = n
+	j.w[wordLooked].Store(1)
+}
+
+// unseen is what was read and not looked at.
+func (j *Journal) unseen() []byte {
+	if j.w[wordLooked].Load() != 0 {
+		return nil
+	}
+	n := len(j.landing)
+	for n > 0 && j.landing[n-1] == nothingRead {
+		n--
+	}
+	return j.landing[:n]
+}
+
+// errLanded says that nobody can go on with what was read and not looked at.
+var errLanded = errors.New("what it had just said is not known")
+
+// legible says whether what was read and not looked at is all there. The bytes of
+// a length may be those of which there is nothing, and what descriptors came with
+// them is gone.
+func (j *Journal) legible() error {
+	b := j.unseen()
+	if bytes.Contains(b, descriptorsKey) {
+		return errLanded
+	}
+	if Framing(j.w[wordFraming].Load()) != FramingLength {
+		return nil
+	}
+	for len(b) > 0 {
+		if len(b) < lengthHeader {
+			return errLanded
+		}
+		n := lengthHeader + int(binary.BigEndian.Uint32(b))
+		b = b[min(n, len(b)):]
+	}
+	return nil
+}
+
 // Resumable says whether another process can go on with the connection, and why
-// not.
+// not. Nobody may use it meanwhile.
 func (j *Journal) Resumable() error {
+	if err := j.between(); err != nil {
+		return err
+	}
+	return j.legible()
+}
+
+// between says whether the stream is known to stand between two messages.
+func (j *Journal) between() error {
 	switch {
 	case j.w[wordMagic].Load() != journalMagic:
 		return errors.New("nothing is known of its connection")
@@ -183,30 +263,59 @@ func (c *Conn) goOn(j *Journal) []string {
 	c.calls.last, c.calls.forgot = last, last
 	c.takes.Store(uint32(j.w[wordTakes].Load())) // #nosec G115 -- as it was stored
 	c.phase.Store(int32(PhaseServing))
+	c.unseen = bytes.Clone(j.unseen())
 	return j.open()
 }
 
-// methodKey stands in every request, and seldom in an answer.
-var methodKey = []byte(`"method"`)
+// methodKey stands in every request, and seldom in an answer; descriptorsKey in
+// every message with descriptors.
+var (
+	methodKey      = []byte(`"method"`)
+	descriptorsKey = []byte(`"fds"`)
+)
 
 // readNoted is the read of a connection with a journal. All that was read
 // before it has been handled, but for what is left of a message.
 func (c *Conn) readNoted(p []byte) (int, error) {
+	if len(c.unseen) > 0 { // what the process before read, and did not look at
+		c.o.Journal.reading(true)
+		n := copy(p, c.unseen)
+		c.unseen = c.unseen[n:]
+		return n, nil
+	}
 	for {
 		rest := c.frames.r < c.frames.w
+		if !rest {
+			c.o.Journal.clear()
+		}
 		c.o.Journal.reading(rest)
 		if err := c.halt.pause(c, rest); err != nil {
 			return 0, err
 		}
-		n, err := c.readPlain(p)
+		n, err := c.readLanding(p, rest)
 		if n == 0 && isTimeout(err) && c.halt.told(c) {
 			continue
 		}
-		if n > 0 && (rest || bytes.Contains(p[:n], methodKey)) {
-			c.o.Journal.reading(true)
-		}
 		return n, err
 	}
+}
+
+// readLanding reads into memory that another process can read when this one was
+// killed. In the middle of a message nobody could go on with it anyway.
+func (c *Conn) readLanding(p []byte, rest bool) (int, error) {
+	if rest {
+		return c.readPlain(p)
+	}
+	j := c.o.Journal
+	n, err := c.readPlain(j.landing[:min(len(p), len(j.landing))])
+	if n > 0 {
+		if bytes.Contains(j.landing[:n], methodKey) {
+			j.reading(true)
+		}
+		j.looked(n)
+		copy(p, j.landing[:n])
+	}
+	return n, err
 }
 
 // halt is how a connection stands still between two messages.

@@ -3,10 +3,15 @@ package ipc
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"io"
 	"net"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 func newJournal(t testing.TB, memory []byte) *Journal {
@@ -53,21 +58,37 @@ func copyOf(t *testing.T, c *net.UnixConn) Transport {
 	return tr
 }
 
+// asLeft is a copy of a journal that somebody may be writing: its words are copied
+// as they are written, one at a time.
+func asLeft(memory []byte) []byte {
+	left := make([]byte, len(memory))
+	from, to := newWords(memory), newWords(left)
+	for i := range from {
+		to[i].Store(from[i].Load())
+	}
+	copy(left[journalWords:], memory[journalWords:])
+	return left
+}
+
+func newWords(memory []byte) *[journalWords / 8]atomic.Uint64 {
+	return (*[journalWords / 8]atomic.Uint64)(unsafe.Pointer(&memory[0]))
+}
+
 // TestAnotherGoesOn: with the journal and the socket of a connection whose
 // process ended in the middle of calls both ways, another goes on.
 func TestAnotherGoesOn(t *testing.T) {
 	asked := make(chan struct{})
 	first, own, peer, memory := peerByHand(t, Options{PeerTakes: []DescriptorKind{KindSocket}, Handler: func(ctx context.Context, _ *Request) (any, error) {
 		close(asked)
-		<-ctx.Done()
+		<-t.Context().Done() // what was killed answers nothing, not even that it was cancelled
 		return nil, ctx.Err()
 	}})
 	go func() { _, _ = first.Call(t.Context(), "unanswered", nil) }()
 	peer.hears(`{"jsonrpc":"2.0","id":1,"method":"unanswered"}`)
 	peer.say(`{"jsonrpc":"2.0","id":"mine","method":"work"}`)
 	<-asked
-	awaited(t, "the request is handled", func() bool { return newJournal(t, memory).Resumable() == nil })
-	left := bytes.Clone(memory) // as a kill would leave it
+	awaited(t, "the request is handled", func() bool { return newJournal(t, memory).between() == nil })
+	left := asLeft(memory) // as a kill would leave it
 	next := copyOf(t, own)
 	_ = first.Close()
 	second := run(NewConn(next, Options{Journal: newJournal(t, left), Resume: true, Hello: true}))
@@ -94,12 +115,12 @@ func TestJournalTellsOfHalfMessages(t *testing.T) {
 	if _, err := peer.Write(frame[:9]); err != nil {
 		t.Fatal(err)
 	}
-	awaited(t, "half a message has come", func() bool { return j.Resumable() != nil })
+	awaited(t, "half a message has come", func() bool { return j.between() != nil })
 	if _, err := peer.Write(frame[9:]); err != nil {
 		t.Fatal(err)
 	}
 	peer.hears(`{"jsonrpc":"2.0","id":1,"result":null}`)
-	awaited(t, "the message is handled", func() bool { return j.Resumable() == nil })
+	awaited(t, "the message is handled", func() bool { return j.between() == nil })
 	// More than the kernel holds for a peer that does not read.
 	if err := own.SetWriteBuffer(4096); err != nil {
 		t.Fatal(err)
@@ -107,12 +128,125 @@ func TestJournalTellsOfHalfMessages(t *testing.T) {
 	if err := c.Notify("large", []string{strings.Repeat("x", 1<<20)}); err != nil {
 		t.Fatal(err)
 	}
-	awaited(t, "half a message has gone", func() bool { return j.Resumable() != nil })
+	awaited(t, "half a message has gone", func() bool { return j.between() != nil })
 	if _, err := peer.frames.next(); err != nil {
 		t.Fatal(err)
 	}
-	awaited(t, "all of it has gone", func() bool { return j.Resumable() == nil })
+	awaited(t, "all of it has gone", func() bool { return j.between() == nil })
 }
+
+// TestWhatWasReadAndNotLookedAt: a process that is killed just when it has read is
+// one whose kernel has written down what it read: whole requests, several, and
+// half of one are gone on with.
+func TestWhatWasReadAndNotLookedAt(t *testing.T) {
+	for _, framing := range []Framing{FramingLength, FramingLines, FramingHeaders} {
+		var many, answers []string
+		for id := range 40 {
+			many, answers = append(many, request(framing, id)), append(answers, answerTo(id))
+		}
+		for name, c := range map[string]struct {
+			first, then string // what was read, what came later
+			want        []string
+		}{
+			"one":               {request(framing, 1), "", []string{answerTo(1)}},
+			"two":               {request(framing, 1) + request(framing, 2), "", []string{answerTo(1), answerTo(2)}},
+			"one and a half":    {request(framing, 1) + request(framing, 2)[:9], request(framing, 2)[9:], []string{answerTo(1), answerTo(2)}},
+			"an answer, a call": {string(appendFrame(nil, framing, []byte(answerTo(1)))) + request(framing, 3), "", []string{answerTo(3)}},
+			"long":              {strings.Join(many, ""), "", answers},
+		} {
+			t.Run(fmt.Sprint(framing, name), func(t *testing.T) {
+				a, b := socketpair(t)
+				memory := make([]byte, JournalSize)
+				first := NewConn(SocketTransport(a), Options{Journal: newJournal(t, memory), Framing: framing, Handler: echo})
+				newJournal(t, memory).called(1) // which is answered late
+				left := make(chan []byte, 1)
+				read := first.readPlain
+				first.readPlain = func(p []byte) (int, error) {
+					n, err := read(p)
+					if n > 0 { // here it is killed
+						left <- asLeft(memory)
+						return 0, io.EOF
+					}
+					return n, err
+				}
+				next := copyOf(t, a)
+				peer := &wireEnd{t: t, Conn: b, frames: newFrames(b, framing, frameCeiling), framing: framing}
+				if err := b.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := b.Write([]byte(c.first)); err != nil {
+					t.Fatal(err)
+				}
+				run(first)
+				killed := <-left
+				j := newJournal(t, killed)
+				if err := j.Resumable(); err != nil {
+					t.Fatal(err)
+				}
+				second := run(NewConn(next, Options{Journal: j, Resume: true, Framing: framing, Handler: echo}))
+				defer func() { _ = second.Close() }()
+				if _, err := b.Write([]byte(c.then)); err != nil {
+					t.Fatal(err)
+				}
+				var heard []string // in any order
+				for range c.want {
+					fr, err := peer.frames.next()
+					if err != nil {
+						t.Fatalf("after %q: %v", heard, err)
+					}
+					heard = append(heard, string(fr.bytes))
+				}
+				if slices.Sort(heard); !slices.Equal(heard, slices.Sorted(slices.Values(c.want))) {
+					t.Errorf("heard %q, want %q", heard, c.want)
+				}
+				awaited(t, "all is handled", func() bool { return newJournal(t, killed).between() == nil })
+			})
+		}
+	}
+}
+
+// TestWhatNobodyCanKnow: bytes of a length that are those of nothing, and
+// descriptors that have gone.
+func TestWhatNobodyCanKnow(t *testing.T) {
+	fits := bytes.Repeat([]byte("x"), 255)
+	for name, c := range map[string]struct {
+		framing Framing
+		read    []byte
+		known   bool
+	}{
+		"half a length":                {FramingLength, []byte{0, 0}, false},
+		"a length that ends in 255":    {FramingLength, []byte{0, 0, 0, 255}, false},
+		"and with what it is of":       {FramingLength, append([]byte{0, 0, 0, 255}, fits...), true},
+		"another, and half a length":   {FramingLength, append(append([]byte{0, 0, 0, 255}, fits...), 0), false},
+		"half a line":                  {FramingLines, []byte(`{"jsonrpc"`), true},
+		"half a line with a file":      {FramingLines, []byte(`{"jsonrpc":"2.0","method":"m","fds":["file"]}`), false},
+		"a file, and half a message":   {FramingLength, append([]byte{0, 0, 1, 0}, `{"fds":["file"],`...), false},
+		"nothing":                      {FramingLength, nil, true},
+		"as much as there is room for": {FramingLines, bytes.Repeat([]byte(" "), landingSize), true},
+	} {
+		j := newJournal(t, make([]byte, JournalSize))
+		j.begin(c.framing)
+		copy(j.landing, c.read)
+		if err := j.Resumable(); (err == nil) != c.known {
+			t.Errorf("%s: %v", name, err)
+		}
+		j.looked(len(c.read))
+		if err := j.Resumable(); err != nil || len(j.unseen()) != 0 {
+			t.Errorf("%s, looked at: %v", name, err)
+		}
+		j.clear()
+		if n := len(j.unseen()); n != 0 {
+			t.Errorf("%s, handled: %d bytes", name, n)
+		}
+	}
+}
+
+// request is one in its frame, reply what echo answers to it.
+func request(f Framing, id int) string {
+	return string(appendFrame(nil, f, fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%d,"method":"m"}`, id)))
+}
+
+func answerTo(id int) string { return fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"result":null}`, id) }
 
 // TestSuspendStandsBetweenMessages: nothing is read while it lasts, all that was
 // asked is answered before, and nothing is lost.
@@ -150,7 +284,7 @@ func TestSuspendStandsBetweenMessages(t *testing.T) {
 func TestJournalWithoutPlace(t *testing.T) {
 	memory := make([]byte, JournalSize)
 	j := newJournal(t, memory)
-	j.begin()
+	j.begin(FramingLines)
 	long := j.note(strings.Repeat("x", maxPlaceID+1))
 	if j.Resumable() == nil {
 		t.Error("an id that found no place is not told of")
@@ -185,10 +319,14 @@ func TestJournalWithoutPlace(t *testing.T) {
 func FuzzJournal(f *testing.F) {
 	good := make([]byte, JournalSize)
 	j := newJournal(f, good)
-	j.begin()
+	j.begin(FramingLines)
 	j.note("1")
 	j.note(`"a longer one"`)
 	f.Add(good)
+	lands := bytes.Clone(good)
+	newJournal(f, lands).begin(FramingLength)
+	copy(lands[journalWords:], appendFrame(nil, FramingLength, []byte(`{"jsonrpc":"2.0","id":7,"method":"m"}`)))
+	f.Add(lands)
 	f.Add([]byte{1, 2, 3})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		memory := make([]byte, JournalSize)
@@ -204,6 +342,9 @@ func FuzzJournal(f *testing.F) {
 		}
 		if len(j.open()) != 0 {
 			t.Error("what was asked for once is still there")
+		}
+		if b := j.unseen(); len(b) > landingSize || len(b) > 0 && b[len(b)-1] == nothingRead {
+			t.Errorf("%d bytes were read and not looked at", len(b))
 		}
 	})
 }

@@ -2,9 +2,9 @@ package cordon
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"hash/maphash"
+	"math/bits"
 	"slices"
 	"unicode/utf8"
 )
@@ -44,11 +44,21 @@ type envelope struct {
 	version, fds              span
 }
 
-// key is one member name of an object that is still open.
-type key struct {
-	hash uint64
-	name span // without quotes
-}
+// key is one member name of an object that is still open: 32 bits of its hash,
+// above 32 of where it stands in the message, without quotes. Small, since a
+// message can have a million of them: hashes that two names share by chance are
+// told apart by the names.
+type key uint64
+
+func keyOf(hash uint64, at int) key { return key(hash&^(1<<hashBits-1) | uint64(at)) }
+
+// hashBits of a key are below its hash; a message has fewer bytes than they count.
+const hashBits = 32
+
+func (k key) at() int { return int(k & (1<<hashBits - 1)) }
+
+// alike says whether two may be of one name.
+func (k key) alike(other key) bool { return (k^other)>>hashBits == 0 }
 
 // scanner validates a message in one pass and finds the members of its
 // envelope without building anything. It accepts less than encoding/json:
@@ -229,14 +239,16 @@ func (s *scanner) str() (escaped bool, err *ProtocolError) {
 }
 
 // plain skips, eight at a time, bytes that a string holds as they are: ASCII but
-// for quotes, backslashes and control characters. It may stop before one.
+// for quotes, backslashes and control characters. It may stop before one, and does so
+// within the last eight bytes.
 func (s *scanner) plain() {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
 	for s.pos+8 <= len(s.data) {
 		w := binary.LittleEndian.Uint64(s.data[s.pos:])
 		quote, slash := w^(ones*'"'), w^(ones*'\\')
 		// The high bit of a byte is set where it is below 0x20, equal, or high itself.
-		if ((w-ones*' ')|(quote-ones)|(slash-ones)|w)&highs != 0 {
+		if other := ((w - ones*' ') | (quote - ones) | (slash - ones) | w) & highs; other != 0 {
+			s.pos += bits.TrailingZeros64(other) / 8 // the first is exact
 			return
 		}
 		s.pos += 8
@@ -401,15 +413,15 @@ const few = 16
 
 // addKey notes a name of the object whose names start at base.
 func (s *scanner) addKey(base int, name span, escaped bool) *ProtocolError {
-	h := maphash.Bytes(s.seed, s.name(name, escaped))
+	k := keyOf(maphash.Bytes(s.seed, s.name(name, escaped)), name.start)
 	if len(s.keys)-base < few {
-		for _, k := range s.keys[base:] {
-			if k.hash == h && s.same(k.name, name) {
-				return s.duplicate(name)
+		for _, other := range s.keys[base:] {
+			if k.alike(other) && s.same(k, other) {
+				return s.duplicate(k)
 			}
 		}
 	}
-	s.keys = append(s.keys, key{h, name})
+	s.keys = append(s.keys, k)
 	return nil
 }
 
@@ -423,8 +435,22 @@ func (s *scanner) closeObject(base int) *ProtocolError {
 	}
 	sortByHash(names, topByte)
 	for i := 1; i < len(names); i++ {
-		if names[i].hash == names[i-1].hash && s.same(names[i].name, names[i-1].name) {
-			return s.duplicate(names[i].name)
+		if !names[i].alike(names[i-1]) {
+			continue
+		}
+		if err := s.unlike(names, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unlike compares names[i] with those before it that are like it: mostly one, and
+// the more of them there are by chance the less likely they are.
+func (s *scanner) unlike(names []key, i int) *ProtocolError {
+	for j := i - 1; j >= 0 && names[i].alike(names[j]); j-- {
+		if s.same(names[i], names[j]) {
+			return s.duplicate(names[i])
 		}
 	}
 	return nil
@@ -435,15 +461,15 @@ const topByte = 56
 
 // sortByHash sorts names by what their hashes are from the byte at shift on. Hashes
 // are as good as random, so each pass puts names where their byte belongs, in
-// place: a comparing sort takes a tenth of a second for the names of one message.
+// place: a comparing sort takes several times as long for the names of one message.
 func sortByHash(names []key, shift int) {
-	if len(names) <= 4*few || shift < 0 {
-		slices.SortFunc(names, func(a, b key) int { return cmp.Compare(a.hash, b.hash) })
+	if len(names) <= 8*few || shift < hashBits {
+		slices.Sort(names)
 		return
 	}
 	var at, end [256]int
-	for i := range names {
-		end[byte(names[i].hash>>shift)]++
+	for _, k := range names {
+		end[byte(k>>shift)]++
 	}
 	for b, sum := 0, 0; b < len(end); b++ {
 		at[b] = sum
@@ -452,9 +478,13 @@ func sortByHash(names []key, shift int) {
 	}
 	for b := range at {
 		for at[b] < end[b] {
-			to := byte(names[at[b]].hash >> shift)
-			names[at[b]], names[at[to]] = names[at[to]], names[at[b]]
-			at[to]++
+			k := names[at[b]]
+			for to := byte(k >> shift); int(to) != b; to = byte(k >> shift) {
+				names[at[to]], k = k, names[at[to]]
+				at[to]++
+			}
+			names[at[b]] = k
+			at[b]++
 		}
 	}
 	start := 0
@@ -464,15 +494,28 @@ func sortByHash(names []key, shift int) {
 	}
 }
 
-func (s *scanner) duplicate(name span) *ProtocolError {
-	return breach(BreachDuplicate, "one key twice in one object, at byte %d", name.start)
+func (s *scanner) duplicate(name key) *ProtocolError {
+	return breach(BreachDuplicate, "one key twice in one object, at byte %d", name.at())
 }
 
 // same compares two names as they read once escapes are resolved.
-func (s *scanner) same(a, b span) bool {
-	s.decoded = unescape(s.decoded[:0], a.of(s.data))
-	s.other = unescape(s.other[:0], b.of(s.data))
+func (s *scanner) same(a, b key) bool {
+	s.decoded = unescape(s.decoded[:0], s.text(a))
+	s.other = unescape(s.other[:0], s.text(b))
 	return bytes.Equal(s.decoded, s.other)
+}
+
+// text is a name as it was written. It was scanned before, so its quote is there.
+func (s *scanner) text(k key) []byte {
+	start := k.at()
+	end := start
+	for s.data[end] != '"' {
+		if s.data[end] == '\\' {
+			end++
+		}
+		end++
+	}
+	return s.data[start:end:end]
 }
 
 // unescape appends the text of a validated string, given without its quotes.
