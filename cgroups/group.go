@@ -27,6 +27,7 @@ type Group struct {
 	members []*member
 	kill    *os.File
 	thaw    *os.File
+	freezer *os.File // see HoldFreezer
 
 	mu      sync.Mutex
 	removed bool
@@ -271,7 +272,7 @@ func (g *Group) Abandon() error {
 // closeFiles closes every descriptor, the claim's last.
 func (g *Group) closeFiles() error {
 	var errs []error
-	for _, f := range []*os.File{g.kill, g.thaw} {
+	for _, f := range []*os.File{g.kill, g.thaw, g.freezer} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}

@@ -16,7 +16,7 @@ import (
 
 // Handler is called in the listener's loop for every call that reaches it, and
 // holds up the calls of every plugin while it runs: it must answer at once and
-// decode later (see Describe). It is never called concurrently. A handler that
+// decode later (see Describe and Verdict.Then). It is never called concurrently. A handler that
 // panics has answered EPERM.
 type Handler func(Notification) Verdict
 
@@ -32,6 +32,11 @@ type Verdict struct {
 	// called once. For what must be read of the plugin while it still waits;
 	// what is not answered when the plugin is removed gets EPERM.
 	Pending bool
+	// Then, if it is not nil, is run at once by who took the call, after another has
+	// taken over the loop: for a pending call that is worth more than a queue and
+	// can take its time. Each costs a goroutine, so the Handler bounds how many
+	// there are; it may still run when the plugin is removed.
+	Then func()
 }
 
 // Notification is one call that waits for an answer. A copy may be kept as
@@ -181,7 +186,9 @@ func (l *Listener) AddKept(fd int, memory []byte, h Handler) (remove func(), err
 	}
 	s := &source{handle: h, fd: own, pending: make(map[uint64]int), kept: newPlaces(memory, l.sizes)}
 	for _, n := range l.left(s) {
-		l.answer(s, n)
+		if then := l.answer(s, n); then != nil {
+			go l.fenced(n, then)
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -242,11 +249,22 @@ func (l *Listener) Close() error {
 	return nil
 }
 
-// loop serves until Close. Epoll is level-triggered and each turn takes one
-// call of each plugin, so that none can keep the others waiting.
+// loop serves until Close, or until there is a Verdict.Then to run: then another
+// goroutine goes on as the loop, so that nobody has to be woken for it.
 func (l *Listener) loop() {
-	defer close(l.ended)
-	defer l.end()
+	if n, then := l.serve(); then != nil {
+		go l.loop()
+		l.fenced(n, then)
+		return
+	}
+	l.end()
+	close(l.ended)
+}
+
+// serve serves until Close, or until a call asks for more. Epoll is level-triggered
+// and each turn takes one call of each plugin, so that none can keep the others
+// waiting, and what was told of and not served is told of again.
+func (l *Listener) serve() (Notification, func()) {
 	buffer := make([]uint64, (int(l.sizes.notification)+7)/8)
 	events := make([]unix.EpollEvent, 128)
 	for {
@@ -256,15 +274,29 @@ func (l *Listener) loop() {
 		}
 		if err != nil {
 			l.fault(fmt.Errorf("cannot go on listening for system calls: epoll: %w", err))
-			return
+			return Notification{}, nil
 		}
 		for _, ev := range events[:n] {
 			if int(ev.Fd) == l.wake {
-				return
+				return Notification{}, nil
 			}
-			l.turn(ev.Fd, buffer)
+			if n, then := l.turn(ev.Fd, buffer); then != nil {
+				return n, then
+			}
 		}
 	}
+}
+
+// fenced runs what a handler left to be done with a call; a fault of it refuses
+// the call.
+func (l *Listener) fenced(n Notification, then func()) {
+	defer func() {
+		if r := recover(); r != nil {
+			l.fault(fmt.Errorf("the handler of %s failed: %v\n%s", n.Call, r, debug.Stack()))
+			_ = n.Answer(Verdict{}) // no harm if it was answered
+		}
+	}()
+	then()
 }
 
 // end closes everything, which has every waiting call refused.
@@ -283,18 +315,19 @@ func (l *Listener) end() {
 	_ = unix.Close(l.epoll)
 }
 
-// turn serves one call of one plugin.
-func (l *Listener) turn(fd int32, buffer []uint64) {
+// turn serves one call of one plugin, and returns what is still to be done with
+// it, if anything.
+func (l *Listener) turn(fd int32, buffer []uint64) (n Notification, then func()) {
 	l.mu.Lock()
 	s := l.sources[fd]
 	l.mu.Unlock()
 	if s == nil {
-		return // removed since the event
+		return n, nil // removed since the event
 	}
 	n, err := l.receive(s, buffer)
 	switch {
 	case err == nil:
-		l.answer(s, n)
+		return n, l.answer(s, n)
 	case errors.Is(err, errNothing):
 	case errors.Is(err, errHangup):
 		l.drop(s)
@@ -302,6 +335,7 @@ func (l *Listener) turn(fd int32, buffer []uint64) {
 		l.fault(fmt.Errorf("cannot receive a system call: %w", err))
 		l.drop(s)
 	}
+	return n, nil
 }
 
 var (
@@ -378,15 +412,17 @@ func uptime() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// answer asks the handler and passes on what it says.
-func (l *Listener) answer(s *source, n Notification) {
+// answer asks the handler and passes on what it says, or returns what is still to
+// be done.
+func (l *Listener) answer(s *source, n Notification) (then func()) {
 	v := l.ask(s, n)
 	if v.Pending {
-		return
+		return v.Then
 	}
 	if err := n.Answer(v); err != nil {
 		l.fault(err)
 	}
+	return nil
 }
 
 // ask calls the handler behind a fence.

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -192,6 +193,58 @@ func TestNotificationIsOfTheCall(t *testing.T) {
 	}
 	if pid, exe := n.Process(); pid != 0 || exe != "" {
 		t.Errorf("Process of a dead thread = %d, %q", pid, exe)
+	}
+}
+
+// TestWhatTakesTimeHoldsUpNobody: while who took a call goes on with it, the calls
+// of others, and more of the same plugin, are answered; a fault of it is a refusal.
+func TestWhatTakesTimeHoldsUpNobody(t *testing.T) {
+	f := seccomp.Filter{Rules: []seccomp.Rule{runtimeCalls}}
+	l := listen(t)
+	faults := make(chan error, 8)
+	l.OnFault(func(err error) { faults <- err })
+	slow, other := start(t, f, call(unix.SYS_MOUNT), call(unix.SYS_PTRACE)), start(t, f, call(unix.SYS_MOUNT))
+	taken, goOn := make(chan struct{}), make(chan struct{})
+	slow.serve(t, l, func(n seccomp.Notification) seccomp.Verdict {
+		if n.NR == unix.SYS_PTRACE {
+			return seccomp.Verdict{Pending: true, Then: func() { panic("on purpose") }}
+		}
+		return seccomp.Verdict{Pending: true, Then: func() {
+			close(taken)
+			<-goOn
+			if err := n.Answer(seccomp.Verdict{Errno: unix.EXDEV}); err != nil {
+				t.Error(err)
+			}
+		}}
+	})
+	other.serve(t, l, refuse(unix.EROFS))
+	slow.release(t)
+	select {
+	case <-taken:
+	case <-time.After(time.Minute):
+		t.Fatal("the call did not come")
+	}
+	other.release(t)
+	late := time.AfterFunc(time.Minute, func() {
+		t.Error("the other plugin was held up")
+		close(goOn)
+	})
+	if got := other.results(t)[0]; got.Errno != unix.EROFS {
+		t.Errorf("the other plugin's call gave %v", got.Errno)
+	}
+	if late.Stop() {
+		close(goOn)
+	}
+	if got := slow.results(t); got[0].Errno != unix.EXDEV || got[1].Errno != unix.EPERM {
+		t.Errorf("the calls gave %v and %v", got[0].Errno, got[1].Errno)
+	}
+	select {
+	case err := <-faults:
+		if !strings.Contains(err.Error(), "on purpose") {
+			t.Errorf("the fault is %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("nobody was told of the fault")
 	}
 }
 

@@ -68,6 +68,10 @@ func (l *Launcher) takeOver() error {
 	if errors.Is(err, namespaces.ErrNoKeeper) {
 		return nil
 	}
+	if errors.Is(err, namespaces.ErrOtherKeeper) { // it has ended, and what it kept is started anew
+		l.tookOver = true
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 // BookVersion changes with every change of what a book holds or where.
-const BookVersion = 2
+const BookVersion = 3
 
 // Book is what a successor of this daemon must know of one plugin. It lies in a
 // memfd that the keeper holds: memory for what changes with every call and

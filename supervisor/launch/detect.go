@@ -30,11 +30,12 @@ type call struct {
 // waits, so that what is reported is what was asked. A plugin that floods waits
 // for its own worker and for nobody else's; beyond the queue, and beyond the
 // rate at which calls are reported, they are answered undecoded and counted.
-// Every refused call counts against the budget. One that contains the plugin
-// has a queue of its own: nothing that the plugin does before fills it.
+// Every refused call counts against the budget. The first that contains the
+// plugin waits for nobody: who took it goes on with it. Another has a queue of its
+// own: nothing that the plugin does before fills it.
 func (p *Process) onCall(n seccomp.Notification) seccomp.Verdict {
-	p.worker()
 	if p.r.Answer != nil {
+		p.worker()
 		select {
 		case p.work <- &call{Notification: n}:
 		case <-p.gone:
@@ -42,6 +43,7 @@ func (p *Process) onCall(n seccomp.Notification) seccomp.Verdict {
 		return seccomp.Verdict{Pending: true}
 	}
 	if p.watched.Passes(n) {
+		p.worker()
 		select {
 		case p.work <- &call{Notification: n, observed: true}:
 			return seccomp.Verdict{Pending: true}
@@ -59,8 +61,15 @@ func (p *Process) onCall(n seccomp.Notification) seccomp.Verdict {
 	if contains(c.action) {
 		_ = p.group.FreezeNow() // at once; if it cannot be frozen, report kills it
 		queue = p.urgent
+		if p.first.CompareAndSwap(false, true) {
+			return seccomp.Verdict{Pending: true, Then: func() {
+				defer close(p.firstDone)
+				p.onRefused(c)
+			}}
+		}
 	}
 	if report {
+		p.worker()
 		kept := c
 		select {
 		case queue <- &kept:

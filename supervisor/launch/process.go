@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cordonhq/cordon/cgroups"
 	"github.com/cordonhq/cordon/namespaces"
 	"github.com/cordonhq/cordon/profiles/plan"
@@ -41,14 +43,18 @@ type Process struct {
 	fallen  fallen
 	watched seccomp.Observed // calls that are only looked at
 	work    chan *call       // calls to decode; one worker
-	urgent  chan *call       // the one that contains the plugin
-	gone    chan struct{}    // closed when no call can come any more
-	works   sync.Once        // begins the worker
-	worked  chan struct{}    // closed when the worker has ended
-	detect  []func()         // stops the detectors, in order
-	timer   *time.Timer
-	timed   chan struct{} // closed when the timer's report has ended
-	felled  atomic.Bool   // killed by the launcher or for its memory
+	urgent  chan *call       // one that contains the plugin
+	// first is set by the first call that contains the plugin, which the worker
+	// never sees; firstDone is closed when it was reported.
+	first     atomic.Bool
+	firstDone chan struct{}
+	gone      chan struct{} // closed when no call can come any more
+	works     sync.Once     // begins the worker
+	worked    chan struct{} // closed when the worker has ended
+	detect    []func()      // stops the detectors, in order
+	timer     *time.Timer
+	timed     chan struct{} // closed when the timer's report has ended
+	felled    atomic.Bool   // killed by the launcher or for its memory
 
 	adjusting sync.Mutex // serialises Adjust
 	mu        sync.Mutex // serialises reports
@@ -64,6 +70,7 @@ type Process struct {
 func (p *Process) adopt(child *namespaces.Child) error {
 	p.child = child
 	_ = p.group.Joined() // a thousand plugins have few descriptors each; nothing is lost with these
+	_ = p.group.HoldFreezer()
 	p.l.deaths.expect(p)
 	err := p.watch()
 	if err == nil {
@@ -126,6 +133,9 @@ func (p *Process) wait() {
 	close(p.gone)
 	p.worker() // which ends
 	<-p.worked
+	if !p.first.CompareAndSwap(false, true) {
+		<-p.firstDone
+	}
 	if cpu := p.plan().Time.CPU; cpu > 0 && p.outOfTime(end, cpu) {
 		p.onTime("time.cpu", cpu)
 	}
@@ -287,9 +297,25 @@ func (p *Process) killNow() bool {
 func (p *Process) killHeld() bool {
 	p.felled.Store(true)
 	if p.mounts == nil {
-		p.mounts, _ = os.Open(fmt.Sprintf("/proc/%d/ns/mnt", p.child.PID)) // it dies without
+		p.mounts = p.mountNamespace()
 	}
+	_ = p.child.Signal(syscall.SIGKILL) // before its reaper, whose end takes as long as its own
 	return p.killNow()
+}
+
+// mountNamespace is that of the first process; nil if that cannot be had, without
+// which it dies as well.
+func (p *Process) mountNamespace() *os.File {
+	if p.child.PIDFD != nil {
+		if fd, err := unix.IoctlRetInt(int(p.child.PIDFD.Fd()), unix.PIDFD_GET_MNT_NAMESPACE); err == nil { // Linux 6.11
+			return os.NewFile(uintptr(fd), "mount namespace")
+		}
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", p.child.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	return os.NewFile(uintptr(fd), "mount namespace")
 }
 
 // letGo ends what killHeld held.

@@ -758,8 +758,10 @@ func (s *start) process() (*Process, error) {
 		gone:    make(chan struct{}),
 		work:    make(chan *call, 64),
 		urgent:  make(chan *call, 1),
-		worked:  make(chan struct{}),
-		done:    make(chan struct{}),
+
+		firstDone: make(chan struct{}),
+		worked:    make(chan struct{}),
+		done:      make(chan struct{}),
 	}
 	if s.r.Keep != nil {
 		p.book = s.r.Keep.Book
