@@ -29,6 +29,9 @@ type EvidenceRules struct {
 	// Redact is what is taken out beside the values of the environment and the
 	// shapes that are known: the first group of each match, or all of it.
 	Redact []*regexp.Regexp
+	// Core adds a core of the process that hit the wall, in what room is left. It
+	// has whatever the plugin knew: nothing is redacted in it.
+	Core bool
 }
 
 // The rules without a configuration.
@@ -86,6 +89,13 @@ func (c *cabinet) redactions() []*regexp.Regexp {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.rules.Redact
+}
+
+// cores says whether evidence has a core.
+func (c *cabinet) cores() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rules.Core
 }
 
 // idTime is the form of the time that an id begins with.

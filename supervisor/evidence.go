@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,7 @@ type evidence struct {
 	calls     []callRecord
 	redact    redactor
 	room      int64 // bytes; 0 is evidenceSize
+	core      bool  // with a core of the process that hit the wall
 }
 
 // evidenceDir makes the directory of one quarantine below root and returns its
@@ -106,6 +108,13 @@ func (e evidence) write(w *evidenceWriter) {
 			w.copy(fmt.Sprintf("proc-%d-%s", pid, name), fmt.Sprintf("/proc/%d/%s", pid, name))
 		}
 	}
+	if e.core && len(pids) > 0 {
+		if by := e.violation.Where.PID; slices.Contains(pids, by) {
+			w.core(by)
+		} else {
+			w.core(e.proc.PID())
+		}
+	}
 }
 
 // evidenceWriter writes files into one directory, within a budget, until it
@@ -131,12 +140,7 @@ func (w *evidenceWriter) json(name string, v any) {
 // copy keeps the start of one file of /proc. A process that has gone meanwhile
 // is no error.
 func (w *evidenceWriter) copy(name, from string) {
-	f, err := os.Open(from)
-	if err != nil {
-		return
-	}
-	defer func() { _ = f.Close() }() // only read from
-	data, err := io.ReadAll(io.LimitReader(f, evidenceFile))
+	data, err := readSome(from)
 	if err != nil {
 		return
 	}
@@ -146,6 +150,16 @@ func (w *evidenceWriter) copy(name, from string) {
 		data = []byte(w.redact.known(string(data)))
 	}
 	w.put(name, data)
+}
+
+// readSome reads the start of a file of /proc.
+func readSome(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	return io.ReadAll(io.LimitReader(f, evidenceFile))
 }
 
 func (w *evidenceWriter) put(name string, data []byte) {

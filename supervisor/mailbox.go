@@ -39,7 +39,7 @@ type operation struct {
 type mailbox struct {
 	mu     sync.Mutex
 	queue  []message
-	lost   int
+	lost   int // violations, with those that they stand for
 	closed bool
 	wake   chan struct{} // room for one
 }
@@ -59,7 +59,7 @@ func (b *mailbox) add(m message, mayLose bool) bool {
 		return false
 	}
 	if mayLose && len(b.queue) >= maxWaiting {
-		b.lost++
+		b.lost += hitsOf(m.hit)
 		return true
 	}
 	b.queue = append(b.queue, m)
@@ -70,7 +70,15 @@ func (b *mailbox) add(m message, mayLose bool) bool {
 	return true
 }
 
-// take removes all that waits, and how many messages were lost since last time.
+// hitsOf is how often the wall was hit that one report stands for.
+func hitsOf(v *violation.Violation) int {
+	if v == nil {
+		return 1
+	}
+	return 1 + v.Suppressed
+}
+
+// take removes all that waits, and how many violations were lost since last time.
 func (b *mailbox) take() (queue []message, lost int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -604,6 +604,9 @@ func violationData(v *violation.Violation) map[string]any {
 	if v.NotEnforced { // a complaint is told from a refusal wherever it is read
 		data["not_enforced"] = true
 	}
+	if v.Suppressed > 0 { // the calls before it that this record stands for, too
+		data["suppressed"] = v.Suppressed
+	}
 	return data
 }
 
@@ -616,7 +619,7 @@ func (p *plugin) recordViolation() {
 	p.saveLater()
 	p.publish()
 	if !p.budget.take(p.clock.Now()) {
-		p.muted++
+		p.muted += hitsOf(p.hit)
 		return
 	}
 	p.auditEvent(control.Event{
@@ -642,6 +645,7 @@ func (p *plugin) auditMuted() {
 	p.auditEvent(control.Event{
 		Plugin: p.name, Kind: "violations-dropped", Actor: "daemon",
 		Text: fmt.Sprintf("%d violations of %s came too fast to be recorded one by one", p.muted, p.name),
+		Data: map[string]any{"count": p.muted},
 	})
 	p.muted = 0
 }
@@ -690,7 +694,7 @@ func (p *plugin) keepEvidence() {
 	}
 	e := evidence{
 		plan: pl, violation: q.Violation, log: p.log.tail(evidenceLines),
-		redact: newRedactor(pl, p.cabinet.redactions(), p.log.secrets()...), room: p.takeRoom(),
+		redact: newRedactor(pl, p.cabinet.redactions(), p.log.secrets()...), room: p.takeRoom(), core: p.cabinet.cores(),
 	}
 	if by != nil {
 		e.proc, e.calls = by.proc, by.calls.list()

@@ -160,6 +160,10 @@ type evidenceTable struct {
 	// values of the environment and the known shapes of secrets: the first group
 	// of each match, or all of it.
 	Redact []string `toml:"redact"`
+	// Core adds a core(5) of the process that hit the wall, for a debugger, within
+	// the 8 MiB of one quarantine. Nothing is taken out of it: it has every secret
+	// that the plugin had in its memory.
+	Core bool `toml:"core"`
 }
 
 // The least room for evidence: one quarantine's, whole.
@@ -173,7 +177,7 @@ func (e evidenceTable) rules() (supervisor.EvidenceRules, error) {
 	if e.MaxSize < minEvidence || e.Keep < 1 || e.Keep > 10000 || e.MaxAge <= 0 {
 		return supervisor.EvidenceRules{}, fmt.Errorf("evidence: expected max_size of at least 8M, keep from 1 to 10000 and max_age above 0, got %d, %d and %v", e.MaxSize, e.Keep, time.Duration(e.MaxAge))
 	}
-	return supervisor.EvidenceRules{MaxSize: int64(e.MaxSize), Keep: int(e.Keep), MaxAge: time.Duration(e.MaxAge), Redact: patterns}, nil
+	return supervisor.EvidenceRules{MaxSize: int64(e.MaxSize), Keep: int(e.Keep), MaxAge: time.Duration(e.MaxAge), Redact: patterns, Core: e.Core}, nil
 }
 
 // daemonTable is [daemon]. Every path is absolute.
@@ -184,7 +188,7 @@ type daemonTable struct {
 	ProfilesDir string `toml:"profiles_dir"`
 	// Socket defaults to cordon.sock in RuntimeDir.
 	Socket string `toml:"socket"`
-	// CgroupRoot is a name below each hierarchy's root.
+	// CgroupRoot is a path below each hierarchy's root; it starts with no '/'.
 	CgroupRoot string `toml:"cgroup_root"`
 	// UIDBase and UIDCount are the range of the plugins, two for each.
 	UIDBase  uint32 `toml:"uid_base"`
@@ -289,8 +293,8 @@ func (c config) check() error {
 	if len(d.Socket) > maxSocketPath {
 		errs = append(errs, fmt.Errorf("daemon.socket: expected at most %d bytes, got %d", maxSocketPath, len(d.Socket)))
 	}
-	if d.CgroupRoot == "" || d.CgroupRoot != filepath.Base(d.CgroupRoot) || d.CgroupRoot == ".." || d.CgroupRoot == "." {
-		errs = append(errs, fmt.Errorf("daemon.cgroup_root: expected a name without '/', got %q", d.CgroupRoot))
+	if !filepath.IsLocal(d.CgroupRoot) || filepath.Clean(d.CgroupRoot) != d.CgroupRoot || d.CgroupRoot == "." {
+		errs = append(errs, fmt.Errorf("daemon.cgroup_root: expected a path below each hierarchy's root, such as %q, got %q", "cordon", d.CgroupRoot))
 	}
 	if d.UIDBase < 1000 || d.UIDCount < 8 || uint64(d.UIDBase)+uint64(d.UIDCount) > maxUID {
 		errs = append(errs, fmt.Errorf("daemon.uid_base, daemon.uid_count: expected at least 8 uids, none below 1000, got %d from %d", d.UIDCount, d.UIDBase))

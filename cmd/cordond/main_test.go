@@ -116,6 +116,10 @@ func TestWrongConfigIsRefused(t *testing.T) {
 		"[daemon]\nstate_dir = \"var\"":                "daemon.state_dir",
 		"[daemon]\nstate_dir = \"/var/../etc\"":        "daemon.state_dir",
 		"[daemon]\ncgroup_root = \"../x\"":             "daemon.cgroup_root",
+		"[daemon]\ncgroup_root = \"/x\"":               "daemon.cgroup_root",
+		"[daemon]\ncgroup_root = \"a//b\"":             "daemon.cgroup_root",
+		"[daemon]\ncgroup_root = \"a/../b\"":           "daemon.cgroup_root",
+		"[daemon]\ncgroup_root = \".\"":                "daemon.cgroup_root",
 		"[daemon]\nsocket = \"/" + long(200) + "\"":    "daemon.socket",
 		"[ceiling]\nfiles = [{path = \"x\"}]":          "ceiling.files",
 		"[[flag]]\nname = \"a\"":                       "flag[0]: a gates nothing",
@@ -128,6 +132,14 @@ func TestWrongConfigIsRefused(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.60q: %v, want %q", text, err, want)
 		}
+	}
+}
+
+func TestADelegatedSubtreeIsARoot(t *testing.T) {
+	const root = "system.slice/cordond.service/plugins"
+	c, _, err := loadConfig(write(t, "[daemon]\ncgroup_root = \""+root+"\"\n"), true)
+	if err != nil || c.Daemon.CgroupRoot != root {
+		t.Errorf("%q, %v", c.Daemon.CgroupRoot, err)
 	}
 }
 
