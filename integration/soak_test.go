@@ -31,7 +31,13 @@ restart_sec = "1ms"
 restart_steps = 0
 start_limit_burst = 10000
 start_limit_interval_sec = "1s"
+[ipc]
+max_queue = "64K" # so that a flood's answers, which nobody reads, are too many soon
 `
+
+// abusersAtOnce is how many plugins break the protocol side by side: while the disk
+// is waited for on behalf of one, another's walls are raised.
+const abusersAtOnce = 3
 
 // pluginAbuses are what soak.c does, one life each.
 var pluginAbuses = []string{
@@ -58,12 +64,21 @@ var socketAbuses = map[string]string{
 	"id":          framed(`{"jsonrpc":"2.0","id":null,"method":"list"}`),
 	"unasked":     framed(`{"jsonrpc":"2.0","id":77,"result":1}`),
 	"unknown":     framed(`{"jsonrpc":"2.0","id":1,"method":"no such verb"}`),
-	"never reads": strings.Repeat(framed(`{"jsonrpc":"2.0","id":"%d","method":"list"}`), 64),
+	"never reads": manyQuestions(64),
 	"left":        framed(`{"jsonrpc":"2.0","id":1,"method":"logs","params":{"name":"quiet","follow":true}}`),
 }
 
 func framed(msg string) string {
 	return string(binary.BigEndian.AppendUint32(nil, uint32(len(msg)))) + msg
+}
+
+// manyQuestions are n requests.
+func manyQuestions(n int) string {
+	var b strings.Builder
+	for i := range n {
+		b.WriteString(framed(fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"list"}`, i)))
+	}
+	return b.String()
 }
 
 // manyNames is an object of n names, the first of them twice.
@@ -91,18 +106,12 @@ func TestSoak(t *testing.T) {
 		full = true
 	}
 	s := newSoak(t)
-	for _, abuse := range pluginAbuses { // what the daemon keeps for each is part of what it was
-		s.pluginLives(abuse, min(lives, 100)/2)
-	}
-	s.connections(min(lives, 200)/2, false)
+	s.plugins(min(lives/2, 60), false) // what the daemon keeps for each, of so many lives at most, is part of what it was
+	s.connections(min(lives/2, 100), false)
 	before := s.steady()
-	quiet := s.neighbour.calls(t, min(max(lives/5, 20), 2000))
+	quiet := s.neighbour.calls(t, min(max(lives/2, 20), 5000))
 	attacked := s.neighbour.during(t, func() {
-		for _, abuse := range pluginAbuses {
-			began := time.Now()
-			s.pluginLives(abuse, lives)
-			s.took(full, abuse, lives, began)
-		}
+		s.plugins(lives, full)
 		s.connections(lives, full)
 	})
 	// What is made ahead of starts differs by a descriptor or two; a leak is one for
@@ -115,6 +124,7 @@ func TestSoak(t *testing.T) {
 	if !full {
 		return
 	}
+	quiet = append(quiet, s.neighbour.calls(t, len(quiet))...) // the machine is another after an hour
 	fmt.Printf("%d lives of each of %d abuses, %d connections of each of %d; %d calls of the neighbour meanwhile\n",
 		lives, len(pluginAbuses), lives, len(socketAbuses), len(attacked))
 	fmt.Printf("daemon: %d KiB before, %d KiB after; neighbour's p99: %v quiet, %v under attack\n",
@@ -243,38 +253,68 @@ int main(void) {
 	return dir
 }
 
-// pluginLives has a plugin start, break the protocol and end, so many times.
-func (s *soak) pluginLives(name string, lives int) {
+// plugins has each plugin that breaks the protocol live so many lives, some of them
+// side by side.
+func (s *soak) plugins(lives int, tell bool) {
 	s.t.Helper()
+	left := make(chan string, len(pluginAbuses))
+	for _, abuse := range pluginAbuses {
+		left <- abuse
+	}
+	close(left)
+	failed := make(chan error, abusersAtOnce)
+	for range abusersAtOnce {
+		go func() {
+			for abuse := range left {
+				began := time.Now()
+				if err := s.pluginLives(abuse, lives); err != nil {
+					failed <- err
+					return
+				}
+				s.took(tell, abuse, lives, began)
+			}
+			failed <- nil
+		}()
+	}
+	for range abusersAtOnce {
+		if err := <-failed; err != nil {
+			s.t.Fatalf("%v\n%s", err, s.log)
+		}
+	}
+}
+
+// pluginLives has a plugin start, break the protocol and end, so many times.
+func (s *soak) pluginLives(name string, lives int) error {
 	_, _ = s.cordon("start", name) // which may say that it broke the protocol at once
 	last, since := -1, time.Now()
-	for tick := time.NewTicker(20 * time.Millisecond); ; <-tick.C {
-		state := s.status(name)
+	tick := time.NewTicker(min(20*time.Millisecond+time.Duration(lives)*time.Millisecond, 250*time.Millisecond))
+	defer tick.Stop()
+	for ; last < lives; <-tick.C {
+		state, err := s.status(name)
+		if err != nil {
+			return err
+		}
 		if state.Restarts > last {
 			last, since = state.Restarts, time.Now()
 		}
 		if state.State == control.Quarantined || state.State == control.Failed || time.Since(since) > time.Minute {
-			s.t.Fatalf("%s is %s after %d lives: %s\n%s", name, state.State, last, state.Reason, s.log)
-		}
-		if last >= lives {
-			tick.Stop()
-			break
+			return fmt.Errorf("%s is %s after %d lives: %s", name, state.State, last, state.Reason)
 		}
 	}
-	s.must("stop", name)
+	_, err := s.cordon("stop", name)
+	return err
 }
 
-func (s *soak) status(name string) control.Status {
-	s.t.Helper()
+func (s *soak) status(name string) (control.Status, error) {
 	list, err := s.client.List(s.t.Context())
 	if err != nil {
-		s.t.Fatal(err)
+		return control.Status{}, err
 	}
 	i := slices.IndexFunc(list, func(one control.Status) bool { return one.Name == name })
 	if i < 0 {
-		s.t.Fatalf("%s is not installed: %v", name, list)
+		return control.Status{}, fmt.Errorf("%s is not installed: %v", name, list)
 	}
-	return list[i]
+	return list[i], nil
 }
 
 // took prints how fast so many went, where that is asked for.
@@ -289,8 +329,8 @@ func (s *soak) connections(count int, tell bool) {
 	s.t.Helper()
 	for name, text := range socketAbuses {
 		began := time.Now()
-		for i := range count {
-			if err := s.abuse(name, strings.ReplaceAll(text, "%d", "%"+strconv.Itoa(i%10))); err != nil {
+		for range count {
+			if err := s.abuse(name, text); err != nil {
 				s.t.Fatalf("%s: %v", name, err)
 			}
 		}
@@ -416,14 +456,20 @@ func (n neighbour) call(t *testing.T) time.Duration {
 	return time.Since(began)
 }
 
-// calls makes so many, one behind the other.
+// calls makes so many, one behind the other, at the pace of during: what wakes for
+// each of them is asleep as long before it.
 func (n neighbour) calls(t *testing.T, count int) (took []time.Duration) {
 	t.Helper()
-	for range count {
+	pace := time.NewTicker(callEvery)
+	defer pace.Stop()
+	for ; len(took) < count; <-pace.C {
 		took = append(took, n.call(t))
 	}
 	return took
 }
+
+// callEvery is the pace: the neighbour is quiet itself.
+const callEvery = time.Millisecond
 
 // during makes calls, one behind the other, until fn returns.
 func (n neighbour) during(t *testing.T, fn func()) (took []time.Duration) {
@@ -431,7 +477,7 @@ func (n neighbour) during(t *testing.T, fn func()) (took []time.Duration) {
 	over, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		for pace := time.NewTicker(time.Millisecond); ; <-pace.C { // it is quiet itself
+		for pace := time.NewTicker(callEvery); ; <-pace.C {
 			took = append(took, n.call(t))
 			select {
 			case <-over:

@@ -124,7 +124,22 @@ func run(ctx context.Context, o options) error {
 		})
 	}
 	guests.Wait()
+	showReports(o)
 	return errors.Join(failed...)
+}
+
+// reportIn is where a kernel's report of the escape corpus stays.
+func reportIn(o options, kernel string) string {
+	return filepath.Join(o.dir, "escape-"+kernel+".txt")
+}
+
+// showReports prints what the escape corpus came to on each kernel that ran it.
+func showReports(o options) {
+	for _, name := range o.kernels {
+		if table, err := os.ReadFile(reportIn(o, name)); err == nil {
+			say("%s: the escape corpus (%s):\n%s", name, reportIn(o, name), strings.TrimSpace(string(table)))
+		}
+	}
 }
 
 // roomForAll says whether the guests can run at the same time: most of their
@@ -209,12 +224,17 @@ func prepare(ctx context.Context, o options) (images map[string]*image, root str
 			}
 		}
 	})
+	began := time.Now()
 	suite, err := buildSuite(ctx, o)
+	say("the tests are built after %.1f s", time.Since(began).Seconds())
 	fetching.Wait()
 	if err := errors.Join(fetchErr, err); err != nil {
 		return nil, "", err
 	}
+	say("the kernels are here after %.1f s", time.Since(began).Seconds())
+	began = time.Now()
 	root, err = buildRoot(ctx, o, suite, images)
+	say("the root is made after another %.1f s", time.Since(began).Seconds())
 	return images, root, err
 }
 
@@ -233,14 +253,12 @@ func runKernel(ctx context.Context, o options, name string, k *image, root, acce
 		v.tell = func(text string) { _, _ = fmt.Fprintln(stdout, benchLine(name, text)) }
 	}
 	v.compile = func(words string) { remember(filepath.Dir(root), words) }
-	file := filepath.Join(filepath.Dir(root), "escape-"+name+".txt")
+	file := reportIn(o, name)
 	_ = os.Remove(file) // an earlier run's
 	v.report = func(table string) {
 		if err := os.WriteFile(file, []byte(table), 0o600); err != nil {
 			say("%s: cannot keep the report of the escape corpus: %v", name, err)
-			return
 		}
-		say("%s: the report of the escape corpus is %s", name, file)
 	}
 	m.spent = func(d time.Duration) { v.spent = d }
 	err = m.boot(ctx, v.line)

@@ -41,6 +41,7 @@ type verdict struct {
 	tiers     int
 	done      bool // the guest said that it ran all
 	failed    []string
+	took      []took // of tests that are no other's part
 	// compile is told of each recipe that was not compiled ahead.
 	compile func(words string)
 	// tell is given each line of a tier's output as it comes.
@@ -133,6 +134,9 @@ func (v *verdict) relay(pkg string, events []event) (passed, failed int) {
 		case "fail":
 			failed++
 		}
+		if e.Elapsed != nil && e.Test != "" && !strings.Contains(e.Test, "/") {
+			v.took = append(v.took, took{e.Test, *e.Elapsed})
+		}
 		if e.Action == "pass" || e.Action == "fail" || e.Action == "skip" {
 			open = slices.DeleteFunc(open, func(test string) bool { return test == e.Test })
 		}
@@ -203,6 +207,9 @@ func convert(pkg, text string) ([]event, error) {
 func (v *verdict) end(err error) error {
 	if v.inside {
 		v.judge(stream.Message{Text: "the guest ended in the middle of it"})
+	}
+	if len(v.took) > 0 {
+		say("%s: the slowest tests, by its own clock: %s", v.kernel, slowest(v.took, slowestShown))
 	}
 	if err != nil {
 		return err

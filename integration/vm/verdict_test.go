@@ -119,3 +119,13 @@ func TestBenchLinesNameTheirKernel(t *testing.T) {
 		}
 	}
 }
+
+func TestSlowest(t *testing.T) {
+	tests := []took{{"A", 1.5}, {"B", 3}, {"C", 0.1}, {"D", 1.5}}
+	if got, want := slowest(tests, 3), "B 3.0 s, A 1.5 s, D 1.5 s"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := slowest(tests[:1], 3); got != "A 1.5 s" {
+		t.Errorf("got %q", got)
+	}
+}

@@ -30,8 +30,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/cordonhq/cordon/integration/bench/machine"
 	"github.com/cordonhq/cordon/supervisor/control"
 )
 
@@ -39,6 +38,7 @@ func main() {
 	kills := flag.Int("kills", 40, "OOM kills to measure")
 	calls := flag.Int("calls", 500, "calls of a window")
 	rounds := flag.Int("rounds", 12, "windows of each kind for each attack")
+	only := flag.String("attack", "", "attacks to measure, by name, separated by commas, and no OOM kills; default: everything")
 	bin := flag.String("bin", "bin", "where cordond is")
 	console := flag.Bool("console", false, "let the kernel print its reports of kills on the console")
 	flag.Parse()
@@ -47,6 +47,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	b := &bench{out: os.Stdout, kills: *kills, calls: *calls, rounds: *rounds, console: *console}
+	if *only != "" {
+		b.only = strings.Split(*only, ",")
+	}
 	if err := b.run(ctx, *bin); err != nil {
 		stop()
 		fmt.Fprintln(os.Stderr, "cannot measure:", err)
@@ -60,7 +63,8 @@ var errShort = errors.New("a figure is short of its target")
 type bench struct {
 	out                  io.Writer
 	kills, calls, rounds int
-	console              bool // leave the console as it is
+	only                 []string // attacks; nil for all, and OOM kills
+	console              bool     // leave the console as it is
 	short                bool
 
 	dir    string
@@ -84,11 +88,10 @@ func (b *bench) figure(name string, value, target float64) {
 }
 
 func (b *bench) run(ctx context.Context, bin string) (err error) {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
+	if err := b.known(); err != nil {
 		return err
 	}
-	b.say("machine: Linux %s, %d processors, %s", unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.Version())
+	b.say("machine: %s", machine.Name())
 	b.say("counts: %d OOM kills; %d windows of %d calls quiet and as many attacked, for each attack, in turns", b.kills, b.rounds, b.calls)
 	if !b.console {
 		restore, err := quietConsole()
@@ -109,9 +112,16 @@ func (b *bench) run(ctx context.Context, bin string) (err error) {
 	if err := b.prepare(ctx); err != nil {
 		return err
 	}
-	if err := errors.Join(b.oomKills(ctx), b.neighbours(ctx)); err != nil {
+	began := machine.Now()
+	if b.only == nil {
+		if err := b.oomKills(ctx); err != nil {
+			return err
+		}
+	}
+	if err := b.neighbours(ctx); err != nil {
 		return err
 	}
+	b.say("%s", machine.Now().Since(began))
 	if b.short {
 		return errShort
 	}
@@ -264,7 +274,7 @@ func (b *bench) attack(ctx context.Context, plugin, name string) {
 // neighbours measures a neighbour's calls while each attack is at work.
 func (b *bench) neighbours(ctx context.Context) error {
 	var before int64
-	for _, name := range attacks() {
+	for _, name := range b.wanted() {
 		var quiet, attacked []time.Duration
 		for range b.rounds {
 			if err := b.window(ctx, &quiet); err != nil {

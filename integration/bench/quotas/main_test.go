@@ -43,3 +43,12 @@ func TestFigureIsShortAboveItsTarget(t *testing.T) {
 		t.Errorf("printed %q", out.String())
 	}
 }
+
+func TestOnlyAttacksThatThereAre(t *testing.T) {
+	if err := (&bench{only: []string{"fork", "stress-vm"}}).known(); err != nil {
+		t.Error(err)
+	}
+	if err := (&bench{only: []string{"frok"}}).known(); err == nil {
+		t.Error("an attack that there is not was taken")
+	}
+}

@@ -36,6 +36,24 @@ var stress = map[string][]string{
 // attacks are the names of all, ours first.
 func attacks() []string { return append(slices.Clone(ours), slices.Sorted(maps.Keys(stress))...) }
 
+// wanted are the attacks to measure.
+func (b *bench) wanted() []string {
+	if b.only != nil {
+		return b.only
+	}
+	return attacks()
+}
+
+// known refuses an attack that there is not.
+func (b *bench) known() error {
+	for _, name := range b.only {
+		if !slices.Contains(attacks(), name) {
+			return fmt.Errorf("cannot attack by %q: want %s", name, strings.Join(attacks(), ", "))
+		}
+	}
+	return nil
+}
+
 // installStress installs a plugin for each attack of stress-ng's.
 func (b *bench) installStress(ctx context.Context) error {
 	if _, err := os.Stat(stressNG); err != nil {

@@ -48,10 +48,21 @@ static void bracketed(size_t n) {
 	say(big);
 }
 
+// name is a number in digits as a member; printf would take most of a life.
+static char *name(char *at, unsigned n) {
+	char digits[10];
+	int k = 0;
+	do digits[k++] = '0' + n % 10; while (n /= 10);
+	*at++ = '"';
+	while (k) *at++ = digits[--k];
+	memcpy(at, "\":1,", 4);
+	return at + 4;
+}
+
 // named says one object of very many names, the last of them twice.
 static void named(void) {
 	char *at = big + sprintf(big, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"m\",\"params\":{");
-	for (int i = 0; at < big + BIG - 64; i++) at += sprintf(at, "\"%d\":1,", i);
+	for (unsigned i = 0; at < big + BIG - 64; i++) at = name(at, i);
 	sprintf(at, "\"0\":1}}");
 	say(big);
 }
@@ -73,9 +84,12 @@ static void descriptors(const char *text, int count) {
 	sendmsg(HOST, &m, MSG_NOSIGNAL);
 }
 
-// flood asks without end and reads no answer.
-static void flood(const char *text) {
-	for (;;) say(text);
+// flood asks without end, each time by another id, and reads no answer.
+static void flood(void) {
+	for (int id = 1;; id++) {
+		sprintf(big, "{\"jsonrpc\":\"2.0\",\"id\":%d,\"method\":\"m\"}", id);
+		say(big);
+	}
 }
 
 int main(int argc, char **argv) {
@@ -103,7 +117,7 @@ int main(int argc, char **argv) {
 	else if (!strcmp(what, "twice")) { for (int i = 0; i < 2; i++) say("{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"api\":1}}"); }
 	else if (!strcmp(what, "descriptors")) descriptors("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"m\"}", 253);
 	else if (!strcmp(what, "kinds")) descriptors("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"m\",\"fds\":[\"socket\",\"memfd\"]}", 2);
-	else if (!strcmp(what, "requests")) flood("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"m\"}");
+	else if (!strcmp(what, "requests")) flood();
 	else if (!strcmp(what, "crash")) abort();
 	else if (!strcmp(what, "spin")) { hear(buf); for (volatile int i = 0;; i++) {} }
 	for (;;) hear(buf);
