@@ -103,7 +103,8 @@ func (p *modelProcess) contained() bool {
 }
 
 // modelClock moves when the world moves it. Waiting for a killed process is
-// over at once: what has not died by then is late.
+// over at once: what has not died by then is late. So is the life of what crashes
+// in a loop: nobody else waits for it.
 type modelClock struct {
 	mu     sync.Mutex
 	now    time.Time
@@ -118,7 +119,7 @@ func (c *modelClock) Now() time.Time {
 }
 
 func (c *modelClock) AfterFunc(d time.Duration, fn func()) func() {
-	if d == reapTime {
+	if d == reapTime || d == loopTime {
 		go fn()
 		return func() {}
 	}
