@@ -144,9 +144,15 @@ type Conn struct {
 	box    inbox
 	sock   *socketReader // nil where it is none
 	now    incoming      // the message that is being handled
-	// answered says that it was an answer.
-	answered bool
-	cause    error
+	// lends says that it was an answer, or a request that will have its own at once:
+	// what comes next may be somebody else's to read.
+	lends bool
+	// keeps has a request stay with who has read it, in kept.
+	keeps bool
+	kept  job
+	cause error
+
+	prompt atomic.Bool // the newest request to be answered took promptTime at most
 }
 
 // NewConn makes a connection that owns t. Nothing is read before Run.
@@ -300,8 +306,8 @@ func (c *Conn) read() error {
 		if err := c.handle(fr); err != nil {
 			return err
 		}
-		for c.answered {
-			c.answered = false
+		for c.lends {
+			c.lends = false
 			if err := c.linger(); err != nil {
 				return err
 			}
@@ -511,7 +517,7 @@ func (c *Conn) dispatch(m *incoming) error {
 	case kindNotification:
 		return c.notification(m)
 	case kindResult, kindError:
-		c.answered = true
+		c.lends = true
 		return c.reply(m)
 	default:
 		return breach(BreachEnvelope, "no known kind of message")

@@ -188,7 +188,12 @@ func (c *Conn) serve(s *served, m *incoming) error {
 	r := &Request{Method: text(m.method.of(m.msg)), Params: m.keep(m.params), Conn: c, Files: m.takeFiles(), s: s}
 	c.box.held.Add(int64(len(r.Files)))
 	c.handlers.Add(1)
+	if c.keeps {
+		c.kept = job{s, r}
+		return nil
+	}
 	c.workers.do(c, job{s, r})
+	c.lends = c.prompt.Load()
 	return nil
 }
 

@@ -16,10 +16,14 @@ const lingerTime = time.Millisecond
 // turn says who reads the stream. It is Run's goroutine, but while calls come
 // one behind the other each caller reads its own answer: to hand it from one
 // goroutine to another costs about as much as the socket itself. A caller
-// handles nothing but answers; all else it hands to Run.
+// handles answers and passes requests on; all else it hands to Run. So it is with
+// requests that are answered at once: who has answered one takes its turn to read
+// the next.
 //
 //	Run reads -> an answer, nothing else open -> Run lingers: the stream is free
+//	Run reads -> a request, and the one before took promptTime at most: the same
 //	free: a call takes its turn, reads, gives it back: free again
+//	free: a worker takes its turn, reads a request, gives it back, answers
 //	free and unused for lingerTime, or something handed over -> Run reads
 type turn struct {
 	mu    sync.Mutex
@@ -120,7 +124,7 @@ func (c *Conn) readOwn(p *patience, pc *pendingCall, round uint64) (reply, error
 			return r, nil
 		default:
 		}
-		h := c.readAnswer()
+		h := c.readOne()
 		if h == nil {
 			continue
 		}
@@ -139,9 +143,9 @@ var (
 	errInterrupted = errors.New("interrupted")
 )
 
-// readAnswer reads one message and handles it if it is an answer. All else is
-// for Run.
-func (c *Conn) readAnswer() *handover {
+// readOne reads one message, and handles it if it is an answer or a request. All
+// else is for Run.
+func (c *Conn) readOne() *handover {
 	fr, err := c.frames.next()
 	if isTimeout(err) && c.interrupted() {
 		err = errInterrupted
@@ -157,10 +161,15 @@ func (c *Conn) readAnswer() *handover {
 	if err != nil {
 		return &handover{err: err}
 	}
-	if m.kind != kindResult && m.kind != kindError {
+	switch {
+	case m.kind == kindResult || m.kind == kindError:
+		err = c.reply(m)
+	case m.kind == kindRequest:
+		err = c.request(m)
+		c.lends = false // it is lent
+	default:
 		return &handover{msg: m}
 	}
-	err = c.reply(m)
 	m.closeFiles()
 	if err != nil {
 		return &handover{err: err}
