@@ -152,7 +152,9 @@ type Conn struct {
 	kept  job
 	cause error
 
-	prompt atomic.Bool // the newest request to be answered took promptTime at most
+	// prompt is when the newest answer to a request went, by the clock in
+	// nanoseconds; 0 unless that took promptTime at most.
+	prompt atomic.Int64
 }
 
 // NewConn makes a connection that owns t. Nothing is read before Run.

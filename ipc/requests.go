@@ -188,12 +188,13 @@ func (c *Conn) serve(s *served, m *incoming) error {
 	r := &Request{Method: text(m.method.of(m.msg)), Params: m.keep(m.params), Conn: c, Files: m.takeFiles(), s: s}
 	c.box.held.Add(int64(len(r.Files)))
 	c.handlers.Add(1)
+	j := job{s: s, r: r, behind: c.comesBehind(c.o.Clock.Now())}
 	if c.keeps {
-		c.kept = job{s, r}
+		c.kept = j
 		return nil
 	}
-	c.workers.do(c, job{s, r})
-	c.lends = c.prompt.Load()
+	c.workers.do(c, j)
+	c.lends = j.behind
 	return nil
 }
 

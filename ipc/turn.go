@@ -21,7 +21,7 @@ const lingerTime = time.Millisecond
 // the next.
 //
 //	Run reads -> an answer, nothing else open -> Run lingers: the stream is free
-//	Run reads -> a request, and the one before took promptTime at most: the same
+//	Run reads -> a request at once behind an answer that took promptTime at most: the same
 //	free: a call takes its turn, reads, gives it back: free again
 //	free: a worker takes its turn, reads a request, gives it back, answers
 //	free and unused for lingerTime, or something handed over -> Run reads

@@ -16,6 +16,8 @@ const promptTime = lingerTime / 4
 type job struct {
 	s *served
 	r *Request
+	// behind says that it came at once behind an answer that went at once.
+	behind bool
 }
 
 // workers are goroutines that handle requests, and stay for a while when they
@@ -40,8 +42,8 @@ func (w workers) run(c *Conn, j job) {
 		for began, more := c.o.Clock.Now(), true; more; {
 			c.answer(j.s, j.r)
 			now := c.o.Clock.Now()
-			c.prompt.Store(now.Sub(began) <= promptTime)
-			j, more = c.readOn(now)
+			went := c.went(now, now.Sub(began))
+			j, more = c.readOn(now, went && j.behind)
 			began = c.o.Clock.Now()
 		}
 		rest.Reset(workerRest)
@@ -55,11 +57,28 @@ func (w workers) run(c *Conn, j job) {
 	}
 }
 
-// readOn has a worker that has answered read the next request itself, in its turn.
-// The answer went at once, and what comes one behind the other needs no second
-// goroutine: to hand a request to one costs about as much as the socket.
-func (c *Conn) readOn(now time.Time) (next job, ok bool) {
-	if !c.prompt.Load() {
+// went notes an answer, and says whether it went at once.
+func (c *Conn) went(now time.Time, took time.Duration) (prompt bool) {
+	if took > promptTime {
+		c.prompt.Store(0)
+		return false
+	}
+	c.prompt.Store(now.UnixNano())
+	return true
+}
+
+// comesBehind says whether a request that comes now comes at once behind an answer
+// that went at once.
+func (c *Conn) comesBehind(now time.Time) bool {
+	return now.UnixNano()-c.prompt.Load() <= int64(lingerTime)
+}
+
+// readOn has a worker that has answered read the next request itself, in its turn,
+// where they come one behind the other: nothing need be read before the answer
+// went, and to hand a request to another goroutine costs about as much as the
+// socket.
+func (c *Conn) readOn(now time.Time, behind bool) (next job, ok bool) {
+	if !behind {
 		return job{}, false
 	}
 	if _, ok := c.turn.take(now.Add(workerRest)); !ok {
