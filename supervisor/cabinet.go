@@ -66,7 +66,15 @@ type cabinet struct {
 
 	mu    sync.Mutex
 	rules EvidenceRules
+	// kept is what was there when all was looked through, at looked, and what came
+	// since, oldest first, without the names: to look through a thousand plugins'
+	// evidence at each quarantine would keep a processor from what is to end then.
+	kept   []file
+	looked time.Time
 }
+
+// lookThrough is how long what others have done to the directories may stay unknown.
+const lookThrough = time.Hour
 
 // file is one directory of evidence.
 type file struct {
@@ -127,7 +135,7 @@ func (c *cabinet) list(plugin string) ([]file, error) {
 			}
 		}
 	}
-	slices.SortStableFunc(out, func(a, b file) int { return a.time.Compare(b.time) })
+	slices.SortStableFunc(out, file.compare)
 	return out, nil
 }
 
@@ -152,35 +160,63 @@ func (c *cabinet) look(plugin, id string) (file, bool) {
 	return f, true
 }
 
-// prune removes what the rules do not keep, oldest first. It returns how much
-// room is left below the bound.
-func (c *cabinet) prune() (room int64, err error) {
+// prune removes what the rules do not keep, oldest first, once the directory came
+// is complete, if any. It returns how much room is left below the bound.
+func (c *cabinet) prune(came string) (room int64, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	all, err := c.list("")
-	if err != nil {
+	now := c.clock.Now()
+	if err := c.know(came, now); err != nil {
 		return 0, err
 	}
 	total, count := int64(0), map[string]int{}
-	for _, f := range all {
+	for _, f := range c.kept {
 		total += f.size
 		count[f.plugin]++
 	}
 	var errs []error
-	for _, f := range all {
-		old := c.clock.Now().Sub(f.time) > c.rules.MaxAge
+	c.kept = slices.DeleteFunc(c.kept, func(f file) bool {
+		old := now.Sub(f.time) > c.rules.MaxAge
 		if !old && count[f.plugin] <= c.rules.Keep && total+evidenceSize <= c.rules.MaxSize || c.held(c.dirOf(f)) {
-			continue
+			return false
 		}
 		if err := os.RemoveAll(c.dirOf(f)); err != nil {
 			errs = append(errs, err)
-			continue
+			return false
 		}
 		total -= f.size
 		count[f.plugin]--
-	}
+		return true
+	})
 	return c.rules.MaxSize - total, errors.Join(errs...)
 }
+
+// know brings kept up to date; c.mu is held.
+func (c *cabinet) know(came string, now time.Time) error {
+	if c.looked.IsZero() || now.Sub(c.looked) >= lookThrough {
+		all, err := c.list("")
+		if err != nil {
+			return err
+		}
+		for i := range all {
+			all[i].names = nil
+		}
+		c.kept, c.looked = all, now
+		return nil
+	}
+	f, ok := c.look(filepath.Base(filepath.Dir(came)), filepath.Base(came))
+	if !ok {
+		return nil
+	}
+	f.names = nil
+	c.kept = slices.DeleteFunc(c.kept, func(k file) bool { return k.plugin == f.plugin && k.id == f.id })
+	at, _ := slices.BinarySearchFunc(c.kept, f, file.compare)
+	c.kept = slices.Insert(c.kept, at, f)
+	return nil
+}
+
+// compare is by age.
+func (f file) compare(other file) int { return f.time.Compare(other.time) }
 
 // show reads one file of one directory; id empty is the newest.
 func (c *cabinet) show(plugin, id, name string) (control.EvidenceContent, error) {

@@ -52,7 +52,7 @@ func TestEvidenceIsKeptByTheRules(t *testing.T) {
 	old := c.fill(t, "q", 30*time.Hour, 1)
 	surplus := c.fill(t, "r", 3*time.Hour, 1)
 	kept := []string{heldDir, c.fill(t, "r", 2*time.Hour, 1), c.fill(t, "r", time.Hour, 1)}
-	if _, err := c.prune(); err != nil {
+	if _, err := c.prune(""); err != nil {
 		t.Fatal(err)
 	}
 	for _, dir := range []string{old, surplus} {
@@ -75,7 +75,7 @@ func TestEvidenceIsBoundedInAll(t *testing.T) {
 	for i := range 6 {
 		dirs = append(dirs, c.fill(t, fmt.Sprint("p", i), time.Duration(10-i)*time.Minute, 1000))
 	}
-	room, err := c.prune()
+	room, err := c.prune("")
 	if err != nil || room < evidenceSize {
 		t.Errorf("%d bytes of room, %v", room, err)
 	}
@@ -83,6 +83,42 @@ func TestEvidenceIsBoundedInAll(t *testing.T) {
 		if vanished(t, dir) != (i < 3) {
 			t.Errorf("%s: gone is %v", dir, vanished(t, dir))
 		}
+	}
+}
+
+// TestEvidenceThatComesIsKnown: what came since all was looked through counts,
+// once, whenever it is older than what was there; what others have done to the
+// directories is known an hour later.
+func TestEvidenceThatComesIsKnown(t *testing.T) {
+	c := newCabinet(t, EvidenceRules{Keep: 3})
+	clock, _ := c.clock.(*fakeClock)
+	prune := func(came string, want int64) {
+		t.Helper()
+		room, err := c.prune(came)
+		if used := c.rules.MaxSize - room; err != nil || used != want {
+			t.Errorf("%d bytes are used, want %d; %v", used, want, err)
+		}
+	}
+	prune("", 0)
+	first := c.fill(t, "p", 2*time.Minute, 100)
+	prune(first, 100)
+	prune(first, 100)
+	before := c.fill(t, "p", 3*time.Minute, 10)
+	prune(before, 110)
+	others := c.fill(t, "q", time.Minute, 1000)
+	last := c.fill(t, "p", time.Minute, 1)
+	prune(last, 111)
+	prune(c.fill(t, "p", time.Second, 1), 102) // the oldest of four went
+	if !vanished(t, before) || vanished(t, first) {
+		t.Error("the oldest is there, or another is not")
+	}
+	if err := os.RemoveAll(first); err != nil {
+		t.Fatal(err)
+	}
+	clock.jump(lookThrough)
+	prune("", 1002)
+	if vanished(t, others) || vanished(t, last) {
+		t.Error("what is within the bounds was removed")
 	}
 }
 

@@ -560,7 +560,8 @@ func (p *plugin) publish() {
 		}
 	}
 	if before != nil && before.record.Quarantine == nil && r.Quarantine != nil {
-		p.walking.Go(p.tidyEvidence) // not while it was only frozen
+		came := r.Quarantine.Evidence
+		p.walking.Go(func() { p.tidyEvidence(came) }) // not while it was only frozen
 	}
 }
 
@@ -712,9 +713,10 @@ func (s *shared) takeRoom() int64 {
 	return min(max(left, evidenceLeast), evidenceSize)
 }
 
-// tidyEvidence makes room for the next evidence.
-func (s *shared) tidyEvidence() {
-	room, err := s.cabinet.prune()
+// tidyEvidence makes room for the next evidence, once that in the directory came
+// is complete, if any.
+func (s *shared) tidyEvidence(came string) {
+	room, err := s.cabinet.prune(came)
 	if err != nil {
 		s.logger.Error("cannot remove old evidence", "err", err)
 	}

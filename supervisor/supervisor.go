@@ -187,7 +187,7 @@ func New(c Config) (*Supervisor, error) {
 			return nil, err
 		}
 	}
-	s.tidyEvidence()
+	s.tidyEvidence("")
 	return s, nil
 }
 
