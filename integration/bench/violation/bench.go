@@ -21,7 +21,8 @@ import (
 // victim is the plugin: it touches so many MiB, has so many children, answers
 // every request, and at "attack" hits the wall, by a call whose fourth argument
 // says what time it is.
-const victim = `#include <stdio.h>
+const victim = `#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -29,6 +30,11 @@ const victim = `#include <stdio.h>
 #include <unistd.h>
 static char line[65536];
 int main(int argc, char **argv) {
+	for (int i = 4; i < argc; i++) { // the groups of the bare one, before it has memory
+		int fd = open(argv[i], O_WRONLY);
+		if (fd < 0 || write(fd, "0", 1) != 1) return 1;
+		close(fd);
+	}
 	size_t n = (size_t)atoi(argv[1]) << 20;
 	char *p = malloc(n + 1);
 	memset(p, 1, n + 1);
@@ -61,7 +67,8 @@ type bench struct {
 	dir, group string
 	daemon     *exec.Cmd
 	client     *control.Client
-	bare       string // the directory of the bare process's group
+	bare       string   // the directory of the bare process's group
+	others     []string // its groups in hierarchies of v1
 	file       *os.File
 }
 
@@ -151,8 +158,23 @@ func pluginName(profile string, s size) string {
 	return profile + "-" + strings.ToLower(strings.ReplaceAll(s.name, "_", "-"))
 }
 
+// makeBare has the bare process be in a group of each hierarchy that plugins have
+// one in: to give back memory costs more where it is counted.
 func (b *bench) makeBare() (err error) {
 	b.bare = filepath.Join(unified(), b.group+"-bare")
+	own, err := filepath.Glob("/sys/fs/cgroup/*/" + b.group)
+	if err != nil {
+		return err
+	}
+	for _, dir := range own {
+		if filepath.Dir(dir) == unified() {
+			continue
+		}
+		if err := os.Mkdir(dir+"-bare", 0o755); err != nil {
+			return err
+		}
+		b.others = append(b.others, dir+"-bare")
+	}
 	b.file, err = os.Create(filepath.Join(b.dir, "state/bare"))
 	return err
 }
@@ -176,6 +198,9 @@ func (b *bench) close() error {
 	}
 	if b.file != nil {
 		errs = append(errs, b.file.Close())
+	}
+	for _, dir := range b.others {
+		errs = append(errs, os.Remove(dir))
 	}
 	return errors.Join(append(errs, os.RemoveAll(b.dir))...)
 }
@@ -205,16 +230,9 @@ func (b *bench) round(s size, into *samples) error {
 	into.contained = append(into.contained, quarantined.contained)
 	into.persisted = append(into.persisted, quarantined.evidence)
 	into.quarantinedDead = append(into.quarantinedDead, quarantined.dead)
-	killed, err := b.violate(pluginName("kill", s))
-	if err != nil {
+	if err := b.deaths(s, into); err != nil {
 		return err
 	}
-	into.killedDead = append(into.killedDead, killed.dead)
-	bare, err := b.bareKill(s)
-	if err != nil {
-		return err
-	}
-	into.bareDead = append(into.bareDead, bare)
 	began := monotonic()
 	if _, err := b.file.Write(make([]byte, 4096)); err != nil {
 		return err
@@ -226,23 +244,71 @@ func (b *bench) round(s size, into *samples) error {
 	return nil
 }
 
+// deaths has a plugin and a bare process of the same size killed. Both are there
+// before either is, and take turns to be the first: what was touched long ago, and
+// is in no cache any more, takes longer to be given back.
+func (b *bench) deaths(s size, into *samples) (err error) {
+	name := pluginName("kill", s)
+	w, err := b.startPlugin(name)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	bare, err := b.startBare(s)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		bare.close()
+		err = errors.Join(err, b.leaveBare())
+	}()
+	first, second := func() error {
+		killed, err := b.attack(name, w)
+		into.killedDead = append(into.killedDead, killed.dead)
+		return err
+	}, func() error {
+		took, err := b.kill(bare)
+		into.bareDead = append(into.bareDead, took)
+		return err
+	}
+	if len(into.bareDead)%2 == 1 {
+		first, second = second, first
+	}
+	if err := first(); err != nil {
+		return err
+	}
+	return second()
+}
+
 // violate lets a plugin hit the wall once, and says when what was seen.
 func (b *bench) violate(name string) (seen, error) {
+	w, err := b.startPlugin(name)
+	if err != nil {
+		return seen{}, err
+	}
+	defer w.close()
+	return b.attack(name, w)
+}
+
+// startPlugin starts it and watches it. The caller closes the watch.
+func (b *bench) startPlugin(name string) (*watch, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	st, err := b.client.Start(ctx, name)
 	if err != nil {
-		return seen{}, err
+		return nil, err
 	}
 	evidence := filepath.Join(b.dir, "state/evidence", name)
 	if strings.HasPrefix(name, "kill") {
 		evidence = "" // none is kept, and only its death is looked for
 	}
-	w, err := newWatch(st.PID, evidence)
-	if err != nil {
-		return seen{}, err
-	}
-	defer w.close()
+	return newWatch(st.PID, evidence)
+}
+
+// attack has a plugin that was started hit the wall.
+func (b *bench) attack(name string, w *watch) (seen, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
 	attacked := make(chan struct{})
 	go func() {
 		defer close(attacked)
@@ -293,38 +359,58 @@ func newest(hits []violation.Violation) (began, told int64, err error) {
 	return began, told, nil
 }
 
-// bareKill ends a bare process of the same size by cgroup.kill. Its group is
-// fresh: kernels from 6.13 on kill at once what is cloned into one that was
-// killed before.
-func (b *bench) bareKill(s size) (_ float64, err error) {
+// bareProcess is one that waits to be killed.
+type bareProcess struct {
+	*watch
+	cmd *exec.Cmd
+}
+
+// startBare starts a bare process of a size. Its group is fresh: kernels from 6.13
+// on kill at once what is cloned into one that was killed before. The caller
+// closes it, and then leaves the group.
+func (b *bench) startBare(s size) (*bareProcess, error) {
 	if err := os.Mkdir(b.bare, 0o755); err != nil {
-		return 0, err
+		return nil, err
 	}
-	defer func() {
-		err = errors.Join(err, wait("the bare group to be empty", func() bool { return os.Remove(b.bare) == nil }))
-	}()
-	cmd := exec.Command(b.dir+"/victim", strconv.Itoa(s.mib), strconv.Itoa(s.children), "bare")
+	args := []string{strconv.Itoa(s.mib), strconv.Itoa(s.children), "bare"}
+	for _, dir := range b.others {
+		args = append(args, dir+"/cgroup.procs")
+	}
+	cmd := exec.Command(b.dir+"/victim", args...)
 	dir, err := os.Open(b.bare)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer dir.Close()
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return 0, err
+		return nil, err
 	}
 	if _, err := out.Read(make([]byte, 3)); err != nil {
-		return 0, fmt.Errorf("the bare process said nothing: %w (%w)", err, cmd.Wait())
+		return nil, fmt.Errorf("the bare process said nothing: %w (%w)", err, cmd.Wait())
 	}
 	w, err := newWatch(cmd.Process.Pid, "")
-	if err != nil {
-		return 0, err
-	}
-	defer w.close()
+	return &bareProcess{w, cmd}, err
+}
+
+// close ends it, if nobody did.
+func (p *bareProcess) close() {
+	_ = p.cmd.Process.Kill()
+	_ = p.cmd.Wait() // killed
+	p.watch.close()
+}
+
+// leaveBare removes the group.
+func (b *bench) leaveBare() error {
+	return wait("the bare group to be empty", func() bool { return os.Remove(b.bare) == nil })
+}
+
+// kill ends a bare process by cgroup.kill, and says how long that took.
+func (b *bench) kill(p *bareProcess) (float64, error) {
 	kill, err := os.OpenFile(b.bare+"/cgroup.kill", os.O_WRONLY, 0)
 	if err != nil {
 		return 0, err
@@ -334,8 +420,7 @@ func (b *bench) bareKill(s size) (_ float64, err error) {
 	if _, err := kill.WriteString("1"); err != nil {
 		return 0, err
 	}
-	result, err := w.run()
-	_ = cmd.Wait() // killed
+	result, err := p.run()
 	return result.since(began).dead, err
 }
 
