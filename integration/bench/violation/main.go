@@ -29,7 +29,7 @@ import (
 var errShort = errors.New("a figure is short of its target")
 
 func main() {
-	rounds := flag.Int("rounds", 41, "interleaved rounds")
+	rounds := flag.Int("rounds", 101, "interleaved rounds")
 	bin := flag.String("bin", "bin", "the directory of cordond")
 	flag.Parse()
 	if err := measure(os.Stdout, *rounds, *bin); err != nil {
@@ -108,7 +108,12 @@ func (r *report) figures(name string, s *samples) {
 	r.say("%s: contained p95 %.0f, persisted p95 %.0f, dead p95 %.0f (kill), p50 %.0f (quarantine, after its evidence)", name,
 		at(s.contained, 95), at(s.persisted, 95), at(s.killedDead, 95), at(s.quarantinedDead, 50))
 	r.figure(name+"_contained_p50_us", at(s.contained, 50), 1000)
-	r.figure(name+"_dead_p50_us", at(s.killedDead, 50), bare+500)
+	over := make([]float64, len(s.bareDead))
+	for i, bare := range s.bareDead {
+		over[i] = s.killedDead[i] - bare
+	}
+	r.say("%s: dead p50 %.0f us, of a bare one %.0f us", name, at(s.killedDead, 50), bare)
+	r.figure(name+"_dead_over_bare_p50_us", at(over, 50), 500)
 	r.figure(name+"_persisted_p50_us", at(s.persisted, 50), 4*fsync+1000)
 }
 
