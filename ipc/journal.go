@@ -330,38 +330,46 @@ type halt struct {
 // told takes the reader's deadline back, if it was moved.
 func (h *halt) told(c *Conn) bool {
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	cut := h.cut
-	h.cut = false
-	h.mu.Unlock()
 	if cut {
-		c.deadline.Lock()
-		defer c.deadline.Unlock()
-		c.deadline.halted = false
-		c.setDeadline()
+		h.move(c, false)
 	}
 	return cut
 }
 
-// pause is called by whoever reads. It waits while the connection stands still.
+// move moves the reader's deadline, or takes it back; h.mu is held, so that neither
+// is half done when the other begins.
+func (h *halt) move(c *Conn, on bool) {
+	h.cut = on
+	c.deadline.Lock()
+	defer c.deadline.Unlock()
+	c.deadline.halted = on
+	c.setDeadline()
+}
+
+// pause is called by whoever reads. It waits while the connection stands still,
+// and again if it was told to stand still once more meanwhile.
 func (h *halt) pause(c *Conn, rest bool) error {
-	h.mu.Lock()
-	parked, resume := h.parked, h.resume
-	if parked == nil || rest {
+	for {
+		h.mu.Lock()
+		parked, resume := h.parked, h.resume
+		if parked == nil || rest {
+			h.mu.Unlock()
+			return nil
+		}
+		select {
+		case <-parked:
+		default:
+			close(parked)
+		}
 		h.mu.Unlock()
-		return nil
-	}
-	select {
-	case <-parked:
-	default:
-		close(parked)
-	}
-	h.mu.Unlock()
-	select {
-	case <-resume:
-		h.told(c)
-		return nil
-	case <-c.done:
-		return ErrClosed
+		select {
+		case <-resume:
+			h.told(c)
+		case <-c.done:
+			return ErrClosed
+		}
 	}
 }
 
@@ -379,12 +387,8 @@ func (c *Conn) Suspend(ctx context.Context) error {
 		h.parked, h.resume = make(chan struct{}), make(chan struct{})
 	}
 	parked := h.parked
-	h.cut = true
+	h.move(c, true)
 	h.mu.Unlock()
-	c.deadline.Lock()
-	c.deadline.halted = true
-	c.setDeadline()
-	c.deadline.Unlock()
 	idle := func() <-chan struct{} { return c.requests.idle() }
 	for _, still := range []func() <-chan struct{}{func() <-chan struct{} { return parked }, idle} {
 		select {

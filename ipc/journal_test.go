@@ -280,6 +280,22 @@ func TestSuspendStandsBetweenMessages(t *testing.T) {
 	}
 }
 
+// TestSuspendAtOnceAgain: to be told to stand still again while it begins to go on
+// is not overlooked.
+func TestSuspendAtOnceAgain(t *testing.T) {
+	c, _, peer, _ := peerByHand(t, Options{Handler: func(context.Context, *Request) (any, error) { return 1, nil }})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for range 2000 {
+		if err := c.Suspend(ctx); err != nil {
+			t.Fatal(err)
+		}
+		c.Resume()
+	}
+	peer.say(`{"jsonrpc":"2.0","id":1,"method":"m"}`)
+	peer.hears(`{"jsonrpc":"2.0","id":1,"result":1}`)
+}
+
 // TestJournalWithoutPlace: what cannot be noted is told.
 func TestJournalWithoutPlace(t *testing.T) {
 	memory := make([]byte, JournalSize)

@@ -31,7 +31,7 @@ func NewStream() (*Stream, *os.File, error) {
 
 // sharedStream is how much memory the ends of a stream share: what is written
 // is still in the processor's cache when it is read.
-const sharedStream = 1 << 20
+const sharedStream = 2 << 20
 
 // NewStream makes a stream by the faster of the ways that the peer takes: this
 // side's end, and what goes along with a call or an answer, which closes it. Over

@@ -48,7 +48,7 @@ type outages struct {
 }
 
 // remembered is how many lines of a guest's are shown when a promise was broken.
-const remembered = 80
+const remembered = 1000
 
 // runOutages has the power go n times. seed replays: the same moments, by the
 // writes of the disk, though the guest schedules as it likes.

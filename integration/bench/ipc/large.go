@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -62,7 +63,7 @@ func files(f *os.File) []*os.File { return []*os.File{f} }
 
 func fetchers() ([]fetcher, error) {
 	var all []fetcher
-	for _, make := range []func() ([]fetcher, error){bareFetcher, cordonFetchers, netRPCFetcher, grpcFetchers} {
+	for _, make := range []func() ([]fetcher, error){floorFetcher, bareFetcher, cordonFetchers, netRPCFetcher, grpcFetchers} {
 		some, err := make()
 		if err != nil {
 			return nil, err
@@ -121,6 +122,38 @@ func largeFigures(found map[string]time.Duration) {
 		}
 		fmt.Printf("figure %s %.2f >=%g %s\n", f.name, times, f.least, verdict)
 	}
+	fmt.Printf("figure ipc-64MiB-floor*grpc %.2f - ok\n", float64(peer)/float64(found["floor"]))
+}
+
+// --- floor -----------------------------------------------------------------
+
+// floorFetcher has two threads of one process hand the bytes over in memory, by
+// counters that both look at all the time: what it takes to bring them from one
+// processor to the other, without a system call or another copy.
+func floorFetcher() ([]fetcher, error) {
+	const chunk = 256 << 10
+	ring := make([]byte, 4<<20)
+	piece := func(at int64) []byte { return ring[at%int64(len(ring)):][:chunk] }
+	return []fetcher{{"floor", func() error {
+		var made, seen atomic.Int64
+		go func() {
+			for at := int64(0); at < large; {
+				if at-seen.Load() < int64(len(ring)) {
+					fill(piece(at))
+					at += chunk
+					made.Store(at)
+				}
+			}
+		}()
+		for at := int64(0); at < large; {
+			if made.Load() > at {
+				look(piece(at))
+				at += chunk
+				seen.Store(at)
+			}
+		}
+		return nil
+	}, func() {}}}, nil
 }
 
 // --- bare ------------------------------------------------------------------

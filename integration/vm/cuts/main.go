@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,21 +31,48 @@ import (
 )
 
 const (
-	disk    = "/data"
-	device  = "/dev/nvme1n1"
-	config  = "/etc/cordond.toml"
-	socket  = "/run/cordon/cordon.sock"
-	log     = disk + "/state/audit.jsonl"
-	profile = "/profiles/patient.toml"
+	disk      = "/data"
+	device    = "/dev/nvme1n1"
+	config    = "/etc/cordond.toml"
+	socket    = "/run/cordon/cordon.sock"
+	daemonLog = "/run/cordond.log"
+	log       = disk + "/state/audit.jsonl"
+	profile   = "/profiles/patient.toml"
 	// patience is the guest's own time, which goes on as it works.
 	patience = 2 * time.Minute
 )
 
 func main() {
 	if err := run(context.Background()); err != nil {
+		for line := range strings.Lines(posture()) { // of who may stand still
+			fmt.Print(line)
+		}
 		say(outage.Failed, strings.ReplaceAll(err.Error(), "\n", " | "))
 	}
 	select {} // the power goes when it goes
+}
+
+// daemon is the process that was started; 0 for none.
+var daemon atomic.Int64
+
+// posture is where each thread of the daemon waits in the kernel, where its
+// goroutines stand, and what it has logged. It ends the daemon.
+func posture() string {
+	pid := int(daemon.Load())
+	if pid == 0 {
+		return ""
+	}
+	var out strings.Builder
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	for _, thread := range threads {
+		stack, _ := os.ReadFile(thread + "/stack") // nothing of one that has gone
+		fmt.Fprintf(&out, "%s: %s\n", thread, strings.ReplaceAll(strings.TrimSpace(string(stack)), "\n", ", "))
+	}
+	_ = unix.Kill(pid, unix.SIGQUIT)
+	<-time.After(time.Second) // it writes them and ends
+	text, _ := os.ReadFile(daemonLog)
+	out.Write(text[max(0, len(text)-64<<10):])
+	return out.String()
 }
 
 var saying sync.Mutex
@@ -110,7 +138,7 @@ func honest() (name string, err error) {
 
 // startDaemon waits until it answers.
 func startDaemon(ctx context.Context) error {
-	said, err := os.Create("/run/cordond.log")
+	said, err := os.Create(daemonLog)
 	if err != nil {
 		return err
 	}
@@ -119,6 +147,7 @@ func startDaemon(ctx context.Context) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
+	daemon.Store(int64(cmd.Process.Pid))
 	gone := make(chan error, 1)
 	go func() { gone <- cmd.Wait() }()
 	for end := time.Now().Add(patience); time.Now().Before(end); <-time.After(20 * time.Millisecond) {
