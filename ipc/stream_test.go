@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -148,8 +149,14 @@ func TestStreamSharing(t *testing.T) {
 			t.Errorf("%s: still open", what)
 		}
 	}
+	numbers := func(all ...uint32) (raw string) {
+		for _, n := range all {
+			raw += string(binary.BigEndian.AppendUint32(nil, n))
+		}
+		return raw
+	}
 	for name, raw := range map[string]string{
-		"beyond its credit": "\x00\x10\x00\x01", "beyond the memory's end": "\x00\x0f\x00\x00\x00\x01\x00\x01", "cut in a length": "\x00\x00", "cut": "",
+		"beyond its credit": numbers(sharedStream + 1), "beyond the memory's end": numbers(sharedStream-1<<16, 1<<16+1), "cut in a length": "\x00\x00", "cut": "",
 	} {
 		w, r := sharing(t)
 		_, _ = w.c.Write([]byte(raw))
