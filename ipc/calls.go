@@ -208,6 +208,18 @@ func (t *calls) take(id uint64) (*pendingCall, fate) {
 	return nil, fateUnknown
 }
 
+// untake has a call whose answer breaks a rule end with the connection, and not
+// before: who asked could still say something to the peer.
+func (t *calls) untake(pc *pendingCall) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		pc.reply <- reply{err: ErrClosed}
+		return
+	}
+	t.open[pc.id] = pc
+}
+
 // abandon ends all calls, and lets none begin.
 func (t *calls) abandon() {
 	t.mu.Lock()
@@ -253,7 +265,7 @@ func (c *Conn) reply(m *incoming) error {
 
 func (c *Conn) deliver(pc *pendingCall, m *incoming) error {
 	if len(m.files) > pc.accept {
-		pc.reply <- reply{err: ErrClosed}
+		c.calls.untake(pc)
 		return breach(BreachDescriptors, "%d file descriptors came with an answer that may carry %d", len(m.files), pc.accept)
 	}
 	if m.kind == kindResult {
@@ -265,7 +277,7 @@ func (c *Conn) deliver(pc *pendingCall, m *incoming) error {
 	}
 	e, err := parseError(m.errorSpan.of(m.msg))
 	if err != nil {
-		pc.reply <- reply{err: ErrClosed}
+		c.calls.untake(pc)
 		return err
 	}
 	pc.reply <- reply{err: e}

@@ -236,8 +236,8 @@ func (c *Conn) end(cause error) {
 		c.cause = cause
 		c.phase.Store(int32(PhaseClosed))
 		close(c.done)
+		c.out.close(ErrClosed) // before handlers know: they have nothing to say any more
 		c.cancel(ErrClosed)
-		c.out.close(ErrClosed)
 		if err := c.t.close(); err != nil {
 			c.o.Log(fmt.Sprintf("cannot close connection: %v", err))
 		}

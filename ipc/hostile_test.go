@@ -3,6 +3,7 @@ package ipc
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -233,6 +234,41 @@ func TestFarewell(t *testing.T) {
 	if err := <-bad.ended; code(err) != BreachRefused || !strings.Contains(err.Error(), "one key twice") {
 		t.Errorf("the peer was told %v", err)
 	}
+}
+
+// TestABadAnswerEndsNoCallBeforeTheConnection: who asked has nothing to say to a
+// peer that broke a rule.
+func TestABadAnswerEndsNoCallBeforeTheConnection(t *testing.T) {
+	a, _ := socketpair(t)
+	c := NewConn(SocketTransport(a), Options{})
+	for _, bad := range []struct {
+		answer string
+		files  []Descriptor
+	}{{answer: `{"jsonrpc":"2.0","id":1,"error":{"message":"m"}}`}, {answer: `{"jsonrpc":"2.0","id":2,"result":1}`, files: make([]Descriptor, 1)}} {
+		pc, err := c.calls.begin(nil, expected{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := c.parse(frame{kind: frameMessage, bytes: []byte(bad.answer)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.files = bad.files
+		if err := c.reply(m); code(err) == "" {
+			t.Fatalf("got %v", err)
+		}
+		select {
+		case r := <-pc.reply:
+			t.Errorf("%s ended the call with %v", bad.answer, r.err)
+		default:
+		}
+		defer func() {
+			if r := <-pc.reply; !errors.Is(r.err, ErrClosed) {
+				t.Errorf("the connection's end ended it with %v", r.err)
+			}
+		}()
+	}
+	_ = c.Close()
 }
 
 // TestDescriptors: what comes along is closed, and is a breach.
