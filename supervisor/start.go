@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+	"time"
 
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/profiles/plan"
@@ -264,7 +265,25 @@ func (p *plugin) serve(run *running) {
 	err := run.conn.Run(run.ctx)
 	p.loosen(run)
 	p.broke(run, err)
+	if err == nil {
+		ended(run)
+	}
 	p.box.post(message{event: event{Kind: evDisconnected, Run: run.number}})
+}
+
+// endTime is how long a process may live on without its connection until that is
+// told as the reason.
+const endTime = 50 * time.Millisecond
+
+// ended waits a while for the end of a process whose connection has ended: of one
+// that was killed for a wall that it hit, what it hit is to be told first.
+func ended(run *running) {
+	late := time.NewTimer(endTime) // decides nothing but the words
+	defer late.Stop()
+	select {
+	case <-run.proc.Done():
+	case <-late.C:
+	}
 }
 
 // broke reports a violation if err says that the plugin broke the protocol. A

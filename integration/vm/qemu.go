@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -71,6 +73,19 @@ func spentBy(pid int) time.Duration {
 	return time.Duration(user+system) * time.Second / 100 // USER_HZ
 }
 
+// threadsOf says where each thread of an emulator stands that does not end: its
+// name, state and processor time (proc(5), stat) and where it waits in the kernel.
+func threadsOf(pid int) string {
+	var out strings.Builder
+	threads, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*")
+	for _, thread := range threads {
+		stat, _ := os.ReadFile(thread + "/stat") // nothing of one that has gone
+		stack, _ := os.ReadFile(thread + "/stack")
+		fmt.Fprintf(&out, "emulator: %s%s\n", stat, stack)
+	}
+	return out.String()
+}
+
 func (m machine) args() []string {
 	// One processor. With two in a thread of their own each, the kernel dies when
 	// it patches its own code on one while the other runs it ("Oops: int3"); with
@@ -110,6 +125,13 @@ func (m machine) boot(ctx context.Context, line func(string)) error {
 	if err != nil {
 		return err
 	}
+	late := ""
+	cmd.Cancel = func() error {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			late = threadsOf(cmd.Process.Pid)
+		}
+		return cmd.Process.Kill()
+	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("cannot start a guest: %w (.ci/setup vm installs qemu-system-x86)", err)
 	}
@@ -121,7 +143,7 @@ func (m machine) boot(ctx context.Context, line func(string)) error {
 	})
 	err = cmd.Wait()
 	if cause := context.Cause(ctx); cause != nil {
-		return fmt.Errorf("cannot run the guest to its end: %w; its console says:\n%s", cause, tail(m.log))
+		return fmt.Errorf("cannot run the guest to its end: %w; its console says:\n%s\n%s", cause, tail(m.log), late)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot run the guest: %w: %s", err, complaint.String())
