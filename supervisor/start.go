@@ -234,6 +234,7 @@ func (p *plugin) greet(run *running, beside bool) error {
 	said, err := run.conn.Hello(run.ctx)
 	if err != nil {
 		p.broke(run, err)
+		ended(run)
 		return &stepError{"hello", err}
 	}
 	run.hello.Store(&said)
