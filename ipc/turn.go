@@ -161,10 +161,10 @@ func (c *Conn) readOne() *handover {
 	if err != nil {
 		return &handover{err: err}
 	}
-	switch {
-	case m.kind == kindResult || m.kind == kindError:
+	switch m.kind {
+	case kindResult, kindError:
 		err = c.reply(m)
-	case m.kind == kindRequest:
+	case kindRequest:
 		err = c.request(m)
 		c.lends = false // it is lent
 	default:

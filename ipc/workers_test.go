@@ -165,7 +165,7 @@ func TestAWorkerLeavesAQuietStream(t *testing.T) {
 	host, plugin := asking(t, clock, func(_ context.Context, r *Request) (any, error) { return r.Params, nil })
 	askUntil(t, host, plugin, 20)
 	close(clock.passed) // all patience is over
-	for until := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(time.Minute); ; <-time.After(time.Millisecond) {
 		host.turn.mu.Lock()
 		free := host.turn.free || host.turn.taken
 		host.turn.mu.Unlock()
@@ -185,7 +185,7 @@ func TestAWorkerLeavesAQuietStream(t *testing.T) {
 // reading meanwhile.
 func TestSlowRequestsLeaveTheStreamToRun(t *testing.T) {
 	host, plugin := asking(t, nil, func(_ context.Context, r *Request) (any, error) {
-		time.Sleep(2 * promptTime)
+		<-time.After(2 * promptTime)
 		return r.Params, nil
 	})
 	before := host.turns()

@@ -8,9 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
-	"time"
 
 	"github.com/cordonhq/cordon/ipc"
 	"github.com/cordonhq/cordon/profiles/plan"
