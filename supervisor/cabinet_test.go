@@ -230,3 +230,23 @@ func FuzzRedact(f *testing.F) {
 		}
 	})
 }
+
+// TestEvidenceOfAQuarantineIsCounted: its directory is known once it is complete,
+// without another look at all.
+func TestEvidenceOfAQuarantineIsCounted(t *testing.T) {
+	b := newBench(t)
+	proc, _ := b.start()
+	proc.req.OnViolation(hitBy(violation.Quarantine))
+	b.await("quarantined")
+	list, err := b.EvidenceList(t.Context(), named)
+	if err != nil || len(list) != 1 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	p, _ := b.get("p")
+	p.walking.Wait()
+	b.cabinet.mu.Lock()
+	defer b.cabinet.mu.Unlock()
+	if kept := b.cabinet.kept; len(kept) != 1 || kept[0].id != list[0].ID || kept[0].size != list[0].Size {
+		t.Errorf("%+v is known, and %+v is there", kept, list[0])
+	}
+}

@@ -254,14 +254,15 @@ func (b *bench) deaths(s size, into *samples) (err error) {
 		return err
 	}
 	defer w.close()
+	if err := os.Mkdir(b.bare, 0o755); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.leaveBare()) }()
 	bare, err := b.startBare(s)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		bare.close()
-		err = errors.Join(err, b.leaveBare())
-	}()
+	defer bare.close()
 	first, second := func() error {
 		killed, err := b.attack(name, w)
 		into.killedDead = append(into.killedDead, killed.dead)
@@ -365,13 +366,10 @@ type bareProcess struct {
 	cmd *exec.Cmd
 }
 
-// startBare starts a bare process of a size. Its group is fresh: kernels from 6.13
-// on kill at once what is cloned into one that was killed before. The caller
-// closes it, and then leaves the group.
+// startBare starts a bare process of a size in a group that is fresh: kernels from
+// 6.13 on kill at once what is cloned into one that was killed before. The caller
+// closes it.
 func (b *bench) startBare(s size) (*bareProcess, error) {
-	if err := os.Mkdir(b.bare, 0o755); err != nil {
-		return nil, err
-	}
 	args := []string{strconv.Itoa(s.mib), strconv.Itoa(s.children), "bare"}
 	for _, dir := range b.others {
 		args = append(args, dir+"/cgroup.procs")
@@ -394,7 +392,12 @@ func (b *bench) startBare(s size) (*bareProcess, error) {
 		return nil, fmt.Errorf("the bare process said nothing: %w (%w)", err, cmd.Wait())
 	}
 	w, err := newWatch(cmd.Process.Pid, "")
-	return &bareProcess{w, cmd}, err
+	p := &bareProcess{w, cmd}
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
 }
 
 // close ends it, if nobody did.
