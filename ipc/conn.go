@@ -245,6 +245,7 @@ func (c *Conn) end(cause error) {
 		if b := c.bridge.Load(); b != nil {
 			b.close()
 		}
+		spares.forget(c)
 	})
 }
 

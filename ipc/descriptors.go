@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"sync/atomic"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -291,30 +289,10 @@ func (s *socketReader) receiveNow(fd uintptr) bool {
 		case errno != unix.EAGAIN:
 			s.n, s.errno = 0, errno
 			return true
-		case waited || !s.patient && !s.unpolled || !await(fd):
+		case waited || !s.patient && !s.unpolled || !await(fd, pollIn):
 			return false
 		}
 	}
-}
-
-// patience of a read that waits in the kernel.
-const readPatience = time.Millisecond
-
-// waiters bounds how many threads wait in await.
-var waiters atomic.Int32
-
-// await waits until there is something to read, for readPatience at most, and
-// says whether there is. The runtime's poller needs two more system calls to
-// find that out, and another thread.
-func await(fd uintptr) bool {
-	defer waiters.Add(-1)
-	if int(waiters.Add(1)) >= runtime.GOMAXPROCS(0) { // one is left for all else
-		return false
-	}
-	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	t := unix.NsecToTimespec(int64(readPatience))
-	n, _, errno := syscall.Syscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&t)), 0, 0, 0)
-	return errno == 0 && n > 0
 }
 
 // read is recvmsg(2). A control message that the kernel had to cut

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,15 +45,130 @@ func (c *Conn) NewStream() (*Stream, []*os.File, error) {
 	if err != nil || !c.Takes(KindShared) {
 		return ours, []*os.File{theirs}, err
 	}
-	memory, err := shared(sharedStream)
+	theirMemory, err := c.share(ours)
 	if err != nil {
-		return nil, nil, errors.Join(err, ours.Close(), theirs.Close())
-	}
-	if ours.ring, err = mappedRing(memory); err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("cannot share memory: %w", err), memory.Close(), ours.Close(), theirs.Close())
+		return nil, nil, errors.Join(fmt.Errorf("cannot share memory: %w", err), ours.Close(), theirs.Close())
 	}
 	ours.window, ours.allowed, ours.credit = sharedStream, sharedStream, sharedStream
-	return ours, []*os.File{theirs, memory}, nil
+	return ours, []*os.File{theirs, theirMemory}, nil
+}
+
+// share gives a stream memory, and returns it for the peer.
+func (c *Conn) share(s *Stream) (theirs *os.File, err error) {
+	m, ok := spares.take(c)
+	if !ok {
+		if m.f, err = shared(sharedStream); err != nil {
+			return nil, err
+		}
+		m.bytes, err = unix.Mmap(int(m.f.Fd()), 0, sharedStream, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+		if err != nil {
+			return nil, errors.Join(os.NewSyscallError("mmap", err), m.f.Close())
+		}
+	}
+	fd, err := unix.FcntlInt(m.f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		m.drop()
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	s.ring = &ring{bytes: m.bytes, give: func(free bool) {
+		if !free || !spares.give(c, m) {
+			m.drop()
+		}
+	}}
+	return os.NewFile(uintptr(fd), "shared memory"), nil
+}
+
+// The bounds of what is kept for streams to come: how many pieces of memory in
+// this process, and for how long.
+const (
+	sparesMost = 8
+	spareTime  = time.Second
+)
+
+// spares are what streams shared that this side has read to their ends, and that
+// the peer has closed. To make and map such memory takes as long as several of its
+// fillings, so the next stream of the same connection has it: of the same one
+// alone, as its peer may have it mapped for ever. What this side wrote is not kept:
+// its reader may not have read it yet.
+var spares spareMemory
+
+type spareMemory struct {
+	mu    sync.Mutex
+	all   []spare // the oldest first
+	timer *time.Timer
+}
+
+type spare struct {
+	of    *Conn
+	m     sharedMemory
+	since time.Time
+}
+
+// sharedMemory is a stream's, mapped here.
+type sharedMemory struct {
+	f     *os.File
+	bytes []byte
+}
+
+func (m sharedMemory) drop() {
+	_ = errors.Join(unix.Munmap(m.bytes), m.f.Close()) // nothing is lost with either
+}
+
+func (p *spareMemory) take(c *Conn) (sharedMemory, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.IndexFunc(p.all, func(s spare) bool { return s.of == c })
+	if i < 0 {
+		return sharedMemory{}, false
+	}
+	m := p.all[i].m
+	p.all = slices.Delete(p.all, i, i+1)
+	return m, true
+}
+
+// give keeps it for c, unless that has ended.
+func (p *spareMemory) give(c *Conn, m sharedMemory) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-c.done: // before forget, or it would be there for ever
+		return false
+	default:
+	}
+	if len(p.all) == sparesMost {
+		p.all[0].m.drop()
+		p.all = slices.Delete(p.all, 0, 1)
+	}
+	p.all = append(p.all, spare{c, m, time.Now()})
+	if p.timer == nil {
+		p.timer = time.AfterFunc(spareTime, p.age)
+	}
+	return true
+}
+
+// forget drops what is kept for c, which has ended.
+func (p *spareMemory) forget(c *Conn) { p.drop(func(s spare) bool { return s.of == c }) }
+
+// age drops what was not used for spareTime.
+func (p *spareMemory) age() {
+	p.drop(func(s spare) bool { return time.Since(s.since) >= spareTime })
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.timer = nil; len(p.all) > 0 {
+		p.timer = time.AfterFunc(spareTime-time.Since(p.all[0].since), p.age)
+	}
+}
+
+func (p *spareMemory) drop(old func(spare) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.all = slices.DeleteFunc(p.all, func(s spare) bool {
+		if old(s) {
+			s.m.drop()
+			return true
+		}
+		return false
+	})
 }
 
 // shared makes memory for both ends of a stream, all of whose pages are there and

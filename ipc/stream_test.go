@@ -167,7 +167,7 @@ func TestStreamSharing(t *testing.T) {
 		}
 	}
 	w, r := sharing(t)
-	w.stall = 50 * time.Millisecond
+	w.c.stall = 50 * time.Millisecond
 	if _, err := w.Write([]byte("hello")); err != nil {
 		t.Fatal(err)
 	}
@@ -191,15 +191,11 @@ func TestStreamSharing(t *testing.T) {
 func TestStreamCredit(t *testing.T) {
 	w, r := streams(t)
 	for _, s := range []*Stream{w, r} {
-		raw, err := s.c.SyscallConn()
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = raw.Control(func(fd uintptr) { // room for more than the credit
+		_ = s.c.raw.Control(func(fd uintptr) { // room for more than the credit
 			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 8*streamWindow)
 		})
 	}
-	w.stall = 50 * time.Millisecond
+	w.c.stall = 50 * time.Millisecond
 	n, err := w.Write(make([]byte, 2*streamWindow))
 	if n != streamWindow || !isTimeout(err) {
 		t.Errorf("%d bytes were sent without credit, %v", n, err)

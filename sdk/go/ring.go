@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -27,6 +28,11 @@ type ring struct {
 	mu    sync.Mutex // held while the stream itself copies, and by close
 	bytes []byte     // nil once closed
 	at    int
+	// ended says that its reader has read the end, and nothing behind it.
+	ended atomic.Bool
+	// give takes the bytes over at the end, and is told whether anybody looks at
+	// them any more, or writes to them; nil unmaps them.
+	give func(free bool)
 }
 
 // openRing maps memory that came with a message, and closes it.
@@ -68,16 +74,22 @@ func mappedRing(f *os.File) (*ring, error) {
 	return r, nil
 }
 
-func (r *ring) close() {
+// close is told whether the other end was closed before.
+func (r *ring) close(left bool) {
 	if r == nil {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.bytes != nil {
+	switch {
+	case r.bytes == nil:
+		return
+	case r.give != nil:
+		r.give(left && r.ended.Load())
+	default:
 		_ = syscall.Munmap(r.bytes) // nothing but a wrong address makes it fail
-		r.bytes = nil
 	}
+	r.bytes = nil
 }
 
 // piece is n bytes of the ring from where it is.
@@ -108,9 +120,6 @@ func (s *Stream) nextInRing() ([]byte, error) {
 		}
 	}
 	s.held = 0
-	if err := s.arm(); err != nil {
-		return nil, err
-	}
 	n, err := s.number()
 	if err != nil {
 		return nil, err

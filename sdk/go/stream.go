@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"time"
 )
@@ -33,11 +32,9 @@ var ErrStreamCut = errors.New("the stream was cut off")
 // both ends map the same memory the bytes go through that, and over the socket
 // only how many there are. One goroutine reads it, or one writes.
 type Stream struct {
-	c      *net.UnixConn
+	c      *streamSocket
 	ring   *ring // nil where the bytes go over the socket
 	window int   // how much may be under way
-	stall  time.Duration
-	armed  time.Time // when the deadline was last set
 	head   [4]byte
 	in     []byte // what came over the socket and is not used yet: numbers, in pieces
 	buf    []byte // of Next and Reserve, without a ring
@@ -65,32 +62,20 @@ func OpenStream(f *os.File, memory ...*os.File) (*Stream, error) {
 		}
 		shared, err = openRing(m)
 	}
-	u, opened := openSocket(f)
+	c, opened := newStreamSocket(f)
 	if err = errors.Join(err, opened); err != nil {
-		shared.close()
-		if u != nil {
-			err = errors.Join(err, u.Close())
+		shared.close(false)
+		if c != nil {
+			err = errors.Join(err, c.Close())
 		}
 		return nil, fmt.Errorf("cannot open a stream: %w", err)
 	}
-	s := &Stream{c: u, ring: shared, window: streamWindow, stall: streamStall}
+	s := &Stream{c: c, ring: shared, window: streamWindow}
 	if shared != nil {
 		s.window = len(shared.bytes)
 	}
 	s.allowed, s.credit = s.window, s.window
 	return s, nil
-}
-
-func openSocket(f *os.File) (*net.UnixConn, error) {
-	c, err := net.FileConn(f)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, err
-	}
-	u, ok := c.(*net.UnixConn)
-	if !ok || u.LocalAddr().Network() != "unix" {
-		return nil, errors.Join(errors.New("not a stream socket of the family unix"), c.Close())
-	}
-	return u, nil
 }
 
 // Read implements io.Reader: io.EOF where the writer ended the stream,
@@ -151,18 +136,22 @@ func (s *Stream) Again() error {
 		return errors.New("cannot go on with a stream that has not ended, or was cut off")
 	}
 	s.err = nil
+	if s.ring != nil {
+		s.ring.ended.Store(false)
+	}
 	return nil
 }
 
 // begin sees to it that there is a chunk to read.
 func (s *Stream) begin() error {
-	if err := s.arm(); err != nil || s.left > 0 {
+	if s.left > 0 {
+		return nil
+	}
+	n, err := s.number()
+	if err != nil {
 		return err
 	}
-	if _, err := io.ReadFull(s.c, s.head[:]); err != nil {
-		return err
-	}
-	return s.chunk(binary.BigEndian.Uint32(s.head[:]))
+	return s.chunk(n)
 }
 
 // chunk begins one of n bytes.
@@ -176,17 +165,6 @@ func (s *Stream) chunk(n uint32) error {
 	s.left = int(n)
 	s.allowed -= s.left
 	return nil
-}
-
-// arm sets the deadline, which costs more than what it bounds: it is left as it
-// is while it is nearly the right one.
-func (s *Stream) arm() error {
-	now := time.Now()
-	if now.Sub(s.armed) <= s.stall/8 {
-		return nil
-	}
-	s.armed = now
-	return s.c.SetDeadline(now.Add(s.stall + s.stall/8))
 }
 
 // errStreamEnd is the chunk without bytes.
@@ -208,6 +186,9 @@ func (s *Stream) failed(err error) error {
 	switch {
 	case errors.Is(err, errStreamEnd):
 		err = io.EOF
+		if s.ring != nil {
+			s.ring.ended.Store(len(s.in) == 0)
+		}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), isGone(err):
 		err = ErrStreamCut
 	}
@@ -227,7 +208,7 @@ func (s *Stream) Write(p []byte) (written int, err error) {
 		}
 		n := min(len(p), s.credit, streamChunk)
 		binary.BigEndian.PutUint32(s.head[:], uint32(n))
-		if _, err := (&net.Buffers{s.head[:], p[:n]}).WriteTo(s.c); err != nil {
+		if err := s.c.writeBoth(s.head[:], p[:n]); err != nil {
 			return written, err
 		}
 		s.credit -= n
@@ -273,9 +254,6 @@ func (s *Stream) Commit(n int) error {
 
 // awaitCredit waits for credit for so many bytes.
 func (s *Stream) awaitCredit(least int) error {
-	if err := s.arm(); err != nil {
-		return err
-	}
 	for s.credit < least {
 		more, err := s.number()
 		if err != nil {
@@ -293,7 +271,11 @@ func (s *Stream) awaitCredit(least int) error {
 func (s *Stream) number() (uint32, error) {
 	var more [64]byte
 	for len(s.in) < 4 {
-		n, err := s.c.Read(more[:])
+		most := len(more)
+		if s.ring == nil { // bytes follow it
+			most = 4 - len(s.in)
+		}
+		n, err := s.c.Read(more[:most])
 		if err != nil {
 			return 0, err
 		}
@@ -314,7 +296,8 @@ func (s *Stream) End() error {
 // Close closes this end. A Read or Write that waits returns. What Next and
 // Reserve returned must not be touched any more.
 func (s *Stream) Close() error {
+	left := s.ring != nil && s.c.left()
 	err := s.c.Close()
-	s.ring.close()
+	s.ring.close(left)
 	return err
 }
