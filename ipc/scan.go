@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"hash/maphash"
 	"math/bits"
+	"runtime"
 	"slices"
 	"unicode/utf8"
 )
@@ -69,6 +70,7 @@ type scanner struct {
 	seed     maphash.Seed // secret, so that a peer cannot choose colliding keys
 	data     []byte
 	pos      int
+	values   uint   // scanned so far, of all messages
 	keys     []key  // of all open objects, innermost last
 	decoded  []byte // scratch for names with escapes
 	other    []byte // scratch to compare two of them
@@ -140,8 +142,16 @@ func (s *scanner) space() {
 	}
 }
 
+// valuesAtOnce is how many values are scanned, in a tenth of a millisecond or so,
+// before whatever else the process has to do is let in: of a message of megabytes
+// it would wait for milliseconds, and the runtime lets nothing else in for ten.
+const valuesAtOnce = 2048
+
 // value scans any value. depth is that of the value itself.
 func (s *scanner) value(depth int) *ProtocolError {
+	if s.values++; s.values%valuesAtOnce == 0 {
+		runtime.Gosched()
+	}
 	switch c := s.peek(); {
 	case c == '"':
 		_, err := s.str()
@@ -490,6 +500,9 @@ func sortByHash(names []key, shift int) {
 	start := 0
 	for _, e := range end {
 		sortByHash(names[start:e], shift-8)
+		if start/valuesAtOnce != e/valuesAtOnce {
+			runtime.Gosched()
+		}
 		start = e
 	}
 }

@@ -545,14 +545,25 @@ func (s *start) filter(context.Context) error {
 	return nil
 }
 
+// leastAddress is the sysctl below which nobody maps anything, open for ever: to
+// find its name again takes longer than all else that is asked for a start.
+var leastAddress = sync.OnceValues(func() (int, error) {
+	return unix.Open("/proc/sys/vm/mmap_min_addr", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+})
+
 // pageZeroIsOurs: no plugin can map the page from which the one execve takes
-// its path.
+// its path. It is looked at for each start.
 func pageZeroIsOurs() bool {
-	text, err := os.ReadFile("/proc/sys/vm/mmap_min_addr")
+	var text [32]byte
+	fd, err := leastAddress()
 	if err != nil {
 		return false
 	}
-	least, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	n, err := unix.Pread(fd, text[:], 0)
+	if err != nil {
+		return false
+	}
+	least, err := strconv.ParseUint(strings.TrimSpace(string(text[:n])), 10, 64)
 	return err == nil && least >= seccomp.ExecOncePage
 }
 
@@ -589,10 +600,11 @@ func (s *start) stdio(context.Context) error {
 	for n, f := range append(own, s.r.Listen...) {
 		if f == nil {
 			if null == nil {
-				var err error
-				if null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
+				fd, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+				if err != nil {
 					return fmt.Errorf("cannot open /dev/null: %w", err)
 				}
+				null = os.NewFile(uintptr(fd), os.DevNull)
 				s.back.add(null.Close)
 			}
 			f = null
