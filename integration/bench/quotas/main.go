@@ -273,7 +273,8 @@ func (b *bench) attack(ctx context.Context, plugin, name string) {
 
 // neighbours measures a neighbour's calls while each attack is at work.
 func (b *bench) neighbours(ctx context.Context) error {
-	var before int64
+	var before, most int64
+	var err error
 	for _, name := range b.wanted() {
 		var quiet, attacked []time.Duration
 		for range b.rounds {
@@ -292,11 +293,41 @@ func (b *bench) neighbours(ctx context.Context) error {
 			quantile(quiet, 0.5), quantile(quiet, 0.99), quantile(attacked, 0.5), quantile(attacked, 0.99))
 		b.figure("neighbour_p99_ratio_"+name, float64(quantile(attacked, 0.99))/float64(quantile(quiet, 0.99)), 3)
 		if before == 0 { // by now everything has run once
-			before = b.resident()
+			if before, err = b.atRest(ctx); err != nil {
+				return err
+			}
+		}
+		most = max(most, b.resident())
+	}
+	after, err := b.atRest(ctx)
+	if err != nil {
+		return err
+	}
+	b.say("the daemon: %d KiB at rest behind the first attack, %d KiB behind the last, %d KiB at most behind one", before>>10, after>>10, most>>10)
+	b.figure("daemon_growth_mib", float64(after-before)/(1<<20), 8)
+	return nil
+}
+
+// restTime is how long the daemon's memory has to stay as it is to be at rest: it
+// gives back what it does not need some time after it has become calm.
+const restTime = 15 * time.Second
+
+// atRest is the daemon's memory once it changes no more, in bytes.
+func (b *bench) atRest(ctx context.Context) (int64, error) {
+	const most = 8
+	now := b.resident()
+	for range most {
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(restTime):
+		}
+		last := now
+		if now = b.resident(); max(now-last, last-now) < 256<<10 {
+			return now, nil
 		}
 	}
-	b.figure("daemon_growth_mib", float64(b.resident()-before)/(1<<20), 8)
-	return nil
+	return 0, fmt.Errorf("the daemon's memory is not at rest %v behind an attack", most*restTime)
 }
 
 // window makes a window's calls, one after another.
