@@ -339,7 +339,11 @@ func (s *soak) connections(count int, tell bool) {
 
 // abuse is one connection that says text and goes, in some way.
 func (s *soak) abuse(name, text string) error {
-	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: s.dir + "/run/cordon.sock"})
+	addr := &net.UnixAddr{Name: s.dir + "/run/cordon.sock", Net: "unix"}
+	c, err := net.DialUnix("unix", nil, addr)
+	for began := time.Now(); errors.Is(err, syscall.EAGAIN) && time.Since(began) < time.Minute; c, err = net.DialUnix("unix", nil, addr) {
+		<-time.After(time.Millisecond) // more wait than the kernel lets wait: the daemon accepts one behind the other
+	}
 	if err != nil {
 		return err
 	}

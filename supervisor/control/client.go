@@ -77,8 +77,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 }
 
 func dial(ctx context.Context, path string) (*net.UnixConn, error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", path)
+	c, err := dialPatiently(ctx, path)
 	if err != nil {
 		return nil, dialError(path, err)
 	}
@@ -87,6 +86,28 @@ func dial(ctx context.Context, path string) (*net.UnixConn, error) {
 		return nil, errors.Join(fmt.Errorf("cannot connect to %s: not a unix socket", path), c.Close())
 	}
 	return u, nil
+}
+
+// dialPatience is how long a connection waits for a place among those that the
+// daemon has not yet accepted, unless its context ends before.
+const dialPatience = 10 * time.Second
+
+// dialPatiently waits where others connect faster than the daemon accepts: a
+// socket that blocks would, and the runtime's do not (EAGAIN, connect(2)).
+func dialPatiently(ctx context.Context, path string) (net.Conn, error) {
+	var d net.Dialer
+	end := time.Now().Add(dialPatience)
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		c, err := d.DialContext(ctx, "unix", path)
+		if !errors.Is(err, syscall.EAGAIN) || time.Now().After(end) {
+			return c, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // dialError says what would mend it.
