@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -57,9 +58,32 @@ type machine struct {
 	log           string   // the console, in a file
 	more          []string // of QEMU's arguments
 	clock         int      // of an emulated guest: 2 to this power are the nanoseconds of an instruction
+	skip          int      // tiers that are not run, from the first on
 	// spent is told the guest's processor time with each message of the suite.
 	spent func(time.Duration)
 }
+
+// kernelDied is a guest whose kernel panicked: console is the end of what it said.
+type kernelDied struct{ console string }
+
+// Error has one line of what matters, and then the console.
+func (e *kernelDied) Error() string {
+	var told []string
+	for line := range strings.Lines(e.console) {
+		if complaint.MatchString(line) && len(told) < complaintsShown {
+			told = append(told, strings.TrimSpace(sinceBoot.ReplaceAllString(line, "")))
+		}
+	}
+	return "the guest's kernel died: " + strings.Join(told, "; ") + "\n" + e.console
+}
+
+const complaintsShown = 8
+
+var (
+	// complaint is what a dying kernel says of the reason.
+	complaint = regexp.MustCompile(`BUG:|Oops|RIP: 0010|Kernel panic|watchdog|CPU: \d+ PID`)
+	sinceBoot = regexp.MustCompile(`^\[ *[0-9.]+\] *`)
+)
 
 // spentBy is the processor time of a process; proc(5), fields 14 and 15.
 func spentBy(pid int) time.Duration {
@@ -103,6 +127,9 @@ func (m machine) args() []string {
 		"-append", "no_timer_check console=ttyS0 quiet panic=-1 oops=panic cgroup_no_v1=all random.trust_cpu=on root=/dev/nvme0n1 rootfstype=ext4 rw init=/init" + quicker,
 		"-serial", "file:" + m.log, // ttyS0: the kernel's own words
 		"-serial", "stdio", // ttyS1: the suite's
+	}
+	if m.skip > 0 {
+		args[slices.Index(args, "-append")+1] += " " + stream.Skip + strconv.Itoa(m.skip)
 	}
 	if m.accel == accelTCG {
 		args = append(args, "-icount", "shift="+strconv.Itoa(m.clock))
@@ -149,7 +176,7 @@ func (m machine) boot(ctx context.Context, line func(string)) error {
 		return fmt.Errorf("cannot run the guest: %w: %s", err, complaint.String())
 	}
 	if text, _ := os.ReadFile(m.log); bytes.Contains(text, []byte("Kernel panic")) {
-		return fmt.Errorf("the guest's kernel died:\n%s", tail(m.log))
+		return &kernelDied{tail(m.log)}
 	}
 	return nil
 }

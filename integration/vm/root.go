@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/cordonhq/cordon/integration/vm/stream"
@@ -92,7 +93,7 @@ func buildSuite(ctx context.Context, o options) ([]stream.Tier, error) {
 		if !strings.Contains(t.name(), o.only) {
 			continue
 		}
-		argv := []string{tests + "/" + t.binary(), "-test.v=test2json", "-test.timeout=" + o.timeout.String(), "-test.run=" + cmp.Or(o.run, t.run, "^Test")}
+		argv := []string{tests + "/" + t.binary(), "-test.v=test2json", "-test.timeout=" + o.timeout.String(), "-test.count=" + strconv.Itoa(o.count), "-test.run=" + cmp.Or(o.run, t.run, "^Test")}
 		if len(t.leaves) > 0 {
 			sayLeft(t)
 			argv = append(argv, "-test.skip="+t.skip())

@@ -39,6 +39,7 @@ type verdict struct {
 	text      bytes.Buffer // the tier's output
 	inside    bool
 	tiers     int
+	ended     int  // tiers of which the guest said the end
 	done      bool // the guest said that it ran all
 	failed    []string
 	took      []took // of tests that are no other's part
@@ -78,6 +79,7 @@ func (v *verdict) line(text string) {
 		say("%s: %s", v.kernel, m.Tier.Name)
 	case stream.End:
 		v.inside = false
+		v.ended++
 		v.judge(m)
 	case stream.Compile:
 		v.compile(m.Text)
@@ -116,6 +118,27 @@ func (v *verdict) judge(end stream.Message) {
 	if action == "fail" {
 		v.failed = append(v.failed, v.tier.Name+": "+why)
 	}
+}
+
+// again forgets the tier that the guest did not end, which another guest runs,
+// but for the tests that failed in it, and gives how many tiers it did end.
+func (v *verdict) again() int {
+	if !v.inside {
+		return v.ended
+	}
+	v.inside = false
+	v.tiers--
+	const next = "\x16=== NAME  \n" // without a next line test2json keeps the last one's meaning to itself
+	events, err := convert(v.tier.Name, v.text.String()+next)
+	if err != nil {
+		v.failed = append(v.failed, fmt.Sprintf("%s: %v", v.tier.Name, err))
+	}
+	for _, e := range events {
+		if e.Action == "fail" && e.Test != "" {
+			v.failed = append(v.failed, fmt.Sprintf("%s: %s failed before the kernel died", v.tier.Name, e.Test))
+		}
+	}
+	return v.ended
 }
 
 // relay prints the events of the tests, and fails those that began and never

@@ -107,8 +107,7 @@ func (c *Client) connected(ctx context.Context) (*clientLink, error) {
 func newHost() *Plugin { return New("host", "0") }
 
 func dialLink(ctx context.Context, path string, p *Plugin) (*clientLink, error) {
-	var d net.Dialer
-	stream, err := d.DialContext(ctx, "unix", path)
+	stream, err := dialPatiently(ctx, path)
 	if err != nil {
 		return nil, dialError(path, err)
 	}
@@ -124,6 +123,28 @@ func dialLink(ctx context.Context, path string, p *Plugin) (*clientLink, error) 
 		close(l.ended)
 	}()
 	return l, nil
+}
+
+// dialPatience is how long a connection waits for a place among those that the
+// daemon has not yet accepted, unless its context ends before.
+const dialPatience = 10 * time.Second
+
+// dialPatiently waits where others connect faster than the daemon accepts: a
+// socket that blocks would, and the runtime's do not (EAGAIN, connect(2)).
+func dialPatiently(ctx context.Context, path string) (net.Conn, error) {
+	var d net.Dialer
+	end := time.Now().Add(dialPatience)
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		c, err := d.DialContext(ctx, "unix", path)
+		if !errors.Is(err, syscall.EAGAIN) || time.Now().After(end) {
+			return c, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // dialError says what would mend it.

@@ -1,10 +1,16 @@
 // What the conformance suite does not see: the face that handlers have.
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
 import http from "node:http";
+import { createConnection } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import test from "node:test";
 import { codes, CordonError, Harness, Plugin } from "./cordon.mjs";
+import { Client } from "./host.mjs";
 
 const words = () => new Plugin("words", "1.0.0");
 
@@ -185,4 +191,36 @@ test("what the host serves is what Node.js has", async () => {
   assert.equal(fake.files.get("/g").toString(), "new");
   assert.deepEqual(await host.call("rest"), ["1", "secret of k", { name: "f", params: 1 }]);
   await host.close();
+});
+
+// A daemon that is behind with accepting: it goes on when it is told.
+const BEHIND = `
+  const { createServer } = require("node:net");
+  createServer(() => {}).listen({ path: process.argv[1], backlog: 1 }, () => {
+    process.stdout.write("x");
+    require("node:fs").readSync(0, Buffer.alloc(1));
+  });`;
+
+test("a client waits for a place among those that are not yet accepted", async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), "cordon-"));
+  const path = join(dir, "s");
+  const daemon = spawn(process.execPath, ["-e", BEHIND, path], { stdio: ["pipe", "pipe", "inherit"] });
+  const others = [];
+  t.after(() => {
+    for (const one of others) one.destroy();
+    daemon.kill("SIGKILL");
+    rmSync(dir, { recursive: true });
+  });
+  await once(daemon.stdout, "data");
+  for (let full = false; !full;) {
+    const one = createConnection({ path });
+    others.push(one);
+    full = await new Promise((resolve, reject) => {
+      one.on("connect", () => resolve(false));
+      one.on("error", (err) => (err.code === "EAGAIN" ? resolve(true) : reject(err)));
+    });
+  }
+  const client = Client.connect(path);
+  setTimeout(() => daemon.stdin.write("x"), 20);
+  await (await client).close();
 });

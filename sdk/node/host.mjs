@@ -20,6 +20,7 @@ const LIMITS = { max_frame: 2 ** 24 - 1, max_in_flight: 16, max_depth: 128 };
 const DEFAULT_TIMEOUT = 30_000; // milliseconds
 const RETRY_FIRST = 20, RETRY_MOST = 1000; // milliseconds between tries
 const SERVE_AGAIN = 60_000; // milliseconds that serve waits for another daemon
+const CONNECT_WAIT = 10_000; // milliseconds for a place among those that the daemon has not yet accepted
 const QUEUE = 64; // events that wait before nothing more is read
 
 // HostError is the answer to a call that failed: hint says what would mend it,
@@ -39,14 +40,27 @@ const failed = (err, requestId) => (err instanceof CordonError && !(err instance
 
 const HINTS = { ENOENT: "is cordond running?", ECONNREFUSED: "is cordond running?", EACCES: "the socket is for root, the group cordon and whom a [[role]] names" };
 
+// dial connects. It waits where others connect faster than the daemon accepts: a
+// socket that blocks would, and Node's do not (EAGAIN, connect(2)).
+async function dial(path) {
+  const end = performance.now() + CONNECT_WAIT;
+  for (let wait = 1; ; wait = Math.min(2 * wait, 50)) {
+    const stream = createConnection({ path, allowHalfOpen: true });
+    const err = await new Promise((resolve) => {
+      stream.once("connect", () => resolve());
+      stream.once("error", resolve);
+    });
+    if (!err) return stream;
+    if (err.code !== "EAGAIN" || performance.now() > end) {
+      throw new HostError({ code: codes.peerGone, message: `cannot reach the daemon at ${path}: ${err.message}`, data: { hint: HINTS[err.code] } });
+    }
+    await pause(wait);
+  }
+}
+
 // link is one connection to the daemon.
 async function link(path, host) {
-  const stream = createConnection({ path, allowHalfOpen: true });
-  await new Promise((resolve, reject) => {
-    stream.once("connect", resolve);
-    stream.once("error", (err) => reject(new HostError({ code: codes.peerGone, message: `cannot reach the daemon at ${path}: ${err.message}`, data: { hint: HINTS[err.code] } })));
-  });
-  const one = new Connection(host, stream, true);
+  const one = new Connection(host, await dial(path), true);
   one.obey(LIMITS);
   host.notification("daemon.leaving", () => { one.leaving = true; });
   one.over = one.run().catch(() => {}); // every call says why it ended

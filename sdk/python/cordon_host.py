@@ -13,6 +13,7 @@ import itertools
 import os
 import queue
 import socket
+import struct
 import threading
 import time
 
@@ -27,6 +28,7 @@ NOT_READY, CONFLICT = -32002, -32012
 _LIMITS = {"max_frame": (1 << 24) - 1, "max_in_flight": 16, "max_depth": 128}
 _RETRY_FIRST, _RETRY_MOST = 0.02, 1.0  # seconds between tries
 _SERVE_AGAIN = 60.0  # seconds that serve waits for another daemon
+_CONNECT_WAIT = 10.0  # seconds for a place among those that the daemon has not yet accepted
 _QUEUE = 64  # events that wait before nothing more is read
 
 
@@ -64,7 +66,10 @@ class _Link(cordon._Connection):
     def __init__(self, path, host):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            # Where others connect faster than the daemon accepts, connect waits so long; socket(7).
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_CONNECT_WAIT), int(_CONNECT_WAIT % 1 * 1e6)))
             sock.connect(path)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, 0))
         except OSError as err:
             sock.close()
             raise HostError(PEER_GONE, f"cannot reach the daemon at {path}: {err.strerror}", {"hint": _hint(err)}) from None

@@ -10,8 +10,10 @@ import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 
 import cordon
+import cordon_host
 
 logging.disable()
 
@@ -287,6 +289,32 @@ class Traces(unittest.TestCase):
             host.call("ask-async", {"_meta": {"request_id": "r-2"}})
             host.call("ask")
         self.assertEqual(asked, [({"key": "x"}, "00-1-2-01", "r-1"), ({}, None, "r-2"), ({"key": "x"}, None, None)])
+
+
+class Clients(unittest.TestCase):
+    """A client of a daemon that is behind with accepting."""
+
+    def setUp(self):
+        self.path = os.path.join(self.enterContext(tempfile.TemporaryDirectory()), "s")
+        self.daemon = self.enterContext(socket.socket(socket.AF_UNIX))
+        self.daemon.bind(self.path)
+        self.daemon.listen(1)
+        with self.assertRaises(BlockingIOError):
+            for _ in range(100):
+                other = self.enterContext(socket.socket(socket.AF_UNIX))
+                other.setblocking(False)
+                other.connect(self.path)
+
+    def test_waits_for_a_place(self):
+        timer = threading.Timer(0.02, lambda: self.daemon.accept()[0].close())
+        timer.start()
+        self.addCleanup(timer.join)
+        cordon_host.Client(self.path).close()
+
+    def test_waits_no_longer_than_it_says(self):
+        self.enterContext(unittest.mock.patch("cordon_host._CONNECT_WAIT", 0.02))
+        with self.assertRaisesRegex(cordon_host.HostError, "cannot reach the daemon"):
+            cordon_host.Client(self.path)
 
 
 if __name__ == "__main__":

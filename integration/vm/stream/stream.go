@@ -21,6 +21,10 @@ const (
 	Compile = "compile"
 )
 
+// Skip begins a word of the kernel's command line: so many tiers are not run, from
+// the first on.
+const Skip = "cordon.skip="
+
 // Compiled is where the guest has programs that were compiled ahead, by the
 // keys of their recipes.
 const Compiled = "/var/tmp/gcc"
