@@ -24,7 +24,7 @@ printf '[  1.0] BUG: unable to handle page fault\n[  1.1] Kernel panic - not syn
 `
 
 // died runs such a guest, and gives what it was told each time.
-func died(t *testing.T, first, second, accel string) (error, []string) {
+func died(t *testing.T, first, second, accel string) (told []string, err error) {
 	t.Helper()
 	dir := t.TempDir()
 	begin := func(name string) string {
@@ -46,12 +46,12 @@ func died(t *testing.T, first, second, accel string) (error, []string) {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	err := runKernel(t.Context(), options{dir: dir}, "6.1", &image{release: "6.1.0", vmlinuz: "vmlinuz"}, filepath.Join(dir, "root"), accel)
+	err = runKernel(t.Context(), options{dir: dir}, "6.1", &image{release: "6.1.0", vmlinuz: "vmlinuz"}, filepath.Join(dir, "root"), accel)
 	text, readErr := os.ReadFile(filepath.Join(dir, "told"))
 	if readErr != nil {
 		t.Fatal(readErr)
 	}
-	return err, strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Split(strings.TrimSpace(string(text)), "\n"), err
 }
 
 // TestAKernelThatDiedIsBootedOnceMore: for what it had not ended, once, and under
@@ -68,7 +68,7 @@ func TestAKernelThatDiedIsBootedOnceMore(t *testing.T) {
 		"on real processor": {"one", "rest", accelKVM, 1, "the guest's kernel died"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err, told := died(t, c.first, c.second, c.accel)
+			told, err := died(t, c.first, c.second, c.accel)
 			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("the run gave %v, want %q", err, c.want)
 			}
