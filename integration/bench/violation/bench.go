@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -66,6 +68,7 @@ const patience = time.Minute
 type bench struct {
 	dir, group string
 	daemon     *exec.Cmd
+	saved      chan int64 // when quarantines were said to be on the disk
 	client     *control.Client
 	bare       string   // the directory of the bare process's group
 	others     []string // its groups in hierarchies of v1
@@ -109,18 +112,35 @@ func (b *bench) furnish() error {
 func (b *bench) start(bin string) (err error) {
 	b.daemon = exec.Command(filepath.Join(bin, "cordond"), "--config", b.dir+"/cordond.toml", "--log-format", "json")
 	b.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	log, err := os.Create(b.dir + "/daemon.log")
+	read, write, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	b.daemon.Stderr = log
-	if err := errors.Join(b.daemon.Start(), log.Close()); err != nil {
+	b.daemon.Stderr = write
+	if err := errors.Join(b.daemon.Start(), write.Close()); err != nil {
 		return err
 	}
+	b.saved = make(chan int64, 1)
+	go readLog(read, b.saved)
 	return wait("the daemon to answer", func() bool {
 		b.client, err = control.Dial(context.Background(), b.dir+"/run/cordon.sock")
 		return err == nil
 	})
+}
+
+// readLog notes when the daemon says that a quarantine is on the disk, and shows
+// its complaints.
+func readLog(log *os.File, saved chan<- int64) {
+	defer log.Close()
+	for lines := bufio.NewScanner(log); lines.Scan(); {
+		now, line := monotonic(), lines.Text()
+		switch {
+		case strings.Contains(line, `"msg":"the quarantine is saved"`):
+			saved <- now
+		case strings.Contains(line, `"level":"ERROR"`):
+			fmt.Fprintln(os.Stderr, "the daemon says:", line)
+		}
+	}
 }
 
 // wait asks until the answer is yes, or patience ends.
@@ -143,7 +163,7 @@ func (b *bench) install() error {
 			manifest := fmt.Sprintf("schema = 1\n[plugin]\nname = %q\nversion = \"1.0.0\"\nexec = [\"./victim\", \"%d\", \"%d\"]\nprotocol = \"jsonrpc\"\n", name, s.mib, s.children)
 			program, err := os.ReadFile(b.dir + "/victim")
 			if err := errors.Join(err, os.MkdirAll(dir, 0o755), os.WriteFile(dir+"/victim", program, 0o755),
-				os.WriteFile(dir+"/plugin.toml", []byte(manifest), 0o644), os.MkdirAll(filepath.Join(b.dir, "state/evidence", name), 0o700)); err != nil {
+				os.WriteFile(dir+"/plugin.toml", []byte(manifest), 0o644)); err != nil {
 				return err
 			}
 			if _, err := b.client.Install(context.Background(), control.InstallParams{Dir: dir, Profile: b.dir + "/profiles/" + profile + ".toml"}); err != nil {
@@ -153,6 +173,9 @@ func (b *bench) install() error {
 	}
 	return nil
 }
+
+// quarantines says whether a plugin's profile does.
+func quarantines(name string) bool { return strings.HasPrefix(name, "quarantine") }
 
 func pluginName(profile string, s size) string {
 	return profile + "-" + strings.ToLower(strings.ReplaceAll(s.name, "_", "-"))
@@ -228,10 +251,12 @@ func (b *bench) round(s size, into *samples) error {
 	}
 	into.told = append(into.told, quarantined.told)
 	into.contained = append(into.contained, quarantined.contained)
-	into.persisted = append(into.persisted, quarantined.evidence)
+	into.persisted = append(into.persisted, quarantined.persisted)
 	into.quarantinedDead = append(into.quarantinedDead, quarantined.dead)
-	if err := b.deaths(s, into); err != nil {
-		return err
+	for range s.pairs {
+		if err := b.deaths(s, into); err != nil {
+			return err
+		}
 	}
 	began := monotonic()
 	if _, err := b.file.Write(make([]byte, 4096)); err != nil {
@@ -245,40 +270,57 @@ func (b *bench) round(s size, into *samples) error {
 }
 
 // deaths has a plugin and a bare process of the same size killed. Both are there
-// before either is, and take turns to be the first: what was touched long ago, and
-// is in no cache any more, takes longer to be given back.
+// before either is, and take turns to be the first to come and the first to go:
+// what was touched long ago, and is in no cache any more, takes longer to be given
+// back.
 func (b *bench) deaths(s size, into *samples) (err error) {
 	name := pluginName("kill", s)
-	w, err := b.startPlugin(name)
-	if err != nil {
-		return err
-	}
-	defer w.close()
 	if err := os.Mkdir(b.bare, 0o755); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.leaveBare()) }()
-	bare, err := b.startBare(s)
-	if err != nil {
-		return err
+	var w *watch
+	var bare *bareProcess
+	defer func() {
+		if w != nil {
+			w.close()
+		}
+		if bare != nil {
+			bare.close()
+		}
+	}()
+	come := []func() error{
+		func() error {
+			watching, err := b.startPlugin(name)
+			if err == nil {
+				w = watching
+			}
+			return err
+		},
+		func() (err error) { bare, err = b.startBare(s); return err },
 	}
-	defer bare.close()
-	first, second := func() error {
-		killed, err := b.attack(name, w)
-		into.killedDead = append(into.killedDead, killed.dead)
-		return err
-	}, func() error {
-		took, err := b.kill(bare)
-		into.bareDead = append(into.bareDead, took)
-		return err
+	leave := []func() error{
+		func() error {
+			killed, err := b.attack(name, w)
+			into.killedDead = append(into.killedDead, killed.dead)
+			return err
+		},
+		func() error {
+			took, err := b.kill(bare)
+			into.bareDead = append(into.bareDead, took)
+			return err
+		},
 	}
 	if len(into.bareDead)%2 == 1 {
-		first, second = second, first
+		slices.Reverse(come)
+		slices.Reverse(leave)
 	}
-	if err := first(); err != nil {
-		return err
+	for _, step := range append(come, leave...) {
+		if err := step(); err != nil {
+			return err
+		}
 	}
-	return second()
+	return nil
 }
 
 // violate lets a plugin hit the wall once, and says when what was seen.
@@ -299,11 +341,7 @@ func (b *bench) startPlugin(name string) (*watch, error) {
 	if err != nil {
 		return nil, err
 	}
-	evidence := filepath.Join(b.dir, "state/evidence", name)
-	if strings.HasPrefix(name, "kill") {
-		evidence = "" // none is kept, and only its death is looked for
-	}
-	return newWatch(st.PID, evidence)
+	return newWatch(st.PID, quarantines(name))
 }
 
 // attack has a plugin that was started hit the wall.
@@ -320,8 +358,16 @@ func (b *bench) attack(name string, w *watch) (seen, error) {
 	if err != nil {
 		return seen{}, err
 	}
+	if quarantines(name) {
+		select {
+		case saved := <-b.saved:
+			result.persisted = float64(saved)
+		case <-ctx.Done():
+			return seen{}, fmt.Errorf("no quarantine of %s is saved: %w", name, ctx.Err())
+		}
+	}
 	err = wait(name+" to be at rest", func() bool {
-		if strings.HasPrefix(name, "kill") {
+		if !quarantines(name) {
 			list, err := b.client.List(ctx)
 			for _, s := range list {
 				if s.Name == name && s.State == control.Failed {
@@ -391,7 +437,7 @@ func (b *bench) startBare(s size) (*bareProcess, error) {
 	if _, err := out.Read(make([]byte, 3)); err != nil {
 		return nil, fmt.Errorf("the bare process said nothing: %w (%w)", err, cmd.Wait())
 	}
-	w, err := newWatch(cmd.Process.Pid, "")
+	w, err := newWatch(cmd.Process.Pid, false)
 	p := &bareProcess{w, cmd}
 	if err != nil {
 		p.close()

@@ -15,14 +15,14 @@ import (
 type watch struct {
 	events *os.File // cgroup.events of its group
 	pidfd  int
-	notify int // inotify on the directory of evidence; -1 for none
+	stands bool // whether it is looked for its group's standing still
 }
 
 // seen is when what was seen, 0 for never; in nanoseconds of the monotonic
 // clock, or in microseconds since a moment.
 type seen struct {
-	contained, evidence, dead float64
-	told                      float64 // by the violation's own record: the group was told to freeze, the call answered
+	contained, persisted, dead float64
+	told                       float64 // by the violation's own record: the group was told to freeze, the call answered
 }
 
 func (s seen) since(began int64) seen {
@@ -32,13 +32,12 @@ func (s seen) since(began int64) seen {
 		}
 		return micros(int64(t) - began)
 	}
-	return seen{contained: from(s.contained), evidence: from(s.evidence), dead: from(s.dead)}
+	return seen{contained: from(s.contained), persisted: from(s.persisted), dead: from(s.dead)}
 }
 
-// newWatch watches the process, its group and, unless it is empty, the
-// directory in which its evidence will be made.
-func newWatch(pid int, evidence string) (w *watch, err error) {
-	w = &watch{pidfd: -1, notify: -1}
+// newWatch watches the process and, if it stands still before it dies, its group.
+func newWatch(pid int, stands bool) (w *watch, err error) {
+	w = &watch{pidfd: -1, stands: stands}
 	defer func() {
 		if err != nil {
 			w.close()
@@ -59,13 +58,7 @@ func newWatch(pid int, evidence string) (w *watch, err error) {
 	if w.pidfd, err = unix.PidfdOpen(pid, 0); err != nil {
 		return w, fmt.Errorf("cannot watch process %d: %w", pid, err)
 	}
-	if evidence == "" {
-		return w, nil
-	}
-	if w.notify, err = unix.InotifyInit1(unix.IN_CLOEXEC); err == nil {
-		_, err = unix.InotifyAddWatch(w.notify, evidence, unix.IN_CREATE)
-	}
-	return w, err
+	return w, nil
 }
 
 // The kernel tells of changes to cgroup.events at most once in 10 ms, so the file
@@ -78,9 +71,9 @@ func (w *watch) run() (s seen, err error) {
 	defer runtime.UnlockOSThread()
 	buf, end := make([]byte, 4096), float64(monotonic()+patience.Nanoseconds())
 	for s.dead == 0 {
-		fds := []unix.PollFd{{Fd: int32(w.events.Fd()), Events: unix.POLLPRI}, {Fd: int32(w.pidfd), Events: unix.POLLIN}, {Fd: int32(w.notify), Events: unix.POLLIN}}
+		fds := []unix.PollFd{{Fd: int32(w.events.Fd()), Events: unix.POLLPRI}, {Fd: int32(w.pidfd), Events: unix.POLLIN}}
 		timeout := unix.NsecToTimespec(patience.Nanoseconds())
-		if s.contained == 0 && w.notify >= 0 {
+		if s.contained == 0 && w.stands {
 			timeout = unix.NsecToTimespec(look.Nanoseconds())
 		}
 		n, err := unix.Ppoll(fds, &timeout, nil)
@@ -93,11 +86,6 @@ func (w *watch) run() (s seen, err error) {
 		}
 		if n, _ := w.events.ReadAt(buf, 0); s.contained == 0 && strings.Contains(string(buf[:n]), "frozen 1") {
 			s.contained = float64(monotonic())
-		}
-		if w.notify >= 0 && fds[2].Revents != 0 && s.evidence == 0 {
-			s.evidence = now
-			_ = unix.Close(w.notify)
-			w.notify = -1
 		}
 		if fds[1].Revents != 0 {
 			s.dead = now
@@ -113,9 +101,7 @@ func (w *watch) close() {
 	if w.events != nil {
 		_ = w.events.Close()
 	}
-	for _, fd := range []int{w.pidfd, w.notify} {
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
+	if w.pidfd >= 0 {
+		_ = unix.Close(w.pidfd)
 	}
 }
